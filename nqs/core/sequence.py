@@ -1,0 +1,78 @@
+"""The one interface of every sequence model: logits for the next token, resumable from a state.
+
+Nothing here knows spins, lattices or crystals: a token is an integer. The wavefunctions and the
+crystal language model drive the same classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+from torch import Tensor, nn
+
+
+class SequenceState(ABC):
+    """What a model must remember of the tokens it has read: B rows, `length` tokens each.
+
+    Keys and values for attention, hidden vectors for recurrent networks.
+    """
+
+    length: int
+    """Number of tokens read so far (the position of the next token)."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """B, the number of independent sequences."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Self:
+        """The state whose row r is row rows[r] of this one; rows (R,) int64. A copy: the two
+        states can be continued independently."""
+
+
+class SequenceModel(nn.Module, ABC):
+    """An autoregressive network over integer tokens.
+
+    Attributes:
+        vocab_size: number of distinct input tokens (including any start token).
+        n_outputs: K, the number of logits per position.
+        max_length: longest sequence the positions cover.
+    """
+
+    vocab_size: int
+    n_outputs: int
+    max_length: int
+
+    constant_state: ClassVar[bool]
+    """Whether the state's size does not grow with the length. Then many branches of one sequence
+    are best walked together, one position at a time; otherwise one suffix at a time."""
+
+    @abstractmethod
+    def forward(
+        self, tokens: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, SequenceState]:
+        """Logits for the token that follows each given token.
+
+        tokens (R, S) int64 are read at positions state.length, ..., state.length + S - 1 (from 0
+        without a state). Returns logits (R, S, K), where logits[:, i] condition on everything up
+        to and including tokens[:, i], and the state after the last token.
+
+        A state of B rows can be continued by R = B F rows: row r continues state row r // F
+        (F branches share one prefix, which is not copied where a broadcast will do).
+
+        A state that came from `start` is continued in place: the state passed in must not be
+        used again (take `select` copies first). Any other state is left as it was.
+
+        Raises ValueError if R is not a multiple of B or the positions would exceed max_length.
+        """
+
+    @abstractmethod
+    def start(self, n_rows: int, capacity: int) -> SequenceState:
+        """An empty state for n_rows sequences with room for `capacity` tokens, allocated once."""
+
+    @abstractmethod
+    def prefix(self, state: SequenceState, length: int) -> SequenceState:
+        """The first `length` tokens of a state as a state: a view, for models whose state keeps
+        every position (constant_state is False). Others raise TypeError."""
