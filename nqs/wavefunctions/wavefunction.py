@@ -1,0 +1,66 @@
+"""The one interface of every wavefunction: ln psi, exact samples, ln psi of flipped configurations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Distinct or independent configurations drawn from |psi|^2.
+
+    Attributes:
+        configs: (U, N) bool, sites in the lattice's order.
+        counts: (U,) int64, how often each row was drawn; they sum to the number of samples.
+            Independent sampling returns every draw as its own row (all counts 1; rows may repeat),
+            unique sampling each distinct configuration once.
+        log_psi: (U,) ln psi of each row, without gradient.
+    """
+
+    configs: Tensor
+    counts: Tensor
+    log_psi: Tensor
+
+    @property
+    def n_samples(self) -> int:
+        """Number of draws, sum of the counts."""
+        return int(self.counts.sum())
+
+    @property
+    def weights(self) -> Tensor:
+        """(U,) float64, counts / n_samples: estimators are sums of weights times values."""
+        return self.counts.to(torch.float64) / self.counts.sum()
+
+
+class Wavefunction(nn.Module, ABC):
+    """psi(s) over the configurations of n_sites two-level systems, normalised: sum_s |psi|^2 = 1."""
+
+    n_sites: int
+
+    @abstractmethod
+    def log_psi(self, configs: Tensor) -> Tensor:
+        """ln psi(s) for configs (B, N) bool -> (B,), differentiable."""
+
+    @abstractmethod
+    def sample(self, n_samples: int, generator: torch.Generator, *, unique: bool = False) -> Samples:
+        """n_samples exact, independent draws from |psi|^2 (no Markov chain).
+
+        unique=True walks the tree of prefixes and splits each prefix's count multinomially among
+        its children: statistically identical, each distinct configuration listed once with its
+        count, at the cost of the distinct ones. Raises ValueError for n_samples < 1.
+        """
+
+    @abstractmethod
+    def log_psi_flipped(
+        self, configs: Tensor, flips: Tensor, needed: Tensor | None = None, *, max_rows: int = 32_768
+    ) -> Tensor:
+        """ln psi(s xor flips_g) for configs (B, N) bool, flips (G, N) bool -> (B, G), no gradient.
+
+        Prefix sharing: only the conditionals after the first flipped patch are recomputed.
+        Where needed (B, G) bool is False nothing is computed and the entry is -inf.
+        No launch has more than max_rows rows; on out-of-memory the chunk is halved.
+        """
