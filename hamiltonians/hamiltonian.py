@@ -15,21 +15,31 @@ diagonalisation and bridges are written once, against this class.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from hamiltonians.lattice import Lattice
+
+PauliTerm = tuple[float, dict[int, str]]
+"""A real coefficient and the sites its X, Y and Z act on; no site: the identity."""
+
 
 class Hamiltonian(ABC):
     """A spin-1/2 (two-level) Hamiltonian on N sites with G distinct flip patterns.
 
-    Concrete classes set `n_sites` and `flips` and implement the two matrix-element methods.
+    Concrete classes set `n_sites`, `flips` and, where there is one, `lattice`, and implement the
+    matrix elements, `infinite_temperature_energy`, `is_complex`, `is_stoquastic`.
     All tensors of a Hamiltonian live on one device; `to(device)` moves them.
     """
 
     n_sites: int
+    lattice: Lattice | None = None
+    """Where the sites are; it stays on the CPU. None where only couplings are known."""
     flips: Tensor
     """(G, N) bool; each distinct flip pattern once, no empty row (that part is the diagonal)."""
 
@@ -64,6 +74,60 @@ class Hamiltonian(ABC):
         wavefunction can represent it.
         """
 
-    @abstractmethod
+    @property
+    def constant_off_diagonal(self) -> Tensor | None:
+        """(G,) elements where they do not depend on the configuration, else None.
+
+        Then off_diagonal(configs) is this row for every configuration, which exact
+        diagonalisation turns into a much faster product.
+        """
+        return None
+
+    def pauli_terms(self) -> list[PauliTerm]:
+        """The Hamiltonian as a sum of Pauli strings, for bridges to other programs.
+
+        Raises NotImplementedError where a class has not said how.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say its Pauli strings")
+
+    def describe(self) -> str:
+        """One line for people: the system, its lattice and its couplings."""
+        return f"{type(self).__name__}({self.n_sites} sites)"
+
+    def __repr__(self) -> str:
+        return self.describe()
+
     def to(self, device: torch.device | str) -> Self:
-        """The same Hamiltonian with its tensors on `device`."""
+        """The same Hamiltonian with its tensors on `device`; this one stays as it is."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+
+def couplings(name: str, value: float | Sequence[float] | Tensor, count: int, per: str) -> Tensor:
+    """(count,) float64 from one number or one per site (or bond), finite.
+
+    Raises ValueError naming the coupling, what was given and what is allowed.
+    """
+    try:
+        given = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {value!r}; it must be a number or one per {per}") from None
+    if given.dim() > 1 or (given.dim() == 1 and len(given) != count):
+        raise ValueError(
+            f"{name} has shape {tuple(given.shape)}; it must be a number or one per {per} ({count})"
+        )
+    if not torch.isfinite(given).all():
+        bad = given.flatten()[~torch.isfinite(given.flatten())][0].item()
+        raise ValueError(f"{name} contains {bad}; every coupling must be finite")
+    return given.expand(count).clone()
+
+
+def summary(values: Tensor) -> str:
+    """'1.5' for equal values, '0.5..2' for a range of them; what `describe` prints."""
+    if len(values) == 0:
+        return "none"
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.10g}" if low == high else f"{low:.10g}..{high:.10g}"

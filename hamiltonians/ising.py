@@ -1,0 +1,82 @@
+"""The Ising model in a transverse field.
+
+    H = -sum_<ij> J_ij sz_i sz_j - sum_i h_i sx_i
+
+Pauli matrices (not spins 1/2); each nearest-neighbour bond once, in the order of lattice.bonds();
+J > 0 is ferromagnetic. Basis: bit 0 has sz = +1. Energies in the unit of J.
+On an open or periodic chain it is solved by free fermions: Pfeuty, Ann. Phys. 57, 79 (1970).
+NetKet's `Ising` has the other sign of J.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
+from hamiltonians.lattice import Lattice
+
+
+@final
+class TransverseFieldIsing(Hamiltonian):
+    """Transverse-field Ising model on a lattice (formula at the head of this file).
+
+    Args:
+        lattice: its nearest neighbours are the bonds.
+        J: coupling, a number or one per bond in the order of lattice.bonds().
+        h: transverse field, a number or one per site. Negative values flip the sign of sx.
+
+    Raises ValueError for couplings that are not finite or not one per bond or site.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        J: float | Sequence[float] | Tensor = 1.0,
+        h: float | Sequence[float] | Tensor = 1.0,
+    ) -> None:
+        self.lattice = lattice
+        self.n_sites = lattice.n_sites
+        self.bonds = lattice.bonds()  # (n_bonds, 2)
+        self.J = couplings("TransverseFieldIsing: J", J, len(self.bonds), "bond")  # (n_bonds,)
+        self.h = couplings("TransverseFieldIsing: h", h, self.n_sites, "site")  # (N,)
+        driven = self.h != 0
+        self.flips = torch.eye(self.n_sites, dtype=torch.bool)[driven]  # (G, N)
+        self._elements = -self.h[driven]  # (G,)
+
+    def diagonal(self, configs: Tensor) -> Tensor:
+        domain_walls = configs[:, self.bonds[:, 0]] ^ configs[:, self.bonds[:, 1]]  # (B, n_bonds)
+        return 2 * (domain_walls.to(torch.float64) @ self.J) - self.J.sum()  # (B,)
+
+    def off_diagonal(self, configs: Tensor) -> Tensor:
+        return self._elements.expand(len(configs), -1)  # (B, G)
+
+    @property
+    def constant_off_diagonal(self) -> Tensor:
+        return self._elements
+
+    @property
+    def infinite_temperature_energy(self) -> float:
+        """0: every term is traceless."""
+        return 0.0
+
+    @property
+    def is_complex(self) -> bool:
+        return False
+
+    @property
+    def is_stoquastic(self) -> bool:
+        return bool((self.h >= 0).all())
+
+    def pauli_terms(self) -> list[PauliTerm]:
+        terms: list[PauliTerm] = [(-float(h), {i: "X"}) for i, h in enumerate(self.h)]
+        for (i, j), strength in zip(self.bonds.tolist(), self.J.tolist(), strict=True):
+            terms.append((-strength, {i: "Z", j: "Z"}))
+        return terms
+
+    def describe(self) -> str:
+        J, h = summary(self.J), summary(self.h)
+        return f"TransverseFieldIsing({self.lattice!r}, J={J}, h={h})"
