@@ -31,6 +31,11 @@ class SequenceState(ABC):
         """The state whose row r is row rows[r] of this one; rows (R,) int64. A copy: the two
         states can be continued independently."""
 
+    @classmethod
+    def concatenate(cls, states: list[Self]) -> Self:
+        """The rows of several states of one length, one after another (constant states only)."""
+        raise TypeError(f"{cls.__name__} cannot be concatenated")
+
 
 class SequenceModel(nn.Module, ABC):
     """An autoregressive network over integer tokens.
@@ -39,15 +44,18 @@ class SequenceModel(nn.Module, ABC):
         vocab_size: number of distinct input tokens (including any start token).
         n_outputs: K, the number of logits per position.
         max_length: longest sequence the positions cover.
+        head: the last linear map, from the width D to the K logits.
     """
 
     vocab_size: int
     n_outputs: int
     max_length: int
+    head: nn.Linear
 
     constant_state: ClassVar[bool]
-    """Whether the state's size does not grow with the length. Then many branches of one sequence
-    are best walked together, one position at a time; otherwise one suffix at a time."""
+    """Whether the state's size does not grow with the length. Then states of equal length can be
+    concatenated, and many branches of one sequence are best walked together, one position at a
+    time; otherwise one suffix at a time."""
 
     @abstractmethod
     def forward(
@@ -76,3 +84,21 @@ class SequenceModel(nn.Module, ABC):
     def prefix(self, state: SequenceState, length: int) -> SequenceState:
         """The first `length` tokens of a state as a state: a view, for models whose state keeps
         every position (constant_state is False). Others raise TypeError."""
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError naming the first size that is not a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name}={size!r} must be a positive integer")
+
+
+def check_continuation(model: SequenceModel, tokens: Tensor, state: SequenceState | None) -> int:
+    """The position of the first token; ValueError if rows or positions do not fit (see forward)."""
+    start = 0 if state is None else state.length
+    n_rows, n_own = tokens.shape
+    if state is not None and n_rows % state.n_rows:
+        raise ValueError(f"{n_rows} rows cannot continue a state of {state.n_rows} rows: not a multiple")
+    if start + n_own > model.max_length:
+        raise ValueError(f"position {start + n_own} is beyond max_length={model.max_length}")
+    return start

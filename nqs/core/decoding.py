@@ -1,0 +1,41 @@
+"""Drawing the next token: one categorical draw a row, or a multinomial split of a row's count.
+
+All draws are made in float64: a float32 uniform number cannot resolve probabilities below 6e-8,
+and such tails are where local energies are large.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+    """One token a row from normalised log-probabilities (R, K) -> (R,) int64."""
+    probs = log_probs.to(torch.float64).exp()
+    # n = 1 is torch's exponential race, argmax p / E, with E drawn in float64
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
+def split_counts(counts: Tensor, log_probs: Tensor, generator: torch.Generator) -> Tensor:
+    """Multinomial split of counts (R,) int64 over K outcomes -> (R, K) int64, rows summing to counts.
+
+    A multinomial is a tree of binomials: halve the set of outcomes, give the left half
+    Binomial(count, p_left / p), recurse; log2 K vectorised draws in all.
+    """
+    n_rows, n_outcomes = log_probs.shape
+    depth = math.ceil(math.log2(n_outcomes)) if n_outcomes > 1 else 0
+    leaves = log_probs.new_zeros(n_rows, 2**depth, dtype=torch.float64)
+    leaves[:, :n_outcomes] = log_probs.to(torch.float64).exp()
+    masses = [leaves]
+    for _ in range(depth):  # masses of ever larger sets of outcomes, up to the whole
+        masses.append(masses[-1].unflatten(1, (-1, 2)).sum(-1))
+    split = counts.to(torch.float64)[:, None]  # (R, 1)
+    for whole, halves in zip(masses[:0:-1], masses[-2::-1], strict=True):
+        left = halves[:, ::2]
+        chance = torch.where(whole > 0, left / whole, 0.0).clamp_(max=1.0)
+        n_left = torch.binomial(split, chance, generator=generator)
+        split = torch.stack([n_left, split - n_left], dim=-1).flatten(1)
+    return split[:, :n_outcomes].to(torch.int64)

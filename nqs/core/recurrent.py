@@ -1,0 +1,183 @@
+"""Recurrent sequence models: Elman, GRU and LSTM cells, stacked, optionally residual.
+
+The cells are spelled out (not torch's fused ones) so that one step, a whole sequence and many
+branches of one sequence run the same code, and so that every linear map is a module of its own
+(per-sample gradients hook there). Gate conventions and formulas are torch.nn.RNN / GRU / LSTM's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from nqs.core.initialise import initialise
+from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
+
+
+@dataclass
+class RecurrentState(SequenceState):
+    """memory: one tensor per layer, (B, M) with M = D (2 D for the LSTM: hidden, then cell)."""
+
+    memory: list[Tensor]
+    length: int
+
+    @property
+    def n_rows(self) -> int:
+        return self.memory[0].shape[0]
+
+    def select(self, rows: Tensor) -> Self:
+        return type(self)([m[rows] for m in self.memory], self.length)
+
+    @classmethod
+    def concatenate(cls, states: list[Self]) -> Self:
+        """The rows of several states of one length, one after another."""
+        columns = zip(*(state.memory for state in states), strict=True)
+        return cls([torch.cat(column) for column in columns], states[0].length)
+
+    def branched(self, n_branches: int) -> Self:
+        """Each row repeated n_branches times in a row."""
+        if n_branches == 1:
+            return self
+        return type(self)([m.repeat_interleave(n_branches, dim=0) for m in self.memory], self.length)
+
+
+class Cell(nn.Module, ABC):
+    """One step h' = cell(W_in x + b_in, h); the input part W_in x + b_in comes from outside."""
+
+    n_gates: ClassVar[int]
+    memory_per_unit: ClassVar[int] = 1
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.hidden = nn.Linear(d_model, self.n_gates * d_model)
+
+    @abstractmethod
+    def forward(self, driven: Tensor, memory: Tensor) -> Tensor:
+        """driven (R, n_gates D), memory (R, M) -> next memory (R, M); its first D are the output."""
+
+
+@final
+class ElmanCell(Cell):
+    """h' = tanh(W_in x + U h + b)."""
+
+    n_gates = 1
+
+    def forward(self, driven: Tensor, memory: Tensor) -> Tensor:
+        return torch.tanh(driven + self.hidden(memory))
+
+
+@final
+class GRUCell(Cell):
+    """r, z = sigmoid(.); n = tanh(W_n x + r (U_n h + c_n)); h' = n + z (h - n)."""
+
+    n_gates = 3
+
+    def forward(self, driven: Tensor, memory: Tensor) -> Tensor:
+        n_gating = 2 * self.d_model
+        recalled = self.hidden(memory)  # (R, 3 D)
+        gates = torch.sigmoid(driven[:, :n_gating] + recalled[:, :n_gating])
+        reset, update = gates.chunk(2, dim=1)
+        proposal = torch.tanh(torch.addcmul(driven[:, n_gating:], reset, recalled[:, n_gating:]))
+        return torch.lerp(proposal, memory, update)
+
+
+@final
+class LSTMCell(Cell):
+    """i, f, g, o gates; c' = f c + i g; h' = o tanh(c'). Memory is (h, c)."""
+
+    n_gates = 4
+    memory_per_unit = 2
+
+    def forward(self, driven: Tensor, memory: Tensor) -> Tensor:
+        hidden, cell = memory.chunk(2, dim=1)
+        i, f, g, o = (driven + self.hidden(hidden)).chunk(4, dim=1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        return torch.cat([torch.sigmoid(o) * torch.tanh(cell), cell], dim=1)
+
+
+CELLS: dict[str, type[Cell]] = {"elman": ElmanCell, "gru": GRUCell, "lstm": LSTMCell}
+
+
+@final
+class Recurrent(SequenceModel):
+    """Stacked recurrent network over integer tokens, with a linear head.
+
+    The first layer's input map acts on one-hot tokens, so it is an embedding of width n_gates D:
+    reading a token costs a look-up, not a product.
+
+    Args:
+        vocab_size, n_outputs, max_length: see SequenceModel.
+        d_model: D, hidden units per layer.
+        n_layers: cells stacked; layer l > 0 reads the outputs of layer l - 1.
+        cell: "elman", "gru" or "lstm".
+        residual: layers l > 0 add their input to their output.
+        generator: source of the initial parameters.
+    """
+
+    constant_state: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        vocab_size: int,
+        n_outputs: int,
+        max_length: int,
+        *,
+        d_model: int = 128,
+        n_layers: int = 1,
+        cell: str = "gru",
+        residual: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
+        check_sizes(d_model=d_model, n_layers=n_layers)
+        if cell not in CELLS:
+            raise ValueError(f"cell={cell!r} is unknown; allowed: {', '.join(CELLS)}")
+        self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
+        self.d_model, self.residual = d_model, residual
+        self.cells = nn.ModuleList(CELLS[cell](d_model) for _ in range(n_layers))
+        width = self.cells[0].n_gates * d_model
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.inputs = nn.ModuleList(nn.Linear(d_model, width) for _ in range(n_layers - 1))
+        self.head = nn.Linear(d_model, n_outputs)
+        initialise(self, generator)
+        if cell == "lstm":  # remember by default (Jozefowicz et al., ICML 2015)
+            for layer in self.cells:
+                nn.init.ones_(layer.hidden.bias[d_model : 2 * d_model])
+
+    def forward(
+        self, tokens: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        """See SequenceModel.forward."""
+        start = check_continuation(self, tokens, state)
+        n_rows, n_own = tokens.shape
+        if state is None:
+            state = self.start(n_rows, self.max_length)
+        assert isinstance(state, RecurrentState)
+        memory = list(state.branched(n_rows // state.n_rows).memory)
+        driven = self.embedding(tokens)  # (R, S, n_gates D)
+        outputs = driven
+        for layer, cell in enumerate(self.cells):
+            if layer > 0:
+                driven = self.inputs[layer - 1](outputs)
+            steps = []
+            for t in range(n_own):
+                memory[layer] = cell(driven[:, t], memory[layer])
+                steps.append(memory[layer][:, : self.d_model])
+            stacked = torch.stack(steps, dim=1)  # (R, S, D)
+            outputs = outputs + stacked if self.residual and layer > 0 else stacked
+        return self.head(outputs), RecurrentState(memory, start + n_own)
+
+    def start(self, n_rows: int, capacity: int) -> RecurrentState:
+        """Zero memory; `capacity` is not needed, the state does not grow."""
+        width = self.d_model * self.cells[0].memory_per_unit
+        memory = [self.head.weight.new_zeros(n_rows, width) for _ in self.cells]
+        return RecurrentState(memory, 0)
+
+    def prefix(self, state: SequenceState, length: int) -> RecurrentState:
+        raise TypeError("a recurrent state holds only its last position: it has no prefixes")

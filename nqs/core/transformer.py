@@ -1,0 +1,141 @@
+"""Decoder-only transformer with pre-normalisation and a resumable key/value state.
+
+x <- x + Attention(LayerNorm(x)),  x <- x + W2 gelu(W1 LayerNorm(x)),  logits = W LayerNorm(x) + b
+(Vaswani et al., arXiv:1706.03762; pre-norm as in GPT-2).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from nqs.core.attention import CausalSelfAttention, KeyValueState
+from nqs.core.initialise import initialise
+from nqs.core.positions import Positions
+from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron of width d_ff, each on a normalised residual branch."""
+
+    def __init__(self, d_model: int, n_heads: int, d_ff: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(d_model)
+        self.attention = CausalSelfAttention(d_model, n_heads)
+        self.norm_mlp = nn.LayerNorm(d_model)
+        self.expand = nn.Linear(d_model, d_ff)
+        self.activation = nn.GELU()
+        self.contract = nn.Linear(d_ff, d_model)
+
+    def forward(
+        self, x: Tensor, prefix: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (R, S, D) -> x, keys, values; keys and values (R, H, S, d)."""
+        mixed, keys, values = self.attention(self.norm_attention(x), prefix)
+        x = x + mixed
+        x = x + self.contract(self.activation(self.expand(self.norm_mlp(x))))
+        return x, keys, values
+
+
+@final
+class Transformer(SequenceModel):
+    """Causal transformer over integer tokens.
+
+    Args:
+        vocab_size: number of input tokens, start token included.
+        n_outputs: K, logits per position.
+        max_length: T, longest sequence.
+        d_model: D, width; a multiple of n_heads.
+        n_layers, n_heads: depth and heads per layer.
+        d_ff: width of the perceptrons, 4 D by default.
+        positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
+        generator: source of the initial parameters.
+    """
+
+    constant_state: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        vocab_size: int,
+        n_outputs: int,
+        max_length: int,
+        *,
+        d_model: int = 64,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        d_ff: int | None = None,
+        positions: str = "learned",
+        coordinates: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        d_ff = 4 * d_model if d_ff is None else d_ff
+        check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
+        check_sizes(d_model=d_model, n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
+        if d_model % n_heads:
+            divisors = [h for h in range(1, d_model + 1) if d_model % h == 0]
+            raise ValueError(
+                f"n_heads={n_heads} does not divide d_model={d_model}; allowed: {divisors}"
+            )
+        self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
+        self.d_model, self.n_heads = d_model, n_heads
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.positions = Positions(positions, max_length, d_model, coordinates)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(d_model, n_heads, d_ff) for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.head = nn.Linear(d_model, n_outputs)
+        initialise(self, generator)
+        with torch.no_grad():  # residual branches add up: keep the sum's variance (GPT-2)
+            for block in self.blocks:
+                block.attention.project.weight.mul_((2 * n_layers) ** -0.5)
+                block.contract.weight.mul_((2 * n_layers) ** -0.5)
+
+    def forward(
+        self, tokens: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, KeyValueState]:
+        """See SequenceModel.forward."""
+        if state is not None:
+            assert isinstance(state, KeyValueState)
+            state = state.joined()
+        start = check_continuation(self, tokens, state)
+        x = self.embedding(tokens) + self.positions(start, tokens.shape[1])  # (R, S, D)
+        keys, values = [], []
+        for layer, block in enumerate(self.blocks):
+            prefix = state.filled(layer) if state is not None and start > 0 else None
+            x, new_keys, new_values = block(x, prefix)
+            keys.append(new_keys)
+            values.append(new_values)
+        return self.head(self.norm(x)), _extended(state, keys, values)
+
+    def start(self, n_rows: int, capacity: int) -> KeyValueState:
+        """Empty keys and values (n_rows, H, capacity, d) per layer, written in place by forward."""
+        shape = (n_rows, self.n_heads, capacity, self.d_model // self.n_heads)
+        empty = [self.head.weight.new_empty(shape) for _ in range(2 * len(self.blocks))]
+        return KeyValueState(empty[::2], empty[1::2], 0, in_place=True)
+
+    def prefix(self, state: SequenceState, length: int) -> KeyValueState:
+        """The state after the first `length` tokens, sharing memory with `state`."""
+        assert isinstance(state, KeyValueState)
+        if not 0 <= length <= state.length:
+            raise ValueError(f"prefix length {length} is outside 0..{state.length}")
+        state = state.joined()
+        return KeyValueState(state.keys, state.values, length)
+
+
+def _extended(
+    state: KeyValueState | None, keys: list[Tensor], values: list[Tensor]
+) -> KeyValueState:
+    """The state after appending one forward pass's keys and values (R, H, S, d) per layer."""
+    n_own = keys[0].shape[2]
+    if state is None:  # contiguous, since branches will multiply with them again and again
+        return KeyValueState([k.contiguous() for k in keys], [v.contiguous() for v in values], n_own)
+    end = state.length + n_own
+    if state.in_place and keys[0].shape[0] == state.keys[0].shape[0]:
+        for cache, new in zip(state.keys + state.values, keys + values, strict=True):
+            cache[:, :, state.length : end] = new
+        return KeyValueState(state.keys, state.values, end, in_place=True)
+    return KeyValueState(state.keys, state.values, end, branch=(keys, values))
