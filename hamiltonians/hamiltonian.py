@@ -1,7 +1,7 @@
 """The one interface of every spin system: a diagonal plus a fixed list of flip patterns.
 
-Basis: configurations are rows of bits, True = 1. Bit 1 is the excited atom (n = 1), sigma^z = 1 - 2 n,
-so bit 0 has sigma^z = +1 (NetKet's `Spin` lists its local states in the same order).
+Basis: configurations are rows of bits, True = 1. Bit 1 is the excited atom: n = bit,
+sigma^z = 1 - 2 n, so bit 0 has sigma^z = +1 (the order of the local states of NetKet's `Spin`).
 Site 0 is the most significant bit wherever a configuration is written as a number:
 index = sum_i s_i 2^(N-1-i), the order of a Kronecker product over sites.
 

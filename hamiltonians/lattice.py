@@ -109,7 +109,7 @@ class Lattice:
         Distances equal within `tolerance` form one shell. A lattice of one site has no bonds.
         Raises ValueError where there is no such shell.
         """
-        order = _positive_integer("bonds", "order", order)
+        order = positive_integer("bonds", "order", order)
         i, j = torch.triu_indices(self.n_sites, self.n_sites, offset=1)  # (N (N-1) / 2,) each
         lengths = self.distances()[i, j]
         upper = 0.0
@@ -174,7 +174,7 @@ class Chain(Lattice):
     """n sites on a line, a_1 = (1, 0); a ring of n sites if periodic."""
 
     def __init__(self, n: int, periodic: bool = False) -> None:
-        n = _positive_integer("Chain", "n", n)
+        n = positive_integer("Chain", "n", n)
         if not isinstance(periodic, bool):
             raise ValueError(f"Chain: periodic is {periodic!r}; it must be True or False")
         super().__init__((n, 1), [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0]], (periodic, False))
@@ -323,7 +323,7 @@ def _cells(
     name: str, Lx: int, Ly: int, periodic: Periodic
 ) -> tuple[tuple[int, int], tuple[bool, bool]]:
     """Checked (Lx, Ly) and one bool per direction."""
-    shape = (_positive_integer(name, "Lx", Lx), _positive_integer(name, "Ly", Ly))
+    shape = (positive_integer(name, "Lx", Lx), positive_integer(name, "Ly", Ly))
     if isinstance(periodic, bool):
         return shape, (periodic, periodic)
     ends = tuple(periodic) if isinstance(periodic, Sequence) else ()
@@ -335,7 +335,7 @@ def _cells(
     return shape, (ends[0], ends[1])
 
 
-def _positive_integer(owner: str, name: str, value: int) -> int:
+def positive_integer(owner: str, name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:

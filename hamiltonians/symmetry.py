@@ -33,7 +33,7 @@ def point_group(lattice: Lattice) -> Tensor:
     """
     matcher = _SiteMatcher(lattice)
     matrices = [m for m in _candidate_matrices(lattice) if matcher.keeps_torus(m)]
-    best: list[Array] = []
+    best: list[NDArray[np.int64]] = []
     for centre in _candidate_centres(lattice):
         found = [p for m in matrices if (p := matcher.permutation(m, centre)) is not None]
         if len(found) > len(best):
