@@ -1,0 +1,78 @@
+"""nqs evaluate | plot | show: what one does with a finished run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nqs.runs.schema import InputError
+
+# click's UsageError; newer versions of typer carry click inside themselves
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+@app.callback()
+def about() -> None:
+    """Look at runs of neural quantum states; they are made by train.py."""
+
+
+@app.command("evaluate")
+def evaluate_run(
+    run: RunFolder,
+    samples: Annotated[int, typer.Option(help="Fresh configurations, >= 2.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
+) -> None:
+    """Measure the newest checkpoint again and add the result to run.h5."""
+    from nqs.runs.later_evaluation import evaluate_later
+
+    evaluate_later(run, samples, seed)
+
+
+@app.command("plot")
+def plot_run(run: RunFolder) -> None:
+    """Draw convergence.png again from run.h5."""
+    from nqs.runs import history, summary
+    from nqs.runs.ground_state_run import draw
+
+    result = summary.read(run / "summary.json")
+    draw(run, history.read(run / "run.h5"), result)
+    print(run / "convergence.png")
+
+
+@app.command("show")
+def show_run(run: RunFolder) -> None:
+    """The summary of a run as a table."""
+    from nqs.runs import summary
+
+    table = Table(title=str(run), show_header=False)
+    for name, text in summary.entries(summary.read(run / "summary.json")):
+        table.add_row(name, text)
+    Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script `nqs`; returns the exit code, 2 for bad input (one line)."""
+    command = typer.main.get_command(app)
+    try:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        command.main(args=given, prog_name="nqs", standalone_mode=False)
+    except InputError as error:
+        return _refuse(str(error))
+    except UsageError as error:
+        return _refuse(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
+    except OSError as error:
+        return _refuse(f"{error.filename or 'file'}: cannot be used ({error.strerror})")
+    return 0
+
+
+def _refuse(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return 2

@@ -1,0 +1,237 @@
+"""From a Config to the objects of a run. Every error a constructor can raise comes out here, in one
+line that names the section, before any work and before the run's folder is made."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from hamiltonians import Rydberg, TransverseFieldIsing
+from hamiltonians.exact import memory_estimate
+from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.lattice import (
+    Chain,
+    Honeycomb,
+    Kagome,
+    Lattice,
+    Positions,
+    Square,
+    Triangular,
+)
+from hamiltonians.pauli import PauliSum
+from nqs.core.recurrent import Recurrent
+from nqs.core.sequence import SequenceModel
+from nqs.core.transformer import Transformer
+from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig, OptimizerConfig
+from nqs.runs.schema import InputError, shown
+from nqs.vmc.optimizers import Adam
+from nqs.vmc.product_state import product_state
+from nqs.vmc.schedules import Schedule
+from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.patches import Patches
+
+EXACT_SITES: Final = 16
+"""train.exact=auto compares with exact diagonalisation up to this many sites (about a second)."""
+EXACT_GIGABYTES: Final = 8.0
+"""Memory that exact diagonalisation may take."""
+GRIDS: Final = {
+    "square": Square,
+    "triangular": Triangular,
+    "honeycomb": Honeycomb,
+    "kagome": Kagome,
+}
+STREAMS: Final = ("parameters", "samples", "evaluation", "product_state")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run works with.
+
+    Attributes:
+        generator: source of the samples of the optimisation.
+        exact: whether the result is compared with exact diagonalisation.
+    """
+
+    config: Config
+    device: torch.device
+    lattice: Lattice
+    hamiltonian: Hamiltonian
+    wavefunction: Autoregressive
+    optimizer: Adam
+    generator: torch.Generator
+    exact: bool
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable numbers."""
+        return sum(parameter.numel() for parameter in self.wavefunction.parameters())
+
+
+def build(config: Config) -> Job:
+    """The objects of a run. Raises InputError, one line, for anything that cannot be built."""
+    device = build_device(config.device)
+    with naming("lattice"):
+        lattice = build_lattice(config.lattice)
+    with naming("hamiltonian"):
+        hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
+    exact = compares_with_exact(config.train.exact, hamiltonian)
+    wavefunction = build_wavefunction(config, lattice)
+    with naming("optimizer"):
+        optimizer = build_optimizer(config.optimizer, config.train.steps)
+    return Job(
+        config=config,
+        device=device,
+        lattice=lattice,
+        hamiltonian=hamiltonian.to(device),
+        wavefunction=wavefunction.to(device),
+        optimizer=optimizer,
+        generator=build_generator(config.seed, "samples", device),
+        exact=exact,
+    )
+
+
+def build_device(name: str) -> torch.device:
+    """auto is a GPU if torch sees one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def build_lattice(config: LatticeConfig) -> Lattice:
+    """The sites."""
+    if config.name == "positions":
+        assert config.file is not None
+        return Positions.from_csv(config.file)
+    assert config.Lx is not None and config.periodic is not None
+    if config.name == "chain":
+        return Chain(config.Lx, bool(config.periodic))
+    assert config.Ly is not None
+    periodic = config.periodic
+    directions = (periodic[0], periodic[1]) if isinstance(periodic, tuple) else periodic
+    return GRIDS[config.name](config.Lx, config.Ly, directions)
+
+
+def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonian:
+    """The couplings on the sites."""
+    if config.name == "rydberg":
+        assert config.delta is not None and config.Omega is not None
+        return Rydberg(
+            lattice,
+            V=config.V,
+            delta=config.delta,
+            Omega=config.Omega,
+            Rb=config.Rb,
+            cutoff=config.cutoff,
+        )
+    if config.name == "tfim":
+        assert config.J is not None and config.h is not None
+        return TransverseFieldIsing(lattice, J=config.J, h=config.h)
+    assert config.file is not None
+    return PauliSum.from_file(config.file, lattice.n_sites)
+
+
+def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
+    """The network; its parameters are drawn on the CPU so that every device starts alike."""
+    model = config.model
+    patch = model.patch
+    assert not isinstance(patch, int)  # ModelConfig has made it text
+    spec = patch if isinstance(patch, str) else [list(sites) for sites in patch]
+    with naming(f"model.patch={shown(patch)}"):
+        patches = Patches.from_spec(lattice, spec)
+        if patches.n_sites != lattice.n_sites:
+            raise ValueError(f"covers {patches.n_sites} sites, the lattice has {lattice.n_sites}")
+    generator = build_generator(config.seed, "parameters", torch.device("cpu"))
+    with naming("model"):
+        core = build_core(model, patches, generator)
+        wavefunction = Autoregressive(core, patches)
+    return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
+
+
+def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:
+    """The sequence model over patches: K states and a start token in, K logits out."""
+    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+    if model.name == "ptf":
+        assert model.n_heads is not None and model.positions is not None
+        return Transformer(
+            *sizes,
+            d_model=model.d_model,
+            n_layers=model.n_layers,
+            n_heads=model.n_heads,
+            d_ff=model.d_ff,
+            positions=model.positions,
+            coordinates=patches.centres if model.positions == "grid" else None,
+            generator=generator,
+        )
+    assert model.cell is not None and model.residual is not None
+    return Recurrent(
+        *sizes,
+        d_model=model.d_model,
+        n_layers=model.n_layers,
+        cell=model.cell,
+        residual=model.residual,
+        generator=generator,
+    )
+
+
+def build_optimizer(config: OptimizerConfig, n_steps: int) -> Adam:
+    """Adam; its schedule spans all steps of the run."""
+    schedule = Schedule(
+        kind=config.schedule,
+        warmup_steps=config.warmup_steps,
+        total_steps=n_steps,
+        final_fraction=config.final_fraction,
+    )
+    return Adam(
+        learning_rate=config.learning_rate,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        eps=config.eps,
+        clip_norm=config.clip_norm,
+        schedule=schedule,
+    )
+
+
+def build_generator(seed: int, stream: str, device: torch.device) -> torch.Generator:
+    """An independent source of random numbers for each purpose, derived from the one seed."""
+    sequence = np.random.SeedSequence((seed, STREAMS.index(stream)))
+    derived = int(sequence.generate_state(1, np.uint64)[0]) >> 1  # manual_seed takes 63 bits
+    return torch.Generator(device).manual_seed(derived)
+
+
+def start_from_product_state(job: Job) -> None:
+    """Puts the wavefunction at the best product state; without it every model sits on that plateau
+    for thousands of steps."""
+    generator = build_generator(job.config.seed, "product_state", job.device)
+    job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
+
+
+def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian) -> bool:
+    """Whether to diagonalise. Raises InputError if it was asked for and does not fit in memory."""
+    n_sites = hamiltonian.n_sites
+    if wanted == "auto":
+        return n_sites <= EXACT_SITES
+    needed = memory_estimate(n_sites, 1) * (2 if hamiltonian.is_complex else 1) / 1e9
+    if wanted and needed > EXACT_GIGABYTES:
+        raise InputError(
+            f"train.exact=true: exact diagonalisation of {n_sites} sites needs {needed:.3g} GB, "
+            f"allowed are {EXACT_GIGABYTES:g} GB; use train.exact=auto or false"
+        )
+    return bool(wanted)
+
+
+@contextlib.contextmanager
+def naming(section: str) -> Iterator[None]:
+    """Turns a constructor's ValueError into one line that names the section it comes from."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, OSError) as error:
+        raise InputError(f"{section}: {' '.join(str(error).split())}") from None

@@ -1,0 +1,322 @@
+"""The configuration of a ground-state run: every key, its unit and its range.
+
+The values a run starts from live in conf/ (one file a lattice, Hamiltonian, model or optimizer);
+these classes hold no second set of defaults, only what is allowed. A key that does not belong to
+the chosen kind is null. All that can be judged without building anything is judged here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nqs.runs.schema import InputError, from_mapping, require, require_choice, shown, to_mapping
+
+PerSite = float | tuple[float, ...]
+
+# Keys of each kind; True = the kind cannot do without it.
+LATTICES: Final[dict[str, dict[str, bool]]] = {
+    "chain": {"Lx": True, "periodic": True},
+    "square": {"Lx": True, "Ly": True, "periodic": True},
+    "triangular": {"Lx": True, "Ly": True, "periodic": True},
+    "honeycomb": {"Lx": True, "Ly": True, "periodic": True},
+    "kagome": {"Lx": True, "Ly": True, "periodic": True},
+    "positions": {"file": True},
+}
+HAMILTONIANS: Final[dict[str, dict[str, bool]]] = {
+    "rydberg": {"V": False, "Rb": False, "delta": True, "Omega": True, "cutoff": False},
+    "tfim": {"J": True, "h": True},
+    "pauli": {"file": True},
+}
+MODELS: Final[dict[str, dict[str, bool]]] = {
+    "ptf": {
+        "patch": True,
+        "d_model": True,
+        "n_layers": True,
+        "n_heads": True,
+        "d_ff": False,
+        "positions": True,
+    },
+    "rnn": {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
+}
+RESUMABLE: Final = (
+    "train.steps",
+    "train.max_seconds",
+    "train.eval_samples",
+    "train.exact",
+    "train.checkpoint_every",
+    "run.dir",
+    "run.resume",
+    "device",
+)
+"""Keys that may change when a run is resumed; every other one would make it another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatticeConfig:
+    """Sites in space; lengths in lattice constants."""
+
+    name: str
+    """Kind: chain, square, triangular, honeycomb, kagome or positions (the group option)."""
+    Lx: int | None = None
+    """Unit cells along the first direction (sites of a chain), >= 1."""
+    Ly: int | None = None
+    """Unit cells along the second direction, >= 1."""
+    periodic: bool | tuple[bool, ...] | None = None
+    """Periodic boundaries: true, false, or [true,false] for each direction."""
+    file: str | None = None
+    """CSV file of positions with the header x,y (lattice=positions)."""
+
+    def __post_init__(self) -> None:
+        _check_kind("lattice", self, LATTICES)
+        for key in ("Lx", "Ly"):
+            _check_int(f"lattice.{key}", getattr(self, key), 1)
+        if isinstance(self.periodic, tuple):
+            rule = "give true, false, or one of them for each of two directions, e.g. [true,false]"
+            allowed = len(self.periodic) == 2 and self.name != "chain"
+            require(allowed, "lattice.periodic", self.periodic, rule)
+        _check_file("lattice.file", self.file, "a CSV file with the header x,y, one site a line")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HamiltonianConfig:
+    """Couplings, all in one unit of energy (usually Omega = 1 or J = 1)."""
+
+    name: str
+    """Kind: rydberg, tfim or pauli (the group option)."""
+    V: float | None = None
+    """Rydberg interaction of nearest neighbours, V_ij = V / r_ij^6; 7 unless Rb is given."""
+    Rb: float | None = None
+    """Blockade radius in lattice constants instead of V: V = Omega Rb^6, > 0."""
+    delta: PerSite | None = None
+    """Rydberg detuning, a number or one per site."""
+    Omega: PerSite | None = None
+    """Rabi frequency, a number or one per site."""
+    cutoff: float | None = None
+    """Distance in lattice constants beyond which V_ij is dropped, > 0; null keeps all pairs."""
+    J: PerSite | None = None
+    """Ising coupling, > 0 ferromagnetic, a number or one per bond."""
+    h: PerSite | None = None
+    """Transverse field, a number or one per site."""
+    file: str | None = None
+    """Text file of Pauli strings, a coefficient and a string a line (hamiltonian=pauli)."""
+
+    def __post_init__(self) -> None:
+        _check_kind("hamiltonian", self, HAMILTONIANS)
+        if self.name == "rydberg" and self.V is None and self.Rb is None:
+            object.__setattr__(self, "V", 7.0)
+        if self.V is not None and self.Rb is not None:
+            raise InputError(
+                f"hamiltonian.V={shown(self.V)} and hamiltonian.Rb={shown(self.Rb)}: "
+                "give only one of the two, V = Omega Rb^6"
+            )
+        _check_positive("hamiltonian.Rb", self.Rb)
+        _check_positive("hamiltonian.cutoff", self.cutoff)
+        _check_file("hamiltonian.file", self.file, "a text file of Pauli strings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The wavefunction: ptf = patched transformer, rnn = patched recurrent network."""
+
+    name: str
+    """Kind: ptf or rnn (the group option)."""
+    patch: str | int | tuple[tuple[int, ...], ...]
+    """Sites drawn at once: 2x2 (grid), 4 (neighbours), auto, or a list of lists of sites."""
+    d_model: int
+    """Width of the network, >= 1; for ptf a multiple of n_heads."""
+    n_layers: int
+    """Number of layers, >= 1."""
+    n_heads: int | None = None
+    """Attention heads, >= 1; must divide d_model (ptf)."""
+    d_ff: int | None = None
+    """Width of the feed-forward layers, >= 1; null means 4 d_model (ptf)."""
+    positions: str | None = None
+    """Position encoding: learned, sinusoidal or grid (from the patches' centres) (ptf)."""
+    cell: str | None = None
+    """Recurrent cell: gru, lstm or elman (rnn)."""
+    residual: bool | None = None
+    """Add each layer's input to its output (rnn)."""
+
+    def __post_init__(self) -> None:
+        _check_kind("model", self, MODELS)
+        if isinstance(self.patch, int):
+            object.__setattr__(self, "patch", str(self.patch))
+        for key in ("d_model", "n_layers", "n_heads", "d_ff"):
+            _check_int(f"model.{key}", getattr(self, key), 1)
+        if self.positions is not None:
+            require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
+        if self.cell is not None:
+            require_choice("model.cell", self.cell, ("gru", "lstm", "elman"))
+        if self.n_heads is not None:
+            divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
+            allowed = ", ".join(map(str, divisors[:8]))
+            rule = f"must divide model.d_model={self.d_model}; use one of {allowed}"
+            require(self.d_model % self.n_heads == 0, "model.n_heads", self.n_heads, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam with a learning-rate schedule over train.steps."""
+
+    name: str
+    """Kind: adam (the group option)."""
+    learning_rate: float
+    """Step size at the top of the schedule, > 0."""
+    beta1: float
+    """Decay of the mean gradient, in [0, 1)."""
+    beta2: float
+    """Decay of the mean squared gradient, in [0, 1)."""
+    eps: float
+    """Added to the root of the mean squared gradient, > 0."""
+    clip_norm: float | None
+    """Longest gradient that is applied unscaled, > 0; null never clips."""
+    schedule: str
+    """Learning rate over the run: constant, cosine, linear or exponential."""
+    warmup_steps: int
+    """Steps over which the learning rate first rises from 0, >= 0."""
+    final_fraction: float
+    """Learning rate at the last step as a fraction of learning_rate, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require_choice("optimizer.name", self.name, ("adam",))
+        _check_positive("optimizer.learning_rate", self.learning_rate)
+        _check_positive("optimizer.eps", self.eps)
+        _check_positive("optimizer.clip_norm", self.clip_norm)
+        for key in ("beta1", "beta2"):
+            value = getattr(self, key)
+            require(0 <= value < 1, f"optimizer.{key}", value, "must be >= 0 and < 1")
+        choices = ("constant", "cosine", "linear", "exponential")
+        require_choice("optimizer.schedule", self.schedule, choices)
+        _check_int("optimizer.warmup_steps", self.warmup_steps, 0)
+        inside = 0 < self.final_fraction <= 1
+        require(inside, "optimizer.final_fraction", self.final_fraction, "must be > 0 and <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to optimise, with how many samples, and how to judge the result."""
+
+    steps: int
+    """Optimisation steps in total, >= 1; a finished run is extended by resuming with more."""
+    n_samples: int
+    """Configurations drawn at each step, >= 2."""
+    sampling: str
+    """independent rows, or unique: each distinct configuration once with its count."""
+    max_seconds: float | None
+    """Budget of the optimisation in seconds, > 0: then stop, evaluate, report; null has none."""
+    eval_samples: int
+    """Fresh configurations for the final energy, >= 2."""
+    exact: str | bool
+    """Compare with exact diagonalisation: auto (up to 16 sites), true or false."""
+    checkpoint_every: int
+    """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
+
+    def __post_init__(self) -> None:
+        lowest = {"steps": 1, "n_samples": 2, "eval_samples": 2, "checkpoint_every": 1}
+        for key, at_least in lowest.items():
+            _check_int(f"train.{key}", getattr(self, key), at_least)
+        require_choice("train.sampling", self.sampling, ("independent", "unique"))
+        require_choice("train.exact", self.exact, ("auto", True, False))
+        _check_positive("train.max_seconds", self.max_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run lives."""
+
+    dir: str | None
+    """Folder of the run; null makes a numbered one under runs/. Never overwritten."""
+    resume: bool
+    """Continue the run in run.dir from its newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        rule = "needs run.dir=PATH, the folder of the run to continue"
+        require(not self.resume or self.dir is not None, "run.resume", self.resume, rule)
+        require(self.dir is None or bool(self.dir.strip()), "run.dir", "''", "give a folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All of a run. Two runs with equal configurations on one machine are equal bit for bit."""
+
+    lattice: LatticeConfig
+    """Sites in space."""
+    hamiltonian: HamiltonianConfig
+    """Couplings."""
+    model: ModelConfig
+    """Wavefunction."""
+    optimizer: OptimizerConfig
+    """Update of the parameters."""
+    train: TrainConfig
+    """Optimisation and evaluation."""
+    run: RunConfig
+    """Files."""
+    seed: int
+    """Seed of the initial weights, the samples and the evaluation, >= 0."""
+    device: str
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+    dtype: str
+    """Numbers of the network: float32 or float64 (energies are always float64)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))
+        require_choice("dtype", self.dtype, ("float32", "float64"))
+        warmup, steps = self.optimizer.warmup_steps, self.train.steps
+        rule = f"must be less than train.steps={steps}; shorten the warm-up or lengthen the run"
+        require(warmup < steps, "optimizer.warmup_steps", warmup, rule)
+
+    @staticmethod
+    def from_dict(mapping: Mapping[str, Any]) -> Config:
+        """The configuration of a nested mapping; raises InputError (a ValueError), one line."""
+        return from_mapping(Config, mapping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain mapping with the keys of the chosen kinds; from_dict(to_dict()) is equal."""
+        mapping = to_mapping(self)
+        for section, kinds in (
+            ("lattice", LATTICES),
+            ("hamiltonian", HAMILTONIANS),
+            ("model", MODELS),
+        ):
+            keys = ("name", *kinds[mapping[section]["name"]])
+            mapping[section] = {key: mapping[section][key] for key in keys}
+        return mapping
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some top-level entries replaced (checked again)."""
+        return dataclasses.replace(self, **changes)
+
+
+def _check_kind(section: str, config: Any, kinds: dict[str, dict[str, bool]]) -> None:
+    """The name is a known kind, its required keys are given, keys of other kinds are not."""
+    require_choice(f"{section}.name", config.name, kinds)
+    keys = kinds[config.name]
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), f"{section}.{field.name}"
+        if field.name == "name":
+            continue
+        if field.name in keys:
+            rule = f"{section}={config.name} needs a value"
+            require(value is not None or not keys[field.name], key, value, rule)
+        else:
+            rule = f"{section}={config.name} has no such key; it has {', '.join(keys)}"
+            require(value is None, key, value, rule)
+
+
+def _check_int(key: str, value: int | None, at_least: int) -> None:
+    rule = f"must be a whole number >= {at_least}"
+    require(value is None or value >= at_least, key, value, rule)
+
+
+def _check_positive(key: str, value: float | None) -> None:
+    require(value is None or value > 0, key, value, "must be a number > 0")
+
+
+def _check_file(key: str, value: str | None, wanted: str) -> None:
+    found = value is None or Path(value).is_file()
+    require(found, key, value, f"no such file; give the path of {wanted}")

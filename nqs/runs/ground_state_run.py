@@ -1,0 +1,325 @@
+"""The main job: build, (resume,) optimise, evaluate, compare with exact diagonalisation, report."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hamiltonians.exact import ground_state
+from nqs.runs import checkpoint, directory, history, summary
+from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator, start_from_product_state
+from nqs.runs.config import Config
+from nqs.runs.progress import Log, ProgressDisplay
+from nqs.runs.schema import InputError
+from nqs.runs.signals import Interrupted, StopRequests
+from nqs.vmc.evaluation import evaluate
+from nqs.vmc.optimisation import StepRecord, optimise
+
+CHECKPOINT_SECONDS: Final = 300.0
+"""A checkpoint is at most this old, however slow the steps are."""
+MAY_BE_EXCITED: Final = (
+    "warning: this Hamiltonian has off-diagonal elements of either sign; "
+    "the energy is the lowest among positive states, only an upper bound of the ground state's"
+)
+
+
+@dataclass
+class Session:
+    """One process working on a run.
+
+    Attributes:
+        path: the run's folder.
+        job: what is optimised.
+        content: history and evaluations, the content of run.h5.
+        step: steps done.
+        elapsed_before: seconds of optimisation in earlier sessions.
+        elapsed: seconds of optimisation, all sessions.
+        saved_step: step of the newest checkpoint, -1 before the first.
+        warning: what qualifies the energy, None if nothing does.
+    """
+
+    path: Path
+    job: Job
+    log: Log
+    stop: StopRequests
+    content: history.RunFile = field(default_factory=history.RunFile)
+    step: int = 0
+    elapsed_before: float = 0.0
+    elapsed: float = 0.0
+    saved_step: int = -1
+    warning: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return self.job.config
+
+    @property
+    def wall_seconds(self) -> float:
+        """Optimisation of earlier sessions and all of this one."""
+        return self.elapsed_before + time.monotonic() - self.started
+
+    @property
+    def resume_command(self) -> str:
+        """How to go on."""
+        return f"python train.py run.dir={self.path} run.resume=true"
+
+    def report(self, **results: Any) -> dict[str, Any]:
+        """Writes summary.json and returns its content."""
+        content = summary.summarise(
+            n_sites=self.job.hamiltonian.n_sites,
+            n_parameters=self.job.n_parameters,
+            steps=self.step,
+            wall_seconds=self.wall_seconds,
+            seed=self.config.seed,
+            warning=self.warning,
+            **results,
+        )
+        summary.write(self.path / "summary.json", content)
+        return content
+
+
+def run(config: Config, command: Sequence[str]) -> int:
+    """Runs or resumes; returns the exit code: 0, 1 (not a number) or 128 + signal.
+
+    Raises InputError before anything is done if the configuration cannot be run, and later if a
+    file cannot be written (disk full): the last checkpoint stays.
+    """
+    job = build(config)
+    path = open_folder(job, command)
+    with (
+        directory.locked(path),
+        writing(path),
+        Log(path / "run.log", sys.stdout) as log,
+        StopRequests() as stop,
+    ):
+        session = Session(path, job, log, stop)
+        try:
+            prepare(session)
+            train(session)
+            finish(session)
+        except Interrupted as interruption:
+            return interrupted(session, interruption.signum)
+        except FloatingPointError as error:
+            return failed(session, str(error))
+    return 0
+
+
+def open_folder(job: Job, command: Sequence[str]) -> Path:
+    """The folder of a new run, or of the one to resume."""
+    config = job.config
+    if not config.run.resume:
+        return directory.create(config, job.hamiltonian.n_sites, command)
+    assert config.run.dir is not None
+    path = Path(config.run.dir)
+    with writing(path), directory.locked(path):
+        restored(path, job, warn=lambda line: None)  # refuse before a file of the run is touched
+        directory.reopen(path, config, command)
+    return path
+
+
+def prepare(session: Session) -> None:
+    """Says what is about to run and restores the newest checkpoint of a resumed run."""
+    job, log = session.job, session.log
+    log.say(f"{job.hamiltonian.describe()}")
+    log.say(f"{session.config.model.name}, {job.n_parameters} parameters, on {job.device}")
+    log.say(f"files in {session.path}")
+    if not job.hamiltonian.is_stoquastic:
+        session.warning = MAY_BE_EXCITED
+        log.say(MAY_BE_EXCITED)
+    if session.config.run.resume:
+        resume(session)
+    if session.step == 0:
+        start_from_product_state(job)
+
+
+def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, history.RunFile]:
+    """The newest checkpoint (None before the first) and the history up to its step."""
+    content = history.read(path / "run.h5")
+    saved = checkpoint.newest(
+        path / "checkpoints", directory.portable(job.config), job.device, warn
+    )
+    content.truncate(0 if saved is None else saved["step"])
+    return saved, content
+
+
+def resume(session: Session) -> None:
+    """Puts the session where the newest checkpoint was."""
+    saved, session.content = restored(session.path, session.job, session.log.say)
+    if saved is None:
+        session.log.say("no checkpoint yet, starting at step 0")
+        return
+    job = session.job
+    job.wavefunction.load_state_dict(saved["model"])
+    job.optimizer.load_state_dict(saved["optimizer"])
+    job.generator.set_state(saved["generator"].cpu())
+    session.step = session.saved_step = saved["step"]
+    session.elapsed = session.elapsed_before = saved["elapsed"]
+    session.log.say(f"resumed at step {session.step}")
+
+
+def train(session: Session) -> None:
+    """Optimises up to train.steps or the end of the budget, with checkpoints on the way."""
+    config, job = session.config, session.job
+    if session.step < config.train.steps and not out_of_time(session):
+        with ProgressDisplay(session.log, config.train.steps, config.train.max_seconds) as display:
+            optimise(
+                job.wavefunction,
+                job.hamiltonian,
+                job.optimizer,
+                first_step=session.step,
+                n_steps=config.train.steps,
+                n_samples=config.train.n_samples,
+                generator=job.generator,
+                unique=config.train.sampling == "unique",
+                after_step=Recorder(session, display),
+            )
+    if session.saved_step != session.step:
+        save(session)
+
+
+def out_of_time(session: Session) -> bool:
+    """Whether the optimisation has used up its budget."""
+    budget = session.config.train.max_seconds
+    return budget is not None and session.elapsed >= budget
+
+
+class Recorder:
+    """Called after each step: keeps the history, shows it, saves it, says when to stop."""
+
+    def __init__(self, session: Session, display: ProgressDisplay) -> None:
+        self._session = session
+        self._display = display
+        self._started = self._saved = time.monotonic()
+
+    def __call__(self, record: StepRecord) -> bool:
+        """True stops the loop. Raises FloatingPointError for a step that must not be kept."""
+        session, config = self._session, self._session.config
+        check_finite(record)
+        now = time.monotonic()
+        session.step += 1
+        session.elapsed = session.elapsed_before + now - self._started
+        session.content.append(record, session.elapsed)
+        stop = session.stop.received is not None or out_of_time(session)
+        last = stop or session.step == config.train.steps
+        self._display.update(record, session.elapsed, last)
+        due = session.step % config.train.checkpoint_every == 0
+        if last or due or now - self._saved >= CHECKPOINT_SECONDS:
+            save(session)
+            self._saved = now
+        return stop
+
+
+def check_finite(record: StepRecord) -> None:
+    """Raises FloatingPointError naming the step and the quantity."""
+    for name in ("energy", "variance", "gradient_norm"):
+        if not math.isfinite(getattr(record, name)):
+            raise FloatingPointError(
+                f"the {name.replace('_', ' ')} of step {record.step:.0f} is not finite"
+            )
+
+
+def save(session: Session) -> None:
+    """History first, then the checkpoint: whatever happens in between, the history reaches it."""
+    session.content.write(session.path / "run.h5")
+    checkpoint.save(
+        session.path / "checkpoints",
+        step=session.step,
+        elapsed=session.elapsed,
+        config=directory.portable(session.config),
+        model=session.job.wavefunction.state_dict(),
+        optimizer=session.job.optimizer.state_dict(),
+        generator=session.job.generator,
+    )
+    session.saved_step = session.step
+
+
+def finish(session: Session) -> None:
+    """Final evaluation, exact diagonalisation, files and the last lines.
+
+    The evaluation draws from its own generator: its number depends on the parameters and the seed,
+    not on where the run was interrupted.
+    """
+    session.stop.immediate()
+    job, log, config = session.job, session.log, session.config
+    log.say(f"evaluating with {config.train.eval_samples} fresh samples")
+    evaluation = evaluated(job, config.train.eval_samples, config.seed, session.step, "final")
+    session.content.evaluations.append(evaluation)
+    exact = (
+        ground_state(job.hamiltonian, k=1, max_memory_gb=EXACT_GIGABYTES).energy
+        if job.exact
+        else None
+    )
+    session.content.write(session.path / "run.h5")
+    status = "finished" if session.step >= config.train.steps else "budget"
+    result = session.report(status=status, evaluation=evaluation, exact_energy=exact)
+    draw(session.path, session.content, result)
+    for line in summary.lines(result):
+        log.say(line)
+
+
+def evaluated(job: Job, n_samples: int, seed: int, step: int, kind: str) -> history.Evaluation:
+    """A fresh evaluation as run.h5 keeps it."""
+    generator = build_generator(seed, "evaluation", job.device)
+    signs = job.lattice.sublattice_signs()
+    result = evaluate(
+        job.wavefunction,
+        job.hamiltonian,
+        n_samples,
+        generator,
+        sublattice_signs=None if signs is None else signs.to(job.device),
+    )
+    names = ("energy", "energy_error", "variance", "v_score", "n_samples")
+    numbers: dict[str, Any] = {name: getattr(result, name) for name in names}
+    numbers |= {"step": step, "seed": seed, "kind": kind}
+    observables = {
+        name: (history.array(estimate.value), history.array(estimate.error))
+        for name, estimate in result.observables.items()
+    }
+    return history.Evaluation(numbers, observables)
+
+
+def draw(path: Path, content: history.RunFile, result: dict[str, Any]) -> None:
+    """convergence.png of a run."""
+    from nqs.runs.plot import save_convergence  # matplotlib is slow to import and rarely needed
+
+    title = f"{path.name}: {result['n_sites']} sites, {result['n_parameters']} parameters"
+    exact = result.get("exact_energy")
+    save_convergence(path / "convergence.png", content, result["n_sites"], exact, title)
+
+
+def interrupted(session: Session, signum: int) -> int:
+    """A signal came: everything up to the last step is saved; says how to go on."""
+    session.report(status="interrupted")
+    session.log.say(f"stopped at step {session.step}; resume with: {session.resume_command}")
+    return 128 + signum
+
+
+def failed(session: Session, reason: str) -> int:
+    """The energy is not a number: keeps the last good checkpoint and says so."""
+    session.report(status="failed")
+    session.content.write(session.path / "run.h5")
+    where = f"step {session.saved_step}" if session.saved_step >= 0 else "none yet"
+    line = f"error: {reason}; last good checkpoint: {where}. Try a smaller optimizer.learning_rate"
+    session.log.note(line)
+    print(line, file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """One line instead of a traceback when a file of the run cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); what was saved before is "
+            f"intact, make room and resume with run.dir={path} run.resume=true"
+        ) from error

@@ -1,0 +1,147 @@
+"""run.h5: the history of the optimisation and every evaluation, in named columns with units.
+
+    /history/<column>            one value a step; attributes unit, description
+    /evaluations/<number>        attributes energy, energy_error, variance, v_score, n_samples,
+                                 step, seed, kind (final: at the end; later: nqs evaluate)
+    /evaluations/<number>/<observable>/{value,error}
+
+The content lives in memory and the file is always written whole: a file open while its process is
+killed would be lost, and a reader that holds it open could make the writer fail.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import h5py
+import numpy as np
+
+from nqs.runs.atomic import write_bytes
+from nqs.runs.schema import InputError
+
+if TYPE_CHECKING:
+    from nqs.vmc.optimisation import StepRecord
+
+
+class Column(NamedTuple):
+    """A named column of the history."""
+
+    name: str
+    unit: str
+    description: str
+
+
+COLUMNS: Final = (
+    Column("step", "1", "optimisation step, from 1"),
+    Column("energy", "couplings", "mean local energy of the step's samples"),
+    Column("energy_error", "couplings", "standard error of that mean"),
+    Column("variance", "couplings^2", "variance of the local energy"),
+    Column("v_score", "1", "N Var(H) / (E - E_inf)^2"),
+    Column("n_unique", "1", "distinct configurations among the samples"),
+    Column("gradient_norm", "couplings", "norm of the energy's gradient"),
+    Column("learning_rate", "1", "learning rate of the step"),
+    Column("seconds", "s", "wall time of the step"),
+    Column("elapsed", "s", "wall time of the optimisation so far, all sessions"),
+)
+TIME_COLUMNS: Final = ("seconds", "elapsed")
+"""The only columns in which a resumed run differs from an uninterrupted one."""
+
+
+class Evaluation(NamedTuple):
+    """Numbers by name, and per observable its value and error (scalar or per site)."""
+
+    numbers: dict[str, Any]
+    observables: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass
+class RunFile:
+    """The content of run.h5."""
+
+    columns: dict[str, list[float]] = field(
+        default_factory=lambda: {column.name: [] for column in COLUMNS}
+    )
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps recorded."""
+        return len(self.columns["step"])
+
+    def append(self, record: StepRecord, elapsed: float) -> None:
+        """Adds one step."""
+        for column in COLUMNS[:-1]:
+            self.columns[column.name].append(float(getattr(record, column.name)))
+        self.columns["elapsed"].append(elapsed)
+
+    def truncate(self, step: int) -> None:
+        """Forgets everything after `step`; raises InputError if the history ends before it."""
+        if self.n_steps < step:
+            raise InputError(
+                f"run.h5: ends at step {self.n_steps} but the checkpoint is at step {step}; "
+                "the two do not belong together"
+            )
+        for values in self.columns.values():
+            del values[step:]
+
+    def write(self, path: Path) -> None:
+        """Replaces the file by this content in one step. Raises OSError with the old file kept."""
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
+            file.attrs["format"] = "nqs run 1"
+            history = file.create_group("history")
+            for column in COLUMNS:
+                data = history.create_dataset(
+                    column.name, data=np.asarray(self.columns[column.name], dtype=np.float64)
+                )
+                data.attrs["unit"], data.attrs["description"] = column.unit, column.description
+            evaluations = file.create_group("evaluations")
+            for number, evaluation in enumerate(self.evaluations, start=1):
+                _write_evaluation(evaluations.create_group(f"{number:04d}"), evaluation)
+        write_bytes(path, buffer.getvalue())
+
+
+def array(value: Any) -> np.ndarray:
+    """A number, array or tensor on any device as a float64 array."""
+    tolist = getattr(value, "tolist", None)
+    return np.asarray(value if tolist is None else tolist(), dtype=np.float64)
+
+
+def read(path: Path) -> RunFile:
+    """The content of a run.h5; empty if there is none. Raises InputError if it cannot be read."""
+    content = RunFile()
+    if not path.exists():
+        return content
+    try:
+        with h5py.File(path, "r") as file:
+            for column in COLUMNS:
+                content.columns[column.name] = file["history"][column.name][:].tolist()
+            for name in sorted(file["evaluations"]):
+                content.evaluations.append(_read_evaluation(file["evaluations"][name]))
+    except (OSError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a readable run.h5 ({' '.join(str(error).split())})"
+        ) from None
+    return content
+
+
+def _write_evaluation(group: h5py.Group, evaluation: Evaluation) -> None:
+    group.attrs.update(evaluation.numbers)
+    for name, (value, error) in evaluation.observables.items():
+        group.create_dataset(f"{name}/value", data=value)
+        group.create_dataset(f"{name}/error", data=error)
+
+
+def _read_evaluation(group: h5py.Group) -> Evaluation:
+    numbers = {
+        name: value.item() if hasattr(value, "item") else value
+        for name, value in group.attrs.items()
+    }
+    observables = {
+        name: (np.asarray(entry["value"][()]), np.asarray(entry["error"][()]))
+        for name, entry in group.items()
+    }
+    return Evaluation(numbers, observables)
