@@ -1,0 +1,78 @@
+"""Variational Monte Carlo on one screen: sample, local energies, update, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.gradient import add_to_parameters
+from nqs.vmc.local_energy import local_energies
+from nqs.vmc.optimizers import Optimizer
+from nqs.vmc.statistics import RunningMoments, energy_statistics
+from nqs.wavefunctions.wavefunction import Wavefunction
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step measured, before its update; energies in the Hamiltonian's units.
+
+    step counts from 1; n_unique is the number of rows that were evaluated; seconds is wall time.
+    """
+
+    step: int
+    energy: float
+    energy_error: float
+    variance: float
+    v_score: float
+    n_unique: int
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+
+def optimise(
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    optimizer: Optimizer,
+    *,
+    first_step: int = 0,
+    n_steps: int,
+    n_samples: int,
+    generator: torch.Generator,
+    unique: bool = False,
+    max_rows: int = 32_768,
+    after_step: Callable[[StepRecord], bool] = lambda record: False,
+) -> None:
+    """Minimise <H> over the parameters of `wavefunction`, in place.
+
+    Steps first_step + 1 .. n_steps; `after_step` sees each record once the update is applied and
+    stops the loop by returning True. All randomness comes from `generator`.
+    Raises FloatingPointError, before touching the parameters, if the energy is not finite.
+    """
+    for step in range(first_step + 1, n_steps + 1):
+        began = time.perf_counter()
+        samples = wavefunction.sample(n_samples, generator, unique=unique)
+        e_loc = local_energies(wavefunction, hamiltonian, samples, max_rows=max_rows)
+        energy = energy_statistics(
+            RunningMoments().add(e_loc, samples.counts),
+            hamiltonian.n_sites,
+            hamiltonian.infinite_temperature_energy,
+        )
+        add_to_parameters(wavefunction, optimizer.update(wavefunction, samples, e_loc))
+        record = StepRecord(
+            step=step,
+            energy=energy.energy,
+            energy_error=energy.energy_error,
+            variance=energy.variance,
+            v_score=energy.v_score,
+            n_unique=len(samples.counts),
+            gradient_norm=optimizer.diagnostics["gradient_norm"],
+            learning_rate=optimizer.diagnostics["learning_rate"],
+            seconds=time.perf_counter() - began,
+        )
+        if after_step(record):
+            break

@@ -1,0 +1,94 @@
+"""Weighted means, standard errors and the V-score, accumulated in float64.
+
+For n independent draws with values x: mean = sum_s w_s x_s, variance = sum_s w_s |x_s - mean|^2,
+standard error = sqrt(variance / (n - 1)). Distinct configurations with counts give the same numbers
+as the draws written out one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error; scalars or arrays of one shape, float64."""
+
+    value: Tensor
+    error: Tensor
+
+
+class RunningMoments:
+    """Mean and variance of a stream of weighted values (Chan, Golub & LeVeque 1979).
+
+    `add` takes values (U, ...) drawn counts (U,) times each; chunk boundaries do not matter.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0.0
+        self.mean: Tensor | None = None
+        self.squares: Tensor | None = None  # sum of count * |x - mean|^2
+
+    def add(self, values: Tensor, counts: Tensor) -> Self:
+        values = values.to(torch.float64)
+        counts = counts.to(torch.float64)
+        n = float(counts.sum())
+        mean = torch.tensordot(counts, values, dims=1) / n
+        squares = torch.tensordot(counts, (values - mean).square(), dims=1)
+        if self.mean is None or self.squares is None:
+            self.n, self.mean, self.squares = n, mean, squares
+            return self
+        total, shift = self.n + n, mean - self.mean
+        self.squares = self.squares + squares + shift.square() * (self.n * n / total)
+        self.mean = self.mean + shift * (n / total)
+        self.n = total
+        return self
+
+    def estimate(self) -> Estimate:
+        """Mean and standard error; the error of a single draw is NaN."""
+        assert self.mean is not None and self.squares is not None
+        freedom = self.n - 1 if self.n > 1 else math.nan
+        return Estimate(self.mean, (self.squares / (self.n * freedom)).sqrt())
+
+    @property
+    def variance(self) -> Tensor:
+        """Mean squared deviation."""
+        assert self.squares is not None
+        return self.squares / self.n
+
+
+@dataclass(frozen=True)
+class EnergyStatistics:
+    """Energy of a state from its local energies, in the Hamiltonian's units.
+
+    Attributes:
+        energy: <H>, total.
+        energy_error: standard error of the mean.
+        variance: Var(H) = <|E_loc - E|^2>, zero for an eigenstate.
+        v_score: N Var(H) / (E - E_inf)^2 (Wu et al., Science 386, 296 (2024)).
+        n_samples: number of draws.
+    """
+
+    energy: float
+    energy_error: float
+    variance: float
+    v_score: float
+    n_samples: int
+
+
+def energy_statistics(
+    moments: RunningMoments, n_sites: int, infinite_temperature_energy: float
+) -> EnergyStatistics:
+    """Statistics of accumulated local energies. FloatingPointError if they are not finite."""
+    estimate = moments.estimate()
+    energy, variance = float(estimate.value), float(moments.variance)
+    if not (math.isfinite(energy) and math.isfinite(variance)):
+        raise FloatingPointError(f"the energy is not finite (mean {energy}, variance {variance})")
+    span = energy - infinite_temperature_energy
+    v_score = n_sites * variance / span**2 if span else math.inf
+    return EnergyStatistics(energy, float(estimate.error), variance, v_score, int(moments.n))
