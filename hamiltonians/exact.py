@@ -35,19 +35,19 @@ MAX_DENSE_SITES = 14
 SMALL_SITES = 9
 """Up to here the dense eigen-solver is faster than Lanczos."""
 
-WINDOW = 5
-"""Sites of one window of the constant-flip product: matrices of 32 x 32."""
+WINDOW = 4
+"""Sites of one window of the constant-flip product: matrices of 16 x 16."""
 
 CHUNK = 2**16
 """Configurations handled at a time."""
 
-FEWEST_VECTORS, USUAL_VECTORS = 8, 16
+FEWEST_VECTORS, USUAL_VECTORS = 8, 12
 """Lanczos vectors (ncv): below the first convergence stalls, beyond the second it gains little."""
 
 SPARE_VECTORS = 9
 """Vectors besides the Lanczos basis: ARPACK's residual and workspace, diagonal, polynomial."""
 
-ROUGH = 1e-2
+ROUGH = 0.1
 """Relative residual of the first stage."""
 
 
@@ -130,7 +130,7 @@ def ground_state(
     k: int = 2,
     *,
     max_memory_gb: float = 8.0,
-    tol: float = 1e-10,
+    tol: float = 1e-9,
     seed: int = 0,
 ) -> GroundState:
     """The k lowest levels of H and its ground state.
@@ -292,8 +292,9 @@ def _windowed_flips(H: Hamiltonian, elements: Tensor) -> tuple[list[Window], lis
     rest: list[Reversal] = []
     for flip, element in zip(H.flips, elements.tolist(), strict=True):
         sites = flip.nonzero()[:, 0].tolist()
-        first = sites[0] // WINDOW * WINDOW
-        width = min(WINDOW, H.n_sites - first)
+        behind = (H.n_sites - 1 - sites[0]) // WINDOW * WINDOW  # sites behind the window
+        width = min(WINDOW, H.n_sites - behind)
+        first = H.n_sites - behind - width
         if sites[-1] < first + width:
             mask = sum(1 << (first + width - 1 - site) for site in sites)
             states = torch.arange(2**width)
@@ -329,7 +330,7 @@ def _bytes(n_sites: int, k: int, n_vectors: int, is_complex: bool) -> int:
 def _lanczos_vectors(n_sites: int, k: int, is_complex: bool, max_memory_gb: float) -> int:
     """As many Lanczos vectors as useful and as fit. Raises ValueError if too few do."""
     fewest = max(FEWEST_VECTORS, 2 * k + 3)
-    for n_vectors in range(max(USUAL_VECTORS, 2 * k + 3), fewest - 1, -1):
+    for n_vectors in range(max(USUAL_VECTORS, 2 * k + 8), fewest - 1, -1):
         if _bytes(n_sites, k, n_vectors, is_complex) <= 1e9 * max_memory_gb:
             return min(n_vectors, 2**n_sites)
     needed = _bytes(n_sites, k, fewest, is_complex) / 1e9
