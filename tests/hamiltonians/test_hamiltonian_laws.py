@@ -1,0 +1,183 @@
+"""Laws every Hamiltonian obeys, on random couplings and lattices, against Kronecker products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import kronecker
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hamiltonians import Hamiltonian, PauliSum, Rydberg, TransverseFieldIsing
+from hamiltonians.exact import basis, dense_matrix
+from hamiltonians.lattice import (
+    Chain,
+    Honeycomb,
+    Kagome,
+    Lattice,
+    Positions,
+    Square,
+    Triangular,
+)
+
+LATTICES: list[Lattice] = [
+    Chain(1),
+    Chain(2),
+    Chain(5),
+    Square(2, 3),
+    Square(3, 2),
+    Triangular(2, 2),
+    Honeycomb(1, 2),
+    Kagome(1, 2),
+    Positions([[0.0, 0.3, 0.1], [1.2, -0.4, 0.9], [2.0, 0.9, 1.7], [0.1, 2.2, -1.0]]),
+]
+
+couplings = st.floats(-3, 3).map(lambda x: round(x, 3))
+
+
+@dataclass
+class System:
+    hamiltonian: Hamiltonian
+    matrix: kronecker.Matrix
+
+
+@st.composite
+def rydbergs(draw: st.DrawFn) -> System:
+    lattice = draw(st.sampled_from(LATTICES))
+    per_site = st.lists(couplings, min_size=lattice.n_sites, max_size=lattice.n_sites)
+    V, delta, Omega = draw(couplings), draw(per_site), draw(per_site)
+    matrix = kronecker.rydberg(lattice.positions.numpy(), V, delta, Omega)
+    return System(Rydberg(lattice, V, delta, Omega), matrix)
+
+
+@st.composite
+def isings(draw: st.DrawFn) -> System:
+    lattice = draw(st.sampled_from(LATTICES))
+    bonds = lattice.bonds().tolist()
+    J = draw(st.lists(couplings, min_size=len(bonds), max_size=len(bonds)))
+    h = draw(st.lists(couplings, min_size=lattice.n_sites, max_size=lattice.n_sites))
+    matrix = kronecker.ising(lattice.n_sites, bonds, J, h)
+    return System(TransverseFieldIsing(lattice, J, h), matrix)
+
+
+@st.composite
+def pauli_sums(draw: st.DrawFn) -> System:
+    n = draw(st.integers(1, 5))
+    strings = st.dictionaries(st.integers(0, n - 1), st.sampled_from("IXYZ"))
+    terms = draw(st.lists(st.tuples(couplings, strings), max_size=12))
+    return System(PauliSum(n, terms), kronecker.pauli_sum(n, terms))
+
+
+systems = st.one_of(rydbergs(), isings(), pauli_sums())
+
+
+@given(systems)
+@settings(max_examples=150, deadline=None)
+def test_matrix_elements_are_those_of_the_formula(system: System) -> None:
+    matrix = dense_matrix(system.hamiltonian)
+    scale = max(1.0, float(np.abs(system.matrix).max()))
+    np.testing.assert_allclose(matrix, system.matrix, rtol=0, atol=1e-12 * scale)
+    np.testing.assert_array_equal(matrix, matrix.conj().T)
+
+
+@given(systems)
+@settings(max_examples=100, deadline=None)
+def test_flips_dtypes_and_shapes(system: System) -> None:
+    H = system.hamiltonian
+    configs = basis(H.n_sites)[:7]
+    assert H.flips.dtype == torch.bool and H.flips.shape[1] == H.n_sites
+    assert H.flips.any(dim=1).all(), "an empty flip pattern belongs into the diagonal"
+    assert len({tuple(row) for row in H.flips.tolist()}) == len(H.flips)
+    assert H.diagonal(configs).shape == (len(configs),)
+    assert H.diagonal(configs).dtype == torch.float64
+    assert H.off_diagonal(configs).shape == (len(configs), len(H.flips))
+    expected = torch.complex128 if H.is_complex else torch.float64
+    assert H.off_diagonal(configs).dtype == expected
+    assert H.off_diagonal(configs[:0]).shape == (0, len(H.flips))
+    assert len(H.describe().splitlines()) == 1 and repr(H) == H.describe()
+
+
+@given(systems)
+@settings(max_examples=100, deadline=None)
+def test_scalar_properties_are_those_of_the_matrix(system: System) -> None:
+    H, matrix = system.hamiltonian, system.matrix
+    trace = np.trace(matrix).real / len(matrix)
+    assert H.infinite_temperature_energy == pytest.approx(trace, abs=1e-11)
+    assert H.is_complex == bool(np.abs(matrix.imag).max() > 1e-13)
+    off_diagonal = matrix - np.diag(np.diag(matrix))
+    positive = off_diagonal.real.max() > 1e-11 or np.abs(off_diagonal.imag).max() > 1e-11
+    assert H.is_stoquastic == (not positive)
+
+
+@given(systems)
+@settings(max_examples=60, deadline=None)
+def test_the_pauli_form_is_the_same_hamiltonian(system: System) -> None:
+    H = system.hamiltonian
+    twin = PauliSum(H.n_sites, H.pauli_terms())
+    np.testing.assert_allclose(dense_matrix(twin), system.matrix, rtol=0, atol=1e-10)
+
+
+@given(systems)
+@settings(max_examples=60, deadline=None)
+def test_constant_elements_are_the_elements(system: System) -> None:
+    H = system.hamiltonian
+    configs = basis(H.n_sites)
+    elements = H.off_diagonal(configs)
+    if H.constant_off_diagonal is not None:
+        assert (elements == H.constant_off_diagonal).all()
+    elif len(H.flips):
+        strings_of_a_pattern = len(H.pauli_terms())
+        assert strings_of_a_pattern > 0 and not (elements == elements[0]).all()
+
+
+@pytest.mark.parametrize(
+    "H",
+    [
+        Rydberg(Square(2, 2), 7.0),
+        TransverseFieldIsing(Chain(3)),
+        PauliSum(3, [(1.0, "ZZI"), (0.5, "XYY")]),
+    ],
+    ids=repr,
+)
+def test_to_moves_every_tensor_and_leaves_the_original(H: Hamiltonian) -> None:
+    moved = H.to("meta")
+    assert type(moved) is type(H)
+    assert moved.diagonal(basis(H.n_sites).to("meta")).device.type == "meta"
+    assert moved.off_diagonal(basis(H.n_sites).to("meta")).device.type == "meta"
+    assert H.diagonal(basis(H.n_sites)).device.type == "cpu"
+
+
+def test_sites_without_drive_have_no_flip_pattern() -> None:
+    flips = Rydberg(Chain(3), 1.0, 0.0, [1.0, 0.0, 2.0]).flips
+    assert flips.tolist() == [[True, False, False], [False, False, True]]
+    assert TransverseFieldIsing(Chain(3), 1.0, [0.0, 0.0, 2.0]).flips.tolist() == [
+        [False, False, True]
+    ]
+
+
+def test_rydberg_conventions() -> None:
+    """One pair at distance 2: V / 2^6 for both excited, -delta for one, blockade V = Omega Rb^6."""
+    pair = Positions([[0.0, 0.0], [2.0, 0.0]])
+    energies = Rydberg(pair, V=64.0, delta=[3.0, 5.0]).diagonal(basis(2))
+    assert energies.tolist() == [0.0, -5.0, -3.0, -7.0]
+    assert Rydberg(pair, delta=1.0, Omega=2.0, Rb=1.5).V == pytest.approx(2 * 1.5**6)
+    physical = Rydberg.from_physical([[0.0, 0.0], [5.0, 0.0]], C6=5_420_158.53, Omega=15, delta=20)
+    assert physical.interactions[0, 1].item() == pytest.approx(5_420_158.53 / 5**6, rel=1e-14)
+
+
+def test_rydberg_cutoff_and_periodic_images() -> None:
+    """The cut-off keeps r = 2 and drops r = sqrt 5; a ring uses the short way round."""
+    lattice = Square(3, 3)
+    kept = Rydberg(lattice, 1.0, cutoff=2.0).interactions > 0
+    torch.testing.assert_close(kept, (lattice.distances() < 2.1) & (lattice.distances() > 0))
+    ring = Rydberg(Chain(5, periodic=True), 1.0).interactions
+    assert ring[0, 4].item() == 1.0 and ring[0, 3].item() == pytest.approx(1 / 2**6)
+
+
+def test_negative_drive_is_no_longer_stoquastic() -> None:
+    assert Rydberg(Chain(3), 1.0).is_stoquastic
+    assert not Rydberg(Chain(3), 1.0, Omega=[1.0, -1.0, 1.0]).is_stoquastic
+    assert not TransverseFieldIsing(Chain(3), h=-1.0).is_stoquastic
