@@ -135,6 +135,9 @@ def _extended(
         return KeyValueState([k.contiguous() for k in keys], [v.contiguous() for v in values], n_own)
     end = state.length + n_own
     if state.in_place and keys[0].shape[0] == state.keys[0].shape[0]:
+        capacity = state.keys[0].shape[2]
+        if end > capacity:  # a slice beyond it is empty, and assigning one token to it is no error
+            raise ValueError(f"a state with room for {capacity} tokens cannot hold {end}")
         for cache, new in zip(state.keys + state.values, keys + values, strict=True):
             cache[:, :, state.length : end] = new
         return KeyValueState(state.keys, state.values, end, in_place=True)
