@@ -1,0 +1,56 @@
+"""What the whole suite shares: reproducible hypothesis, seeded generators, the chi-square law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from scipy.stats import chi2
+
+settings.register_profile(
+    "suite",
+    derandomize=True,  # the same examples in every run
+    deadline=None,  # machines differ
+    database=None,  # leaves no folder behind
+    max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
+
+FALSE_ALARM = 1e-6
+"""Chance that a chi-square test below rejects a correct sampler, per test and choice of seed."""
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(20241)
+
+
+@pytest.fixture(scope="session")
+def assert_distribution() -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """assert_distribution(counts (C,), probabilities (C,)): Pearson's chi-square.
+
+    Cells expected less than 10 times are pooled; cells of probability 0 must be empty. A correct
+    sampler is rejected with probability FALSE_ALARM.
+    """
+
+    def check(counts: torch.Tensor, probabilities: torch.Tensor) -> None:
+        seen = counts.to(torch.float64).numpy()
+        p = probabilities.to(torch.float64).numpy()
+        assert abs(p.sum() - 1) < 1e-6
+        assert not seen[p == 0].any(), "an outcome of probability zero was drawn"
+        expected = seen.sum() * p / p.sum()
+        rare = expected < 10
+        if expected[rare].sum() > 0:
+            seen = np.append(seen[~rare], seen[rare].sum())
+            expected = np.append(expected[~rare], expected[rare].sum())
+        else:
+            seen, expected = seen[~rare], expected[~rare]
+        assert len(seen) > 1, "too few draws: this test could not fail"
+        statistic = ((seen - expected) ** 2 / expected).sum()
+        assert chi2.sf(statistic, len(seen) - 1) > FALSE_ALARM
+
+    return check

@@ -1,0 +1,157 @@
+"""The rules of the tree: who may import whom, and what the sequence core may not know."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+OURS = {"hamiltonians", "nqs", "benchmarks", "train", "tests"}
+
+ALLOWED = {  # package -> our packages it may import, besides itself
+    "hamiltonians": set(),
+    "nqs.core": set(),
+    "nqs.wavefunctions": {"nqs.core"},
+    "nqs.vmc": {"hamiltonians", "nqs.wavefunctions", "nqs.core"},
+    "nqs.crystal": {"nqs.core", "nqs.runs"},
+    "nqs.runs": {"hamiltonians", "nqs.core", "nqs.wavefunctions", "nqs.vmc"},
+}
+
+COMMAND_LINE = re.compile(r"train\.py|nqs/cli\.py|tests/.*config.*\.py|tests/test_import_rules\.py")
+"""The files that may know Hydra."""
+
+PHYSICS = re.compile(
+    r"spin|lattice|hamiltonian|sigma|magnet|rydberg|ising|qubit|crystal|atom", re.I
+)
+HARMLESS = re.compile(r"initiali[sz]ing|raising", re.I)  # contain "ising"
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:
+    """Absolute dotted names of everything a file imports, wherever in the file."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = ".".join([*base, node.module] if node.module else base)
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            first = node.args[0] if node.args else None
+            yield str(first.value) if isinstance(first, ast.Constant) else "nqs.unknown"
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def forbidden_imports(source: str, module: str, is_package: bool = False) -> list[str]:
+    """The imports of one file that break ALLOWED."""
+    home = next((package for package in ALLOWED if within(module, package)), None)
+    if home is None:
+        return []
+    allowed = ALLOWED[home] | {home}
+    ours = (n for n in imports(source, module, is_package) if n.split(".")[0] in OURS)
+    return [name for name in ours if not any(within(name, package) for package in allowed)]
+
+
+def hydra_imports(source: str, module: str) -> list[str]:
+    roots = {"hydra", "omegaconf", "hydra_plugins"}
+    return [name for name in imports(source, module) if name.split(".")[0] in roots]
+
+
+def identifiers(source: str) -> Iterator[str]:
+    """Every name a file defines or uses (not its prose)."""
+    for node in ast.walk(ast.parse(source)):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            value = getattr(node, field, None)
+            if isinstance(value, str):
+                yield value
+
+
+def physical_identifiers(source: str) -> list[str]:
+    return [n for n in identifiers(source) if PHYSICS.search(HARMLESS.sub("", n))]
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def our_files() -> list[Path]:
+    roots = ["hamiltonians", "nqs", "benchmarks", "tests"]
+    found = [path for root in roots for path in (ROOT / root).rglob("*.py")]
+    return sorted([*found, ROOT / "train.py"])
+
+
+def test_the_files_are_found() -> None:
+    packages = {
+        package for path in our_files() for package in ALLOWED if within(dotted(path), package)
+    }
+    assert packages >= {"hamiltonians", "nqs.core", "nqs.wavefunctions", "nqs.vmc", "nqs.runs"}
+
+
+@pytest.mark.parametrize("path", our_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports(path: Path) -> None:
+    source, module = path.read_text(encoding="utf-8"), dotted(path)
+    assert forbidden_imports(source, module, path.name == "__init__.py") == []
+    if not COMMAND_LINE.fullmatch(path.relative_to(ROOT).as_posix()):
+        assert hydra_imports(source, module) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nqs" / "core").glob("*.py")), ids=lambda p: p.name)
+def test_the_core_knows_no_physics(path: Path) -> None:
+    assert physical_identifiers(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "caught"),
+    [
+        ("hamiltonians.ising", "import nqs", ["nqs"]),
+        ("hamiltonians.ising", "def f():\n    from nqs.core import x", ["nqs.core.x"]),
+        ("nqs.core.a", "from hamiltonians import Rydberg", ["hamiltonians.Rydberg"]),
+        ("nqs.core.a", "from ..wavefunctions import patches", ["nqs.wavefunctions.patches"]),
+        ("nqs.core.a", "from nqs import vmc", ["nqs.vmc"]),
+        (
+            "nqs.wavefunctions.a",
+            "from hamiltonians.lattice import Chain",
+            ["hamiltonians.lattice.Chain"],
+        ),
+        ("nqs.wavefunctions.a", "import nqs.vmc.gradient as g", ["nqs.vmc.gradient"]),
+        ("nqs.vmc.a", "import nqs.runs.config", ["nqs.runs.config"]),
+        ("nqs.crystal.a", "from nqs.vmc import gradient", ["nqs.vmc.gradient"]),
+        ("nqs.crystal.a", "importlib.import_module('nqs.vmc')", ["nqs.vmc"]),
+        ("nqs.runs.a", "import train", ["train"]),
+        ("nqs.runs.a", "from tests import conftest", ["tests.conftest"]),
+        (
+            "nqs.core.a",
+            "from .attention import attend\nfrom nqs.core import sequence\nimport torch",
+            [],
+        ),
+        ("nqs.corelike.a", "import hamiltonians", []),
+        (
+            "nqs.vmc.a",
+            "from hamiltonians.hamiltonian import H\nfrom nqs.wavefunctions import x",
+            [],
+        ),
+    ],
+)
+def test_the_checker_sees_violations(module: str, source: str, caught: list[str]) -> None:
+    assert forbidden_imports(source, module) == caught
+
+
+def test_the_checker_sees_hydra_and_physics() -> None:
+    assert hydra_imports("def f():\n    import hydra.core", "nqs.vmc.a") == ["hydra.core"]
+    assert hydra_imports("from omegaconf import DictConfig", "nqs.vmc.a") == [
+        "omegaconf.DictConfig"
+    ]
+    assert COMMAND_LINE.fullmatch("nqs/runs/config.py") is None
+    assert physical_identifiers("def f(n_spins): pass") == ["n_spins"]
+    assert physical_identifiers("from a import Lattice as L") == ["Lattice"]
+    assert physical_identifiers("x.hamiltonian = 1") == ["hamiltonian"]
+    assert physical_identifiers("'''about spins'''\ninitialising = 1  # lattice") == []
