@@ -88,7 +88,10 @@ class Patches(nn.Module):
         groups that are not a partition.
         """
         if not isinstance(spec, (str, int)):
-            return cls([[int(site) for site in group] for group in spec], lattice.positions)
+            groups = [[int(site) for site in group] for group in spec]
+            if _check_partition(groups) != lattice.n_sites:
+                raise ValueError(f"patch: the groups must hold every site 0..{lattice.n_sites - 1}")
+            return cls(groups, lattice.positions)
         text = _auto(lattice) if spec == "auto" else str(spec)
         numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
         if numbers is None:
