@@ -173,8 +173,8 @@ def _walk(
         logits, log_norms, state = psi.conditionals(inputs[:, t : t + 1], state)
         logits = logits[:, 0] - log_norms  # (B, K)
         group = (first == t).nonzero().squeeze(1)
-        if len(group):
-            new_rows, new_cols = _pairs(n_configs, group, None if needed is None else needed[:, group])
+        new_rows, new_cols = _pairs(n_configs, group, None if needed is None else needed[:, group])
+        if len(new_rows):
             write = tokens[new_rows, t] ^ changes[new_cols, t]
             rows, cols = torch.cat([rows, new_rows]), torch.cat([cols, new_cols])
             total = torch.cat([total, before[new_rows] + logits[new_rows, write]])
