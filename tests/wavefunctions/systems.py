@@ -1,0 +1,93 @@
+"""The wavefunctions of the tests here: each core, lattices with and without a remainder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from hamiltonians.exact import basis
+from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
+from nqs.core.recurrent import Recurrent
+from nqs.core.sequence import SequenceModel
+from nqs.core.transformer import Transformer
+from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.patches import Patches
+
+Spec = str | Sequence[Sequence[int]]
+
+GROUPS = [[8, 0], [3], [1, 4, 7], [5, 2, 6]]
+
+
+def scattered(n_sites: int) -> Positions:
+    generator = torch.Generator().manual_seed(11)
+    return Positions((3 * torch.rand(n_sites, 2, generator=generator)).tolist())
+
+
+SYSTEMS: dict[str, tuple[Lattice, Spec]] = {
+    "chain-3": (Chain(7), "3"),  # patches of 3, 3, 1
+    "square-2x2": (Square(3, 4), "2x2"),  # 4, 4, 2, 2
+    "square-2x3": (Square(3, 4), "2x3"),  # 6, 2, 3, 1
+    "square-3x3": (Square(3, 4), "3x3"),  # 9, 3
+    "square-3x2": (Square(3, 4), "3x2"),  # divides
+    "square-4": (Square(3, 4), "4"),  # divides
+    "square-5": (Square(3, 4), "5"),  # 5, 5, 2
+    "kagome-1x1": (Kagome(2, 2), "1x1"),  # divides, 3 sites a cell
+    "kagome-2x1": (Kagome(3, 1), "2x1"),  # 6, 3
+    "honeycomb-2x1": (Honeycomb(3, 2), "2x1"),  # 4, 4, 2, 2
+    "positions-4": (scattered(10), "4"),  # 4, 4, 2 along a Hilbert curve
+    "groups": (Square(3, 3), GROUPS),
+    "single": (Chain(6), "1"),
+}
+SIZES = {name: Patches.from_spec(*system).sizes.tolist() for name, system in SYSTEMS.items()}
+REMAINDERS = [name for name, sizes in SIZES.items() if len(set(sizes)) > 1]
+MODELS = ("ptf", "elman", "gru", "lstm")
+
+every_system = pytest.mark.parametrize("system", SYSTEMS)
+every_remainder = pytest.mark.parametrize("system", REMAINDERS)
+every_model = pytest.mark.parametrize("model", MODELS)
+
+
+def build_core(model: str, patches: Patches, generator: torch.Generator) -> SequenceModel:
+    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+    if model == "ptf":
+        size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
+        return Transformer(*sizes, **size, generator=generator)
+    return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, generator=generator)
+
+
+def build(
+    model: str, lattice: Lattice, spec: Spec, *, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Autoregressive:
+    """A wavefunction whose every parameter is random: its conditionals are far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = Patches.from_spec(lattice, spec)
+    psi = Autoregressive(build_core(model, patches, generator), patches).to(dtype)
+    with torch.no_grad():
+        for parameter in psi.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter += 0.3 * noise
+    return psi
+
+
+def build_system(model: str, system: str, **options: object) -> Autoregressive:
+    return build(model, *SYSTEMS[system], **options)
+
+
+def all_probabilities(psi: Autoregressive) -> Tensor:
+    """(2^N,) |psi|^2 over the basis in the order of hamiltonians.exact."""
+    with torch.no_grad():
+        return (2 * psi.log_psi(basis(psi.n_sites))).exp()
+
+
+def numbers(configs: Tensor) -> Tensor:
+    """configs (B, N) -> (B,) the place of each in the basis; site 0 is the most significant bit."""
+    places = torch.arange(configs.shape[1] - 1, -1, -1)
+    return (configs.to(torch.int64) << places).sum(1)
+
+
+def random_bits(n_rows: int, n_sites: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, (n_rows, n_sites), generator=generator).bool()
