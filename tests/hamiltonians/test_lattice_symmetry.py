@@ -117,7 +117,12 @@ def test_turned_and_distorted_positions() -> None:
 
 @pytest.mark.parametrize(
     "lattice",
-    [Square(2, 3), Square(3, 3, (True, False)), Triangular(2, 3, True), Kagome(1, 2, (False, True))],
+    [
+        Square(2, 3),
+        Square(3, 3, (True, False)),
+        Triangular(2, 3, True),
+        Kagome(1, 2, (False, True)),
+    ],
     ids=str,
 )
 def test_energies_are_invariant(lattice: Lattice) -> None:

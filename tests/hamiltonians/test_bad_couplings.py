@@ -1,0 +1,75 @@
+"""Every bad coupling or string ends in one line that says what was wrong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from hamiltonians import PauliSum, Rydberg, TransverseFieldIsing
+from hamiltonians.lattice import Chain
+
+CHAIN = Chain(3)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Rydberg(CHAIN), "V is None and Rb is None; give exactly one"),
+        (lambda: Rydberg(CHAIN, 7.0, Rb=1.2), "V is 7.0 and Rb is 1.2; give exactly one"),
+        (lambda: Rydberg(CHAIN, math.nan), "Rydberg: V contains nan"),
+        (lambda: Rydberg(CHAIN, "7x"), "Rydberg: V is '7x'; it must be a number"),
+        (
+            lambda: Rydberg(CHAIN, 7.0, delta=[1.0, 2.0]),
+            r"delta has shape \(2,\).*one per site \(3\)",
+        ),
+        (lambda: Rydberg(CHAIN, 7.0, Omega=[1.0, 2.0, math.inf]), "Omega contains inf"),
+        (lambda: Rydberg(CHAIN, Rb=1.2, Omega=[1.0, 2.0, 3.0]), "Rb needs one positive Omega"),
+        (lambda: Rydberg(CHAIN, Rb=1.2, Omega=-1.0), "Rb needs one positive Omega"),
+        (lambda: Rydberg(CHAIN, Rb=-1.2), "Rb is -1.2; it must be 0 or more"),
+        (lambda: Rydberg(CHAIN, 7.0, cutoff=0.0), "cutoff is 0.0; it must be a distance above 0"),
+        (lambda: Rydberg(CHAIN, 7.0, cutoff=math.nan), "cutoff is nan"),
+        (lambda: TransverseFieldIsing(CHAIN, J=[1.0] * 3), r"J has shape.*one per bond \(2\)"),
+        (lambda: TransverseFieldIsing(CHAIN, h=None), "h is None; it must be a number"),
+        (lambda: TransverseFieldIsing(CHAIN, h=[[1.0]]), r"h has shape \(1, 1\)"),
+        (lambda: PauliSum(0, []), "n_sites is 0"),
+        (lambda: PauliSum(2.5, []), "n_sites is 2.5"),
+        (lambda: PauliSum(2, [(1j, "XX")]), "coefficient of 'XX' is 1j; it must be real"),
+        (lambda: PauliSum(2, [(math.nan, "XX")]), "must be real and finite"),
+        (lambda: PauliSum(2, [("a", "XX")]), "coefficient of 'XX' is 'a'"),
+        (lambda: PauliSum(2, [(1.0, "XXX")]), "'XXX' has 3 letters for 2 sites"),
+        (lambda: PauliSum(2, [(1.0, "XA")]), "'XA' has 'A'; letters are I, X, Y, Z"),
+        (lambda: PauliSum(2, [(1.0, "X5")]), "names site 5; sites are 0..1"),
+        (lambda: PauliSum(2, [(1.0, {-1: "X"})]), "names site -1"),
+        (lambda: PauliSum(2, [(1.0, "X0 Z0")]), "names site 0 twice"),
+        (lambda: PauliSum(2, [(1.0, "X0Z1")]), "has 'X0Z1'; write letter and site"),
+    ],
+)
+def test_refused_in_one_line(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        build()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no term"),
+        ("# only a comment\n", "holds no term"),
+        ("1.0 XX\nXX 1.0\n", "line 2 starts with 'XX'"),
+        ("1.0 XX\n1.0 XXX\n", "'XX' has 2 letters for 3 sites"),
+        ("1j XX\n", "must be real"),
+    ],
+)
+def test_bad_pauli_files_name_the_file(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "terms.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        PauliSum.from_file(path)
+    assert "terms.txt" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_pauli_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        PauliSum.from_file(tmp_path / "absent.txt")

@@ -1,0 +1,245 @@
+"""Exact diagonalisation against quoted energies, closed forms, dense matrices and QuSpin."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import kronecker
+import numpy as np
+import pytest
+import torch
+
+from hamiltonians import Hamiltonian, PauliSum, Rydberg, TransverseFieldIsing
+from hamiltonians.exact import (
+    GroundState,
+    Product,
+    basis,
+    dense_matrix,
+    ground_state,
+    memory_estimate,
+)
+from hamiltonians.lattice import Chain, Square, Triangular
+
+# Total energies quoted for these systems in the project's table of exact references (exact
+# diagonalisation; 3x3 and 4x4 by three and four codes; the chain of 10 also in varbench,
+# Wu et al., Science 386, 296 (2024)), with the number of decimals quoted there.
+QUOTED = [
+    (Rydberg(Square(2, 2), 7.0), -2.13434683, 8),
+    (Rydberg(Square(3, 3), 7.0), -4.79590135, 8),
+    (Rydberg(Square(3, 4), 7.0), -5.788843854996, 12),
+    (Rydberg(Square(4, 4), 7.0), -7.254611338546459, 15),
+    (Rydberg(Square(4, 4), 7.0, delta=2.0), -11.725991580, 9),
+    (Rydberg(Square(4, 4), 7.0, delta=3.3), -19.681895297274554, 15),
+    (Rydberg(Square(4, 4), delta=3.17, Rb=1.15), -23.992352664, 9),
+    (Rydberg(Square(4, 4), delta=3.3, Rb=1.7), -14.713981051, 9),
+    (TransverseFieldIsing(Square(4, 4), h=1.0), -26.8605046395, 10),
+    (TransverseFieldIsing(Square(4, 4), h=2.0), -35.9072576204, 10),
+    (TransverseFieldIsing(Square(4, 4), h=3.0), -50.1866238828, 10),
+    (TransverseFieldIsing(Square(4, 4, periodic=True), h=3.0), -51.4481291332, 10),
+    (TransverseFieldIsing(Chain(10)), -12.381489999654734, 15),
+    (TransverseFieldIsing(Chain(16)), -20.0163879005, 10),
+]
+
+
+def heisenberg(bonds: list[tuple[int, int]], n_sites: int) -> PauliSum:
+    """sum over bonds of sigma . sigma: elements that depend on the configuration."""
+    return PauliSum(n_sites, [(1.0, {i: p, j: p}) for i, j in bonds for p in "XYZ"])
+
+
+def random_chiral_sum(n_sites: int, seed: int) -> PauliSum:
+    """Complex: strings of X, Y, Z on up to 4 sites with random real coefficients."""
+    rng = np.random.default_rng(seed)
+    terms: list[tuple[complex, dict[int, str]]] = []
+    for _ in range(20):
+        sites = rng.choice(n_sites, size=rng.integers(1, 5), replace=False)
+        terms.append((rng.normal(), {int(i): str(rng.choice(list("XYZ"))) for i in sites}))
+    return PauliSum(n_sites, terms)
+
+
+@pytest.mark.parametrize(("H", "energy", "decimals"), QUOTED, ids=lambda value: str(value)[:70])
+def test_quoted_energies(H: Hamiltonian, energy: float, decimals: int) -> None:
+    """Within 1e-9 relative, or half a unit of the last quoted digit where that is coarser."""
+    found = ground_state(H).energy
+    assert abs(found - energy) <= max(1e-9 * abs(energy), 0.51 * 10.0**-decimals)
+    if decimals == 15:
+        assert found == pytest.approx(energy, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_twenty_sites_within_a_minute() -> None:
+    start = time.perf_counter()
+    result = ground_state(Rydberg(Square(4, 5), 7.0))
+    assert result.energy == pytest.approx(-8.949176467352222, rel=1e-12)
+    assert time.perf_counter() - start < 60
+
+
+@pytest.mark.parametrize("n", [4, 8, 12])
+def test_periodic_critical_chain_is_free_fermions(n: int) -> None:
+    """E = -sum_k sqrt(2 + 2 cos k), k = (2 m + 1) pi / n, is -2 / sin(pi / 2n) (Pfeuty 1970)."""
+    momenta = (2 * np.arange(n) + 1) * math.pi / n
+    fermions = -np.sqrt(2 + 2 * np.cos(momenta)).sum()
+    assert fermions == pytest.approx(-2 / math.sin(math.pi / (2 * n)), rel=1e-12)
+    found = ground_state(TransverseFieldIsing(Chain(n, periodic=True))).energy
+    assert found == pytest.approx(fermions, rel=1e-11)
+
+
+FAST_AND_GENERAL = [
+    Rydberg(
+        Square(2, 5), 7.0, delta=[0.1 * i for i in range(10)], Omega=[1 + i for i in range(10)]
+    ),
+    TransverseFieldIsing(Triangular(2, 5, periodic=(False, True)), J=-1.0, h=0.7),
+    PauliSum(10, [(0.3, "X0 X1"), (-0.7, "X2 X3 X4 X9"), (1.1, "X0 X5 X6 X7"), (0.4, "Z1 Z8")]),
+    PauliSum(10, [(-1.0, "XXXXXXXXXX"), (0.2, "X3"), (1.0, "ZIIIIIIIIZ"), (0.5, "")]),
+    heisenberg([(i, (i + 1) % 10) for i in range(10)], 10),
+    random_chiral_sum(10, seed=5),
+]
+
+
+@pytest.mark.parametrize("H", FAST_AND_GENERAL, ids=lambda H: H.describe()[:50])
+@pytest.mark.parametrize("spare_bytes", [0.0, 1e9], ids=["computed", "cached"])
+def test_product_is_the_matrix(H: Hamiltonian, spare_bytes: float) -> None:
+    matrix = dense_matrix(H)
+    psi = np.random.default_rng(1).standard_normal(len(matrix)).astype(matrix.dtype)
+    if H.is_complex:
+        psi = psi * np.exp(1j * np.arange(len(psi)))
+    product = Product(H, spare_bytes)
+    np.testing.assert_allclose(product(psi), matrix @ psi, atol=1e-11)
+    assert product.upper_bound >= np.linalg.eigvalsh(matrix)[-1] - 1e-10  # above every level
+
+
+@pytest.mark.parametrize("H", FAST_AND_GENERAL, ids=lambda H: H.describe()[:50])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_lanczos_is_the_dense_solver(H: Hamiltonian, k: int) -> None:
+    """Distinct levels: an exactly degenerate one may be listed once."""
+    levels = np.linalg.eigvalsh(dense_matrix(H))
+    found = ground_state(H, k)
+    distinct = levels[np.append(True, np.diff(levels) > 1e-9)]
+    if len(distinct) == len(levels):
+        np.testing.assert_allclose(found.energies, levels[:k], rtol=1e-11)
+    else:
+        assert found.energy == pytest.approx(levels[0], rel=1e-11)
+        assert np.abs(found.energies[:, None] - levels).min(axis=1).max() < 1e-9
+    residual = Product(H)(found.state) - found.energy * found.state
+    assert np.linalg.norm(found.state) == pytest.approx(1.0, abs=1e-12)
+    assert np.linalg.norm(residual) < 1e-6 * abs(found.energy)
+
+
+def test_nearly_degenerate_ordered_phase() -> None:
+    """Chain of 10 deep in the ferromagnet: the gap is about h^10, far below the levels above."""
+    H = TransverseFieldIsing(Chain(10), h=0.2)
+    levels = np.linalg.eigvalsh(dense_matrix(H))
+    found = ground_state(H)
+    np.testing.assert_allclose(found.energies, levels[:2], rtol=1e-12)
+    assert 0 < found.gap < 1e-6
+
+
+def test_results_repeat_and_sign_is_fixed() -> None:
+    H = Rydberg(Square(3, 4), 7.0)
+    first, second = ground_state(H), ground_state(H)
+    np.testing.assert_array_equal(first.state, second.state)
+    assert first.state.max() == np.abs(first.state).max()
+    assert first.state.min() > 0  # Perron-Frobenius
+    with pytest.raises(AssertionError):  # another start gives other rounding
+        np.testing.assert_array_equal(first.state, ground_state(H, seed=1).state)
+
+
+def operator_average(state: np.ndarray, matrix: np.ndarray) -> float:
+    return float(np.vdot(state, matrix @ state).real)
+
+
+@pytest.mark.parametrize("H", [Rydberg(Square(2, 3), 7.0, delta=2.0), random_chiral_sum(6, seed=2)])
+def test_observables_are_expectation_values_of_matrices(H: Hamiltonian) -> None:
+    result = ground_state(H)
+    psi, n = result.state, H.n_sites
+    z = [kronecker.string(n, {i: "Z"}) for i in range(n)]
+    for i in range(n):
+        x = kronecker.string(n, {i: "X"})
+        assert result.sigma_x()[i] == pytest.approx(operator_average(psi, x), abs=1e-12)
+        assert result.sigma_z()[i] == pytest.approx(operator_average(psi, z[i]), abs=1e-12)
+        number = kronecker.number(n, i)
+        assert result.density()[i] == pytest.approx(operator_average(psi, number), abs=1e-12)
+        for j in range(n):
+            expected = operator_average(psi, z[i] @ z[j])
+            assert result.correlation()[i, j] == pytest.approx(expected, abs=1e-12)
+    assert result.probabilities().sum() == pytest.approx(1.0, abs=1e-12)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    order = np.abs(np.diag(sum(s * m for s, m in zip(signs.tolist(), z, strict=True)))) / n
+    assert result.magnetization(signs) == pytest.approx(result.probabilities() @ order, abs=1e-12)
+
+
+def test_observables_of_a_known_state() -> None:
+    """Two sites in |01>: amplitude number 1, site 1 excited."""
+    state = GroundState(2, np.array([0.0]), np.array([0.0, 1.0, 0.0, 0.0]))
+    assert state.density().tolist() == [0.0, 1.0]
+    assert state.magnetization() == 0.0
+    assert state.magnetization(torch.tensor([1.0, -1.0])) == 1.0
+    assert math.isnan(state.gap)
+
+
+def test_basis_order() -> None:
+    assert basis(3)[4].tolist() == [True, False, False]  # site 0 is the most significant bit
+    assert torch.equal(basis(5)[3:9], basis(5, 3, 9))
+
+
+def test_single_site() -> None:
+    """-h sx: levels -h and h."""
+    result = ground_state(TransverseFieldIsing(Chain(1), h=0.5))
+    np.testing.assert_allclose(result.energies, [-0.5, 0.5])
+
+
+def test_memory_is_refused_before_any_work() -> None:
+    H = Rydberg(Chain(40), 1.0)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"of 40 sites needs \S+ GB, 8 GB are allowed") as error:
+        ground_state(H)
+    assert time.perf_counter() - start < 1 and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"of 20 sites needs .* 0.01 GB are allowed"):
+        ground_state(Rydberg(Chain(20), 1.0), max_memory_gb=0.01)
+    assert memory_estimate(24) < 8e9 < memory_estimate(27)
+    assert memory_estimate(21) == 2 * memory_estimate(20)
+
+
+def test_bad_requests() -> None:
+    H = Rydberg(Chain(2), 1.0)
+    with pytest.raises(ValueError, match="k is 0"):
+        ground_state(H, 0)
+    with pytest.raises(ValueError, match=r"k is 5, but .* has 4 levels"):
+        ground_state(H, 5)
+    with pytest.raises(ValueError, match="15 sites; at most 14"):
+        dense_matrix(Rydberg(Chain(15), 1.0))
+
+
+def test_spectrum_of_quspin() -> None:
+    """QuSpin's static lists for a Rydberg ladder and an Ising chain: all 2^6 levels."""
+    pytest.importorskip("quspin")
+    from quspin.basis import spin_basis_1d
+    from quspin.operators import hamiltonian
+
+    lattice, V, delta, Omega = Square(2, 3), 7.0, 1.3, 0.8
+    sites = lattice.positions.numpy()
+    pairs = [(i, j) for i in range(6) for j in range(i)]
+    weights = [V / np.linalg.norm(sites[i] - sites[j]) ** 6 for i, j in pairs]
+    # n = 1/2 - S^z with QuSpin's spins 1/2: n_i n_j = 1/4 - (S_i + S_j) / 2 + S_i S_j
+    static = [
+        ["x", [[-Omega, i] for i in range(6)]],
+        ["z", [[delta, i] for i in range(6)]],
+        ["z", [[-w / 2, i] for w, pair in zip(weights, pairs, strict=True) for i in pair]],
+        ["zz", [[w, i, j] for w, (i, j) in zip(weights, pairs, strict=True)]],
+    ]
+    checks = {"check_symm": False, "check_herm": False, "check_pcon": False}
+    spins = spin_basis_1d(6, pauli=0)
+    matrix = hamiltonian(static, [], basis=spins, dtype=np.float64, **checks).toarray()
+    constant = sum(weights) / 4 - 6 * delta / 2
+    ours = np.linalg.eigvalsh(dense_matrix(Rydberg(lattice, V, delta, Omega)))
+    np.testing.assert_allclose(ours, np.linalg.eigvalsh(matrix) + constant, atol=1e-11)
+
+    static = [
+        ["x", [[-0.7, i] for i in range(6)]],
+        ["zz", [[-1.1, i, (i + 1) % 6] for i in range(6)]],
+    ]
+    paulis = spin_basis_1d(6, pauli=1)
+    matrix = hamiltonian(static, [], basis=paulis, dtype=np.float64, **checks).toarray()
+    ring = TransverseFieldIsing(Chain(6, periodic=True), J=1.1, h=0.7)
+    ours = np.linalg.eigvalsh(dense_matrix(ring))
+    np.testing.assert_allclose(ours, np.linalg.eigvalsh(matrix), atol=1e-11)

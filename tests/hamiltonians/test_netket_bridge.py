@@ -1,0 +1,123 @@
+"""To and from NetKet: equal matrices (site order, bit convention) and spectra."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hamiltonians import (
+    Hamiltonian,
+    PauliSum,
+    Rydberg,
+    TransverseFieldIsing,
+    from_netket,
+    to_netket,
+)
+from hamiltonians.exact import dense_matrix
+from hamiltonians.lattice import Chain, Square
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # deprecations inside NetKet and JAX at import
+    nk = pytest.importorskip("netket")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:netket"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:jax"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:netket"),
+]
+
+N = 4
+SPINS = nk.hilbert.Spin(s=1 / 2, N=N)
+GRAPH = nk.graph.Chain(N, pbc=False)
+X, Y, Z = nk.operator.spin.sigmax, nk.operator.spin.sigmay, nk.operator.spin.sigmaz
+
+
+@cache
+def netket_operators() -> dict[str, Any]:
+    bond = np.arange(16.0).reshape(4, 4)
+    return {
+        "ising": nk.operator.Ising(SPINS, GRAPH, h=1.3, J=-2.0),
+        "ising jax": nk.operator.IsingJax(SPINS, GRAPH, h=0.3, J=1.0),
+        "pauli": nk.operator.PauliStrings(SPINS, ["XYZI", "ZZIX", "IIII"], [1.0, 2.0, -3.0]),
+        "pauli jax": nk.operator.PauliStringsJax(SPINS, ["IIZY", "XIII"], [0.5, 2.0]),
+        "heisenberg": nk.operator.Heisenberg(SPINS, GRAPH, J=0.7),
+        "heisenberg sign rule": nk.operator.Heisenberg(SPINS, GRAPH, sign_rule=True),
+        "local sum": X(SPINS, 0) + 2.0 * Z(SPINS, 3) @ Y(SPINS, 1) + 3.0,
+        "matrix on swapped sites": nk.operator.LocalOperator(SPINS, bond + bond.T, [3, 1]),
+        "graph": nk.operator.GraphOperator(SPINS, GRAPH, bond_ops=[np.diag([1.0, 2, 3, 4])]),
+        "ising plus local": nk.operator.Ising(SPINS, GRAPH, h=1.0) + X(SPINS, 2),
+        "ising plus pauli": nk.operator.Ising(SPINS, GRAPH, h=1.0)
+        + nk.operator.PauliStrings(SPINS, ["XYZI"], [1.0]),
+        "product": X(SPINS, 0) @ X(SPINS, 1) @ Z(SPINS, 3),
+        "qubits": nk.operator.PauliStrings(nk.hilbert.Qubit(N), ["XYZI", "ZIII"], [1.0, 0.5]),
+    }
+
+
+@pytest.mark.parametrize("name", list(netket_operators()))
+def test_from_netket_keeps_the_matrix(name: str) -> None:
+    operator = netket_operators()[name]
+    np.testing.assert_allclose(dense_matrix(from_netket(operator)), operator.to_dense(), atol=1e-13)
+
+
+OURS = [
+    Rydberg(Square(2, 3), 7.0, delta=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], Omega=[1, 2, 3, 4, 5, 6]),
+    TransverseFieldIsing(Square(2, 3), J=[0.1 * i for i in range(1, 8)], h=[0, 1, 2, 3, 4, 5]),
+    PauliSum(3, [(1.0, "XYZ"), (2.0, "YII"), (-1.0, "")]),
+    PauliSum(2, []),
+]
+
+
+@pytest.mark.parametrize("H", OURS, ids=repr)
+def test_to_netket_keeps_the_matrix_and_comes_back(H: Hamiltonian) -> None:
+    operator = to_netket(H)
+    np.testing.assert_allclose(dense_matrix(H), operator.to_dense(), atol=1e-13)
+    np.testing.assert_allclose(dense_matrix(from_netket(operator)), dense_matrix(H), atol=1e-13)
+
+
+def test_ising_spectrum_of_netket_with_its_sign_of_j() -> None:
+    """Ours at J is NetKet's at -J, on a periodic ring."""
+    graph = nk.graph.Chain(6, pbc=True)
+    theirs = nk.operator.Ising(nk.hilbert.Spin(s=1 / 2, N=6), graph, h=0.7, J=-1.1)
+    ours = TransverseFieldIsing(Chain(6, periodic=True), J=1.1, h=0.7)
+    expected = np.linalg.eigvalsh(theirs.to_dense())
+    np.testing.assert_allclose(np.linalg.eigvalsh(dense_matrix(ours)), expected, atol=1e-11)
+
+
+def test_short_periodic_rings_bond_once_as_in_netket() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NetKet warns that such a direction counts as open
+        theirs = nk.graph.Grid([2, 3], pbc=True)
+    assert len(theirs.edges()) == len(Square(2, 3, periodic=True).bonds())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: X(SPINS, 0) * 1j, "not Hermitian"),
+        (lambda: nk.operator.PauliStrings(SPINS, ["XYZI"], [1j]), "not Hermitian"),
+        (lambda: Z(nk.hilbert.Spin(s=1, N=2), 0), r"must act on Spin\(s=1/2\)"),
+        (lambda: Z(nk.hilbert.Spin(s=1 / 2, N=4, total_sz=0), 0), "is constrained"),
+        (lambda: 3, "given int"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_in_one_line(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        from_netket(build())
+    assert "\n" not in str(error.value)
+
+
+def test_missing_netket_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "netket", None)
+    with pytest.raises(ImportError, match=r"pip install 'nqs\[netket\]'"):
+        to_netket(OURS[0])
+
+
+def test_hamiltonian_without_pauli_strings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rydberg, "pauli_terms", Hamiltonian.pauli_terms)
+    with pytest.raises(NotImplementedError, match="Rydberg does not say its Pauli strings"):
+        to_netket(OURS[0])
