@@ -81,22 +81,20 @@ def attend(
     shared_keys, shared_values = prefix
     n_shared, n_prefix = shared_keys.shape[0], shared_keys.shape[2]
     n_branches = n_rows // n_shared
-    # (R, H, S, d) -> (B H, F S, d); one copy unless F = 1
-    queries = (queries * d_head**-0.5).view(n_shared, n_branches, n_heads, n_own, d_head)
-    queries = queries.transpose(1, 2).reshape(n_shared * n_heads, n_branches * n_own, d_head)
-    keys = _by_head(keys, n_shared)  # (B H F, S, d)
-    values = _by_head(values, n_shared)
-    far = torch.bmm(queries, shared_keys.reshape(-1, n_prefix, d_head).transpose(1, 2))  # (B H, F S, L)
-    near = torch.bmm(queries.reshape(-1, n_own, d_head), keys.transpose(1, 2))  # (B H F, S, S)
-    if n_own > 1:
-        hidden = torch.ones(n_own, n_own, dtype=torch.bool, device=near.device).triu(1)
-        near = near.masked_fill(hidden, -torch.inf)
+    queries = _by_head(queries * d_head**-0.5, n_shared)  # (B H F, S, d)
+    keys, values = _by_head(keys, n_shared), _by_head(values, n_shared)
+    shared_keys = shared_keys.reshape(-1, n_prefix, d_head)  # (B H, L, d)
+    shared_values = shared_values.reshape(-1, n_prefix, d_head)
+    # every query of a prefix's branches in one product, (B H, F S, d) x (d, L)
+    far = torch.bmm(queries.view(len(shared_keys), -1, d_head), shared_keys.transpose(1, 2))
+    hidden = queries.new_full((n_own, n_own), -torch.inf).triu(1)  # a row's own later tokens
+    near = torch.baddbmm(hidden, queries, keys.transpose(1, 2))  # (B H F, S, S)
     far = far.view(-1, n_own, n_prefix)  # (B H F, S, L)
     peak = torch.maximum(far.detach().amax(-1, keepdim=True), near.detach().amax(-1, keepdim=True))
-    far = (far - peak).exp_()
-    near = (near - peak).exp_()
+    far = far.sub_(peak).exp_()
+    near = near.sub_(peak).exp_()
     norm = far.sum(-1, keepdim=True) + near.sum(-1, keepdim=True)  # (B H F, S, 1)
-    mixed = torch.bmm(far.view(n_shared * n_heads, -1, n_prefix), shared_values.reshape(-1, n_prefix, d_head))
+    mixed = torch.bmm(far.view(len(shared_keys), -1, n_prefix), shared_values)
     mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values) / norm
     mixed = mixed.view(n_shared, n_heads, n_branches, n_own, d_head).transpose(1, 2)
     return mixed.reshape(n_rows, n_heads, n_own, d_head)
@@ -115,16 +113,17 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.qkv = nn.Linear(d_model, 3 * d_model)
-        self.project = nn.Linear(d_model, d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.project = nn.Linear(d_model, d_model, bias=False)
 
     def forward(
-        self, x: Tensor, prefix: tuple[Tensor, Tensor] | None
+        self, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, S, D) -> mixed (R, S, D) and this layer's new keys and values (R, H, S, d)."""
-        n_rows, n_own, d_model = x.shape
+        """qkv(x) (R, S, 3 D) -> mixed (R, S, D), this layer's new keys and values (R, H, S, d)."""
+        n_rows, n_own, _ = projected.shape
+        d_model = self.project.in_features
         # (R, S, 3 D) -> three of (R, H, S, d)
-        qkv = self.qkv(x).view(n_rows, n_own, 3, self.n_heads, d_model // self.n_heads)
+        qkv = projected.unflatten(2, (3, self.n_heads, d_model // self.n_heads))
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = attend(queries, keys, values, prefix)
         mixed = mixed.transpose(1, 2).reshape(n_rows, n_own, d_model)  # (R, H, S, d) -> (R, S, D)

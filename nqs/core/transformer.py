@@ -17,26 +17,55 @@ from nqs.core.positions import Positions
 from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
 
 
-class TransformerBlock(nn.Module):
-    """Attention and a two-layer perceptron of width d_ff, each on a normalised residual branch."""
+CACHED_ACTIVATIONS = 2**19
+"""Numbers of one block of perceptron activations: 2 MB in float32, a core's second-level cache."""
 
-    def __init__(self, d_model: int, n_heads: int, d_ff: int) -> None:
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron of width d_ff, each on a normalised residual branch.
+
+    The linear maps have no bias: the norm before each has one, and adding a bias to a product is
+    a pass over memory that the flip pass feels.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, d_ff: int, activation: str) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(d_model)
         self.attention = CausalSelfAttention(d_model, n_heads)
         self.norm_mlp = nn.LayerNorm(d_model)
-        self.expand = nn.Linear(d_model, d_ff)
-        self.activation = nn.GELU()
-        self.contract = nn.Linear(d_ff, d_model)
+        self.expand = nn.Linear(d_model, d_ff, bias=False)
+        self.activation = ACTIVATIONS[activation]()
+        self.contract = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(
-        self, x: Tensor, prefix: tuple[Tensor, Tensor] | None
+        self, x: Tensor, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, S, D) -> x, keys, values; keys and values (R, H, S, d)."""
-        mixed, keys, values = self.attention(self.norm_attention(x), prefix)
-        x = x + mixed
-        x = x + self.contract(self.activation(self.expand(self.norm_mlp(x))))
-        return x, keys, values
+        """x (R, S, D) and project(x) (R, S, 3 D) -> x, keys, values; the last two (R, H, S, d)."""
+        mixed, keys, values = self.attention(projected, prefix)
+        return self.perceptron(x + mixed), keys, values
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of the normalised input, (..., D) -> (..., 3 D)."""
+        return self.attention.qkv(self.norm_attention(x))
+
+    def perceptron(self, x: Tensor) -> Tensor:
+        """x + W2 act(W1 LayerNorm(x)) for x (R, S, D).
+
+        Without gradients on a CPU in blocks of rows whose d_ff-wide activations stay in cache:
+        at d_ff = 2048 that is 1.5 to 1.8 times faster than all rows at once.
+        """
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return x + self.contract(self.activation(self.expand(self.norm_mlp(x))))
+        out = torch.empty_like(x)
+        n_rows = max(1, CACHED_ACTIVATIONS // self.expand.out_features)
+        for block, result in zip(
+            x.flatten(0, 1).split(n_rows), out.flatten(0, 1).split(n_rows), strict=True
+        ):
+            hidden = self.activation(self.expand(self.norm_mlp(block)))
+            torch.add(block, self.contract(hidden), out=result)
+        return out
 
 
 @final
@@ -50,6 +79,7 @@ class Transformer(SequenceModel):
         d_model: D, width; a multiple of n_heads.
         n_layers, n_heads: depth and heads per layer.
         d_ff: width of the perceptrons, 4 D by default.
+        activation: "gelu", "relu" or "silu".
         positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
         generator: source of the initial parameters.
     """
@@ -66,6 +96,7 @@ class Transformer(SequenceModel):
         n_layers: int = 2,
         n_heads: int = 4,
         d_ff: int | None = None,
+        activation: str = "gelu",
         positions: str = "learned",
         coordinates: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -79,12 +110,16 @@ class Transformer(SequenceModel):
             raise ValueError(
                 f"n_heads={n_heads} does not divide d_model={d_model}; allowed: {divisors}"
             )
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation={activation!r} is unknown; allowed: {', '.join(ACTIVATIONS)}"
+            )
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.n_heads = d_model, n_heads
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.positions = Positions(positions, max_length, d_model, coordinates)
         self.blocks = nn.ModuleList(
-            TransformerBlock(d_model, n_heads, d_ff) for _ in range(n_layers)
+            TransformerBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, n_outputs)
@@ -102,14 +137,32 @@ class Transformer(SequenceModel):
             assert isinstance(state, KeyValueState)
             state = state.joined()
         start = check_continuation(self, tokens, state)
-        x = self.embedding(tokens) + self.positions(start, tokens.shape[1])  # (R, S, D)
+        x, projected = self._embedded(tokens, self.positions(start, tokens.shape[1]))
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             prefix = state.filled(layer) if state is not None and start > 0 else None
-            x, new_keys, new_values = block(x, prefix)
+            projected = projected if layer == 0 else block.project(x)
+            x, new_keys, new_values = block(x, projected, prefix)
             keys.append(new_keys)
             values.append(new_values)
         return self.head(self.norm(x)), _extended(state, keys, values)
+
+    def _embedded(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Input x (R, S, D) of the first block and its projection (R, S, 3 D).
+
+        Both depend on token and position alone, so without gradients and with more rows than
+        tokens in the vocabulary each pair is projected once and looked up.
+        """
+        first = self.blocks[0]
+        if torch.is_grad_enabled() or tokens.shape[0] <= self.vocab_size:
+            x = self.embedding(tokens) + positions
+            return x, first.project(x)
+        pairs = self.embedding.weight[:, None] + positions  # (V, S, D)
+        table = torch.cat([pairs, first.project(pairs)], dim=-1).flatten(0, 1)  # (V S, 4 D)
+        n_own = tokens.shape[1]
+        places = tokens * n_own + torch.arange(n_own, device=tokens.device)
+        found = nn.functional.embedding(places, table)  # (R, S, 4 D)
+        return found[..., : self.d_model], found[..., self.d_model :]
 
     def start(self, n_rows: int, capacity: int) -> KeyValueState:
         """Empty keys and values (n_rows, H, capacity, d) per layer, written in place by forward."""

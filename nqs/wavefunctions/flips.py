@@ -15,6 +15,7 @@ Letters: B configurations, G flips, T patches, K patch states, R rows of a launc
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +26,7 @@ from nqs.core.sequence import SequenceState
 if TYPE_CHECKING:
     from nqs.wavefunctions.autoregressive import Autoregressive
 
-LAUNCH_TOKENS = {"cpu": 8_192, "cuda": 1_048_576}
+LAUNCH_TOKENS = {"cpu": 4_096, "cuda": 1_048_576}
 """Tokens of one launch: on CPU so that a layer's activations stay in cache, on GPU to fill it."""
 
 
@@ -147,6 +148,16 @@ def _exclusive_cumsum(x: Tensor) -> Tensor:
     return x.cumsum(1) - x
 
 
+@dataclass
+class _Branches:
+    """Open branches of a walk: row and flip of each (R,), ln p so far (R,), state before `read`."""
+
+    rows: Tensor
+    cols: Tensor
+    total: Tensor
+    state: SequenceState
+
+
 def _walk(
     psi: Autoregressive,
     tokens: Tensor,
@@ -155,38 +166,45 @@ def _walk(
     result: Tensor,
     max_rows: int,
 ) -> None:
-    """Fill result (B, G): all branches open at position t take one step together."""
-    n_configs, n_patches = tokens.shape
+    """Fill result (B, G): all branches open at position t take one step together.
+
+    Branches just opened step apart from the others: they still share their configuration's state.
+    """
+    n_patches = tokens.shape[1]
     inputs = psi.inputs(tokens)
-    state = psi.core.start(n_configs, n_patches)
+    state = psi.core.start(len(tokens), n_patches)
     first = (changes != 0).to(torch.int8).argmax(1)  # (G,)
-    rows, cols = tokens.new_empty(0), tokens.new_empty(0)  # open branches
-    branches: SequenceState | None = None
-    before = torch.zeros(n_configs, dtype=torch.float64, device=tokens.device)
-    total = torch.empty(0, dtype=torch.float64, device=tokens.device)
+    before = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+    open_branches: list[_Branches] = []
     for t in range(n_patches):
-        if branches is not None:
-            read = tokens[rows, t - 1] ^ changes[cols, t - 1]
-            write = tokens[rows, t] ^ changes[cols, t]
-            scores, branches = _step(psi, read, write, branches)
-            total = total + scores
+        for branches in open_branches:
+            _step(psi, branches, tokens, changes, t)
+        open_branches = _merged(open_branches)
         logits, log_norms, state = psi.conditionals(inputs[:, t : t + 1], state)
-        logits = logits[:, 0] - log_norms  # (B, K)
+        log_probs = logits[:, 0] - log_norms  # (B, K)
         group = (first == t).nonzero().squeeze(1)
-        new_rows, new_cols = _pairs(n_configs, group, None if needed is None else needed[:, group])
-        if len(new_rows):
-            write = tokens[new_rows, t] ^ changes[new_cols, t]
-            rows, cols = torch.cat([rows, new_rows]), torch.cat([cols, new_cols])
-            total = torch.cat([total, before[new_rows] + logits[new_rows, write]])
-            opened = state.select(new_rows)
-            branches = opened if branches is None else type(opened).concatenate([branches, opened])
-        before = before + logits.gather(1, tokens[:, t : t + 1]).squeeze(1)
-    result[rows, cols] = total
+        if len(group):
+            rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
+            write = tokens[rows, t] ^ changes[cols, t]
+            opened = before[rows] + log_probs[rows, write]
+            shared = state if needed is None else state.select(rows)
+            open_branches.append(_Branches(rows, cols, opened, shared))
+        before = before + log_probs.gather(1, tokens[:, t : t + 1]).squeeze(1)
+    for branches in open_branches:
+        result[branches.rows, branches.cols] = branches.total
 
 
-def _step(
-    psi: Autoregressive, read: Tensor, write: Tensor, state: SequenceState
-) -> tuple[Tensor, SequenceState]:
-    """ln p(write | ..., read) for one step of every open branch, (R,), and the states after it."""
-    logits, log_norms, state = psi.conditionals(read[:, None], state)
-    return (logits[:, 0].gather(1, write[:, None]) - log_norms).squeeze(1), state
+def _step(psi: Autoregressive, branches: _Branches, tokens: Tensor, changes: Tensor, t: int) -> None:
+    """Read the altered patch t - 1 and add ln p of the altered patch t, in place."""
+    read, write = ((tokens[:, i][branches.rows] ^ changes[:, i][branches.cols]) for i in (t - 1, t))
+    logits, log_norms, branches.state = psi.conditionals(read[:, None], branches.state)
+    branches.total += (logits[:, 0].gather(1, write[:, None]) - log_norms).squeeze(1)
+
+
+def _merged(branches: list[_Branches]) -> list[_Branches]:
+    """All branches as one group, once each has a state row of its own."""
+    if len(branches) < 2:
+        return branches
+    columns = [torch.cat(column) for column in zip(*((b.rows, b.cols, b.total) for b in branches), strict=True)]
+    states = [b.state for b in branches]
+    return [_Branches(*columns, type(states[0]).concatenate(states))]

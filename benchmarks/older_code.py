@@ -1,0 +1,78 @@
+"""Drives a user's own checkout of the public VMC_with_LPTFs repository (none of it is kept here).
+
+Its training loop has no hook for timing, so one step is put together from its public methods in
+the order of its `reg_train`: sample, log-probability with gradient, off-diagonal labels, local
+energy, loss, backward, Adam.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class OlderCode:
+    """One model of the older code on an L x L Rydberg array at V = 7, delta = Omega = 1.
+
+    Args:
+        path: the checkout (holds the package `tvmc`).
+        model: "ptf" or "rnn".
+        side: L.
+        options: its own option names, e.g. Nh=128, patch="2x2", nhead=8, num_layers=2.
+        n_samples: batch K (Q = 1).
+        n_loops: its NLOOPS, the number of flip chunks; must divide L^2.
+
+    Raises ValueError if `path` is no such checkout.
+    """
+
+    def __init__(
+        self, path: str, model: str, *, side: int, n_samples: int, n_loops: int, options: dict[str, Any]
+    ) -> None:
+        root = Path(path).resolve()
+        if not (root / "tvmc" / "models" / "PTF.py").is_file():
+            raise ValueError(f"--older-code {path}: no tvmc/models/PTF.py; give a VMC_with_LPTFs checkout")
+        if str(root) not in sys.path:
+            sys.path.insert(0, str(root))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it scripts its models, which torch now deprecates
+            from tvmc.hamiltonians.rydberg import Rydberg
+            from tvmc.models.PTF import PTF
+            from tvmc.models.RNN import PRNN
+
+            kind = {"ptf": PTF, "rnn": PRNN}[model]
+            settings = {**kind.DEFAULTS.__dict__, "L": side * side, **options}
+            self.model = torch.jit.script(kind(**settings))
+        self.hamiltonian = Rydberg(Lx=side, Ly=side, V=7.0, Omega=1.0, delta=1.0)
+        self.n_sites, self.n_samples, self.n_loops = side * side, n_samples, n_loops
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4)
+        self.energy_per_site = float("nan")
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def step(self) -> dict[str, float]:
+        """One optimisation step; seconds of its parts."""
+        marks = [time.perf_counter()]
+        with torch.no_grad():
+            configs, _ = self.model.sample(self.n_samples, self.n_sites)
+        marks.append(time.perf_counter())
+        with torch.no_grad():
+            sums, scale = self.model.off_diag_labels_summed(configs, nloops=self.n_loops)
+        marks.append(time.perf_counter())
+        log_p = self.model.logprobability(configs)
+        with torch.no_grad():
+            e_loc = self.hamiltonian.localenergyALT(configs, log_p, sums, scale)
+        loss = (log_p * (e_loc - e_loc.mean())).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        marks.append(time.perf_counter())
+        self.energy_per_site = float(e_loc.mean()) / self.n_sites
+        sampling, flips, gradient = (b - a for a, b in zip(marks, marks[1:], strict=False))
+        return {"sampling": sampling, "flips": flips, "gradient": gradient}

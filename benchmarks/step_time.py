@@ -1,0 +1,213 @@
+"""Seconds of one VMC step, part by part, beside the older code on the same machine in the same run.
+
+    python -m benchmarks.step_time [--older-code PATH] [--repeats 5]
+
+8x8 Rydberg array, 2x2 patches, 256 samples. Ours and the older code's steps alternate (A B A B ...)
+and each ratio is the median of the pairwise ratios, so a drifting machine does not decide.
+The flip pass is also given as a share of the measured rate of a large matrix product; its
+operations are counted by torch's own counter on the products that are really run.
+Writes step_time.csv and step_time.png into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.matmul import matmul_rate, synchronise
+from benchmarks.older_code import OlderCode
+from hamiltonians import Rydberg
+from hamiltonians.lattice import Square
+from nqs.core.recurrent import Recurrent
+from nqs.core.transformer import Transformer
+from nqs.vmc.gradient import add_to_parameters
+from nqs.vmc.local_energy import local_energies
+from nqs.vmc.optimizers import Adam
+from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.patches import Patches
+
+PARTS = ("sampling", "flips", "gradient")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture: ours, the older code's options for the same, and the ratio asked for."""
+
+    name: str
+    model: str
+    d_ff: int | None
+    older_options: dict[str, object]
+    target: float
+
+
+OLDER_PTF = {"patch": "2x2", "Nh": 128, "nhead": 8, "num_layers": 2}
+CASES = (
+    Case("PTF d_ff=2048", "ptf", 2048, OLDER_PTF, 1.5),
+    Case("PTF d_ff=512", "ptf", 512, OLDER_PTF, 4.0),
+    Case("GRU 128", "rnn", None, {"patch": "2x2", "Nh": 128, "rnntype": "GRU"}, 2.0),
+)
+
+
+class Ours:
+    """Our model of a case, stepping with Adam like the older code."""
+
+    def __init__(self, case: Case, *, side: int, n_samples: int, device: str, seed: int = 0) -> None:
+        self.device = torch.device(device)
+        init = torch.Generator().manual_seed(seed)
+        lattice = Square(side, side)
+        patches = Patches.from_spec(lattice, "2x2")
+        sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+        if case.model == "ptf":
+            core = Transformer(
+                *sizes, d_model=128, n_layers=2, n_heads=8, d_ff=case.d_ff, activation="relu", generator=init
+            )
+        else:
+            core = Recurrent(*sizes, d_model=128, cell="gru", generator=init)
+        self.psi = Autoregressive(core, patches).to(self.device)
+        self.hamiltonian = Rydberg(lattice, V=7.0, delta=1.0, Omega=1.0).to(self.device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.optimizer = Adam(5e-4)
+        self.n_samples = n_samples
+
+    def step(self) -> dict[str, float]:
+        """One optimisation step; seconds of its parts."""
+        marks = [self._now()]
+        samples = self.psi.sample(self.n_samples, self.generator)
+        marks.append(self._now())
+        e_loc = local_energies(self.psi, self.hamiltonian, samples)
+        marks.append(self._now())
+        add_to_parameters(self.psi, self.optimizer.update(self.psi, samples, e_loc))
+        marks.append(self._now())
+        return {part: b - a for part, a, b in zip(PARTS, marks, marks[1:], strict=False)}
+
+    def flip_operations(self) -> float:
+        """Floating-point operations of one flip pass (products and fused attention)."""
+        samples = self.psi.sample(self.n_samples, self.generator)
+        self.psi.requires_grad_(False)  # the counter's hooks look for gradient functions otherwise
+        with FlopCounterMode(display=False) as counter:
+            local_energies(self.psi, self.hamiltonian, samples)
+        self.psi.requires_grad_(True)
+        return float(counter.get_total_flops())
+
+    def _now(self) -> float:
+        synchronise(self.device)
+        return time.perf_counter()
+
+
+def measure(case: Case, args: argparse.Namespace) -> list[dict[str, object]]:
+    """Rows of the table for one case: ours and, with a checkout, the older code's."""
+    ours = Ours(case, side=args.side, n_samples=args.samples, device=args.device)
+    older = None
+    if args.older_code:
+        older = OlderCode(
+            args.older_code,
+            case.model,
+            side=args.side,
+            n_samples=args.samples,
+            n_loops=args.n_loops or ours.psi.patches.n_patches,
+            options=case.older_options,
+        )
+    steps: dict[str, list[dict[str, float]]] = {"ours": [], "older": []}
+    for repeat in range(args.repeats + 1):  # the first pair warms up
+        pair = {"ours": ours.step()} | ({"older": older.step()} if older else {})
+        for name, parts in pair.items():
+            if repeat:
+                steps[name].append(parts)
+    rate = matmul_rate(device=args.device)
+    rows = [_row(case.name, "ours", steps["ours"])]
+    rows[0]["flip_gflops"] = ours.flip_operations() / rows[0]["flips"] / 1e9
+    rows[0]["matmul_gflops"] = rate / 1e9
+    rows[0]["flip_share"] = rows[0]["flip_gflops"] / rows[0]["matmul_gflops"]
+    if older:
+        rows.append(_row(case.name, "older code", steps["older"]))
+        pairs = zip(steps["older"], steps["ours"], strict=True)
+        rows[0]["times_faster"] = statistics.median(sum(a.values()) / sum(b.values()) for a, b in pairs)
+        rows[0]["target"] = case.target
+    return rows
+
+
+def _row(case: str, program: str, steps: list[dict[str, float]]) -> dict[str, object]:
+    median = {part: statistics.median(step[part] for step in steps) for part in PARTS}
+    total = statistics.median(sum(step.values()) for step in steps)
+    return {"case": case, "program": program, "step": total, **median}
+
+
+COLUMNS = (
+    *("case", "program", "step", *PARTS),
+    *("flip_gflops", "matmul_gflops", "flip_share", "times_faster", "target"),
+)
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """The rows as aligned text; seconds unless the column says otherwise."""
+    cells = [[_cell(row.get(column)) for column in COLUMNS] for row in rows]
+    widths = [max(len(r[i]) for r in [list(COLUMNS), *cells]) for i in range(len(COLUMNS))]
+    lines = [[name.ljust(w) for name, w in zip(COLUMNS, widths, strict=True)]]
+    lines += [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in cells]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def save(rows: list[dict[str, object]], out: Path) -> None:
+    """step_time.csv and step_time.png (stacked bars of the parts)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "step_time.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    figure, axes = plt.subplots(figsize=(7, 0.6 * len(rows) + 1.2), layout="constrained")
+    names = [f"{row['case']}\n{row['program']}" for row in rows]
+    left = [0.0] * len(rows)
+    for part in PARTS:
+        seconds = [float(row[part]) for row in rows]  # type: ignore[arg-type]
+        axes.barh(names, seconds, left=left, label=part)
+        left = [a + b for a, b in zip(left, seconds, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds per VMC step")
+    axes.legend()
+    figure.savefig(out / "step_time.png", dpi=150)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--older-code", metavar="PATH", help="a checkout of VMC_with_LPTFs")
+    parser.add_argument("--repeats", type=int, default=5, help="counted steps of each program")
+    parser.add_argument("--side", type=int, default=8, help="L of the L x L array")
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--n-loops", type=int, help="NLOOPS of the older code; default: patches")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args(argv)
+    if not args.older_code:
+        print("no --older-code PATH given: the comparison with the older code is skipped")
+    try:
+        rows = [row for case in CASES for row in measure(case, args)]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{args.side}x{args.side}, 2x2 patches, {args.samples} samples, {torch.get_num_threads()} threads")
+    print(table(rows))
+    save(rows, args.out)
+    print(f"written: {args.out / 'step_time.csv'}, {args.out / 'step_time.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
