@@ -60,8 +60,8 @@ class Cell(nn.Module, ABC):
 
 
 def tanh(x: Tensor) -> Tensor:
-    """2 sigmoid(2 x) - 1: a quarter of the time of torch.tanh on CPU, absolute error 1e-7 (float32)."""
-    return torch.sigmoid(2 * x).mul(2).sub(1)
+    """2 sigmoid(2 x) - 1: a third of the time of torch.tanh on CPU, absolute error 1e-7 (float32)."""
+    return (2 * x).sigmoid_().mul(2).sub_(1)
 
 
 @final
@@ -82,7 +82,7 @@ class GRUCell(Cell):
 
     def forward(self, driven: Tensor, recalled: Tensor, memory: Tensor) -> Tensor:
         n_gating = 2 * self.d_model
-        gates = torch.sigmoid(driven[:, :n_gating] + recalled[:, :n_gating])
+        gates = (driven[:, :n_gating] + recalled[:, :n_gating]).sigmoid_()
         reset, update = gates.chunk(2, dim=1)
         proposal = tanh(torch.addcmul(driven[:, n_gating:], reset, recalled[:, n_gating:]))
         return torch.lerp(proposal, memory, update)
@@ -100,6 +100,9 @@ class LSTMCell(Cell):
         cell = torch.sigmoid(f) * memory[:, self.d_model :] + torch.sigmoid(i) * tanh(g)
         return torch.cat([torch.sigmoid(o) * tanh(cell), cell], dim=1)
 
+
+CACHED_ROWS = 1024
+"""Rows of one block without gradients on CPU: the gates of 128 units stay in second-level cache."""
 
 CELLS: dict[str, type[Cell]] = {"elman": ElmanCell, "gru": GRUCell, "lstm": LSTMCell}
 
@@ -160,7 +163,27 @@ class Recurrent(SequenceModel):
         if state is None:
             state = self.start(n_rows, self.max_length)
         assert isinstance(state, RecurrentState)
-        memory = list(state.memory)
+        n_block = state.n_rows
+        if not torch.is_grad_enabled() and tokens.device.type == "cpu":
+            n_block = max(1, CACHED_ROWS * state.n_rows // n_rows)
+        parts = [
+            self._run(rows, [m[i : i + n_block] for m in state.memory])
+            for i, rows in zip(
+                range(0, state.n_rows, n_block),
+                tokens.split(n_block * (n_rows // state.n_rows)),
+                strict=True,
+            )
+        ]
+        if len(parts) == 1:
+            return parts[0][0], RecurrentState(parts[0][1], start + n_own)
+        logits, memories = zip(*parts, strict=True)
+        memory = [torch.cat(layer) for layer in zip(*memories, strict=True)]
+        return torch.cat(logits), RecurrentState(memory, start + n_own)
+
+    def _run(self, tokens: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Logits (R, S, K) and next memory of tokens (R, S) read from memory (B, M) per layer."""
+        n_own = tokens.shape[1]
+        memory = list(memory)
         driven = self.embedding(tokens)  # (R, S, n_gates D)
         outputs = driven
         for layer, cell in enumerate(self.cells):
@@ -172,7 +195,7 @@ class Recurrent(SequenceModel):
                 steps.append(memory[layer][:, : self.d_model])
             stacked = torch.stack(steps, dim=1)  # (R, S, D)
             outputs = outputs + stacked if self.residual and layer > 0 else stacked
-        return self.head(outputs), RecurrentState(memory, start + n_own)
+        return self.head(outputs), memory
 
     def _step(self, cell: Cell, driven: Tensor, memory: Tensor) -> Tensor:
         """One step of R rows from B = R / F memories; branches of one memory share its product."""
