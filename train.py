@@ -12,6 +12,7 @@ The older code's command line works as well:
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import sys
 import typing
@@ -30,6 +31,10 @@ from nqs.runs import legacy
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, Config
 from nqs.runs.directory import resumed_config
 from nqs.runs.schema import InputError, documentation, flatten, shown, suggestion
+
+# Threads that wait in a busy loop make a run ten times slower on a machine that is shared; they are
+# no faster on one that is not. Must be said before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nqs.runs.schema import InputError
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train.py
 
 # click's UsageError; newer versions of typer carry click inside themselves
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

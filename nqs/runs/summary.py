@@ -86,7 +86,9 @@ def read(path: Path) -> dict[str, Any]:
 
 def lines(summary: dict[str, Any]) -> list[str]:
     """The summary as aligned lines, scalar observables included."""
-    return [f"{name:<22} {value}" for name, value in entries(summary)]
+    rows = entries(summary)
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}" for name, value in rows]
 
 
 def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -122,7 +124,8 @@ def with_error(value: float, error: float | None) -> str:
     """-7.2543 ± 0.0012: as many digits as the two leading ones of the error."""
     if error is None or not math.isfinite(error) or error <= 0:
         return f"{value:.8g}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
+    exponent = int(f"{error:.1e}".split("e")[1])  # after rounding: 9.99e-5 counts as 1.0e-4
+    digits = max(0, 1 - exponent)
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 

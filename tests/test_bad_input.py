@@ -1,0 +1,280 @@
+"""Every bad input ends before any work: exit code 2, one line with the culprit and what is allowed,
+no traceback, no folder made, nothing of an existing run touched."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nqs.cli import main as nqs
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+assert SPEC is not None and SPEC.loader is not None
+train = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(train)
+
+TINY = [
+    "lattice.Lx=2",
+    "lattice.Ly=2",
+    "model.d_model=4",
+    "model.n_layers=1",
+    "train.steps=2",
+    "train.n_samples=8",
+    "train.eval_samples=8",
+    "train.checkpoint_every=1",
+]
+
+# command line, and what the one line must contain: the culprit and the allowed values or the fix.
+CASES = [
+    ("model.patch=6x6 lattice.Lx=6 lattice.Ly=6", ["model.patch=6x6", "2^36", "12"]),
+    ("model.patch=8x8", ["model.patch=8x8", "larger than the lattice", "4x4"]),
+    ("model.patch=17", ["model.patch=17", "16 sites"]),
+    ("model.patch=2by2", ["model.patch=2by2", "2x2"]),
+    ("model.patch=[[0,1],[1,2]]", ["model.patch=", "exactly once"]),
+    ("model.patch=[[0,1],[2,3]]", ["model.patch=", "4 sites", "16"]),
+    ("model.n_heads=5", ["model.n_heads=5", "d_model=64", "1, 2, 4, 8"]),
+    ("model.d_model=0", ["model.d_model=0", ">= 1"]),
+    ("model.n_layers=0", ["model.n_layers=0", ">= 1"]),
+    ("model.d_ff=-3", ["model.d_ff=-3", ">= 1"]),
+    ("model.positions=rotary", ["model.positions=rotary", "learned, sinusoidal, grid"]),
+    ("model=rnn model.cell=gruu", ["model.cell=gruu", "gru, lstm, elman", "did you mean gru?"]),
+    ("model=rnn model.n_heads=2", ["model.n_heads", "unknown key", "model=rnn has", "model.cell"]),
+    ("model.dmodel=32", ["model.dmodel", "did you mean model.d_model?"]),
+    ("d_model=32", ["d_model", "did you mean model.d_model?"]),
+    ("train.step=5", ["train.step", "did you mean train.steps?"]),
+    ("train=5", ["train", "train.steps"]),
+    ("model=ptff", ["model=ptff", "ptf, rnn", "did you mean ptf?"]),
+    ("lattice=cubic", ["lattice=cubic", "chain", "kagome"]),
+    ("hamiltonian=heisenberg", ["hamiltonian=heisenberg", "rydberg", "tfim", "pauli"]),
+    ("lattice.Lx=-4", ["lattice.Lx=-4", ">= 1"]),
+    ("lattice.Lx=4.5", ["lattice.Lx=4.5", "whole number"]),
+    ("lattice=chain lattice.Ly=2", ["lattice.Ly", "lattice=chain has", "lattice.Lx"]),
+    ("lattice.periodic=yes_please", ["lattice.periodic=yes_please", "true or false"]),
+    ("lattice.periodic=[true,false,true]", ["lattice.periodic=[true,false,true]", "[true,false]"]),
+    ("lattice=positions", ["lattice.file=null", "needs a value"]),
+    ("lattice=positions lattice.file=none.csv", ["lattice.file=none.csv", "x,y"]),
+    ("lattice=positions lattice.file=header.csv", ["header.csv", "x,y"]),
+    ("lattice=positions lattice.file=words.csv", ["words.csv", "line 3"]),
+    ("lattice=positions lattice.file=twice.csv", ["lattice", "sites 0 and 1"]),
+    ("hamiltonian.V=nan", ["hamiltonian.V=nan", "finite"]),
+    ("hamiltonian.delta=inf", ["hamiltonian.delta=inf", "finite"]),
+    ("hamiltonian.delta=[1,nan]", ["hamiltonian.delta=[1", "finite"]),
+    ("hamiltonian.delta=[1,2,3]", ["delta", "3", "16"]),
+    ("hamiltonian.V=seven", ["hamiltonian.V=seven", "number"]),
+    ("hamiltonian.V=7 hamiltonian.Rb=1.2", ["hamiltonian.V", "hamiltonian.Rb", "only one"]),
+    ("hamiltonian.Rb=-1", ["hamiltonian.Rb=-1", "> 0"]),
+    ("hamiltonian.cutoff=0", ["hamiltonian.cutoff=0", "> 0"]),
+    ("hamiltonian=tfim hamiltonian.V=7", ["hamiltonian.V", "tfim has", "hamiltonian.J"]),
+    ("hamiltonian=pauli", ["hamiltonian.file=null", "needs a value"]),
+    ("hamiltonian=pauli hamiltonian.file=none.txt", ["hamiltonian.file=none.txt", "Pauli"]),
+    ("hamiltonian=pauli hamiltonian.file=malformed.txt", ["malformed.txt", "line 2"]),
+    ("hamiltonian=pauli hamiltonian.file=short.txt", ["short.txt", "16"]),
+    ("optimizer=sgd", ["optimizer=sgd", "adam"]),
+    ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", "> 0"]),
+    ("optimizer.beta1=1", ["optimizer.beta1=1", "< 1"]),
+    ("optimizer.schedule=cosinus", ["optimizer.schedule=cosinus", "linear", "mean cosine?"]),
+    ("optimizer.warmup_steps=400", ["optimizer.warmup_steps=400", "train.steps=400"]),
+    ("optimizer.final_fraction=2", ["optimizer.final_fraction=2", "<= 1"]),
+    ("train.n_samples=0", ["train.n_samples=0", ">= 2"]),
+    ("train.steps=-5", ["train.steps=-5", ">= 1"]),
+    ("train.steps=many", ["train.steps=many", "whole number"]),
+    ("train.max_seconds=0", ["train.max_seconds=0", "> 0"]),
+    ("train.eval_samples=1", ["train.eval_samples=1", ">= 2"]),
+    ("train.sampling=metropolis", ["train.sampling=metropolis", "independent, unique"]),
+    ("train.exact=maybe", ["train.exact=maybe", "auto, true, false"]),
+    ("train.exact=true lattice=chain lattice.Lx=40", ["train.exact=true", "40 sites", "8 GB"]),
+    ("dtype=float16", ["dtype=float16", "float32, float64"]),
+    ("device=tpu", ["device=tpu", "auto, cpu, cuda"]),
+    ("seed=-1", ["seed=-1", ">= 0"]),
+    ("train.steps", ["train.steps", "key=value"]),
+    ("train.steps=[1,2", ["train.steps=[1,2", "key=value"]),
+    ("+train.steps=4", ["+train.steps=4", "key=value"]),
+    ("~train.steps", ["~train.steps", "key=value"]),
+    ("train.steps=1,2", ["train.steps=1,2", "key=value"]),
+    ("lattice.name=chain", ["lattice.name", "lattice=chain|"]),
+    ("run.resume=true", ["run.resume=true", "run.dir=PATH"]),
+    ("run.resume=true run.dir=nothing_here", ["nothing_here: holds no run", "config.yaml"]),
+    ("run.dir=full_folder", ["run.dir=full_folder", "another"]),
+    ("run.dir=header.csv/run", ["run.dir=header.csv/run", "cannot be written"]),
+    ("--lptf patch=2x2", ["--lptf", "not available", "--ptf"]),
+    ("--trian L=16 --ptf", ["--trian", "--train", "did you mean train?"]),
+    ("--train L=12 --ptf", ["L=12", "not a square", "L=3x4"]),
+    ("--train L=16 stepz=4 --ptf", ["stepz", "steps"]),
+    ("--train L=16", ["--ptf", "--rnn"]),
+    ("--train L=16 K=8 Q=2 B=8 --ptf", ["B=8", "16"]),
+    ("--train L=16 Lx=3 Ly=4 --ptf", ["L=16", "3x4"]),
+    ("--ptf nhead=3 Nh=32", ["model.n_heads=3", "d_model=32", "1, 2, 4"]),
+]  # fmt: skip
+
+FILES = {
+    "header.csv": "a,b\n0,0\n1,0\n",
+    "words.csv": "x,y\n0,0\n1,north\n",
+    "twice.csv": "x,y\n0,0\n0,0\n",
+    "malformed.txt": "1.0 ZZIIIIIIIIIIIIII\nthis is no Pauli string\n",
+    "short.txt": "1.0 ZZZ\n",
+    "full_folder/letter.txt": "somebody's own file\n",
+}
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the bad files, as the working directory."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run; copy it before doing anything to it."""
+    path = tmp_path_factory.mktemp("bad_input") / "run"
+    assert train.main([*TINY, f"run.dir={path}"]) == 0
+    return path
+
+
+def refused(
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    expected: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """main refuses with one line that contains what is expected, and changes no file."""
+    capsys.readouterr()
+    before = contents(Path.cwd())
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and error.endswith("\n"), error
+    for text in expected:
+        assert text in error
+    assert "Traceback" not in error
+    assert contents(Path.cwd()) == before
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_at_least_thirty_cases() -> None:
+    assert len(CASES) >= 30 and len({command for command, _ in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(("command", "expected"), CASES, ids=[command for command, _ in CASES])
+def test_one_line(
+    command: str, expected: list[str], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(train.main, command.split(), expected, capsys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(train.main, ["device=cuda"], ["device=cuda", "device=cpu"], capsys)
+
+
+# what is done to a finished run, the command line, what the line must contain
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
+    "dir holds a run": (lambda run: None, "run.dir=run", ["run.dir=run", "run.resume=true"]),
+    "changed width": (
+        lambda run: None,
+        "run.dir=run run.resume=true model.d_model=8",
+        ["model.d_model=8", "has 4", "start a new run"],
+    ),
+    "changed coupling": (
+        lambda run: None,
+        "run.dir=run run.resume=true hamiltonian.delta=2",
+        ["hamiltonian.delta=2", "has 1", "start a new run"],
+    ),
+    "changed Hamiltonian": (
+        lambda run: None,
+        "run.dir=run run.resume=true hamiltonian=tfim",
+        ["hamiltonian.name=tfim", "has rydberg"],
+    ),
+    "changed lattice": (
+        lambda run: None,
+        "run.dir=run run.resume=true lattice.Lx=3",
+        ["lattice.Lx=3", "has 2"],
+    ),
+    "no configuration": (
+        lambda run: (run / "config.yaml").unlink(),
+        "run.dir=run run.resume=true",
+        ["run: holds no run", "config.yaml"],
+    ),
+    "configuration of another program": (
+        lambda run: (run / "config.yaml").write_text("lattice: 3\n"),
+        "run.dir=run run.resume=true",
+        ["lattice=3", "mapping"],
+    ),
+    "both checkpoints truncated": (
+        lambda run: [p.write_bytes(p.read_bytes()[:500]) for p in run.glob("checkpoints/*")],
+        "run.dir=run run.resume=true",
+        ["checkpoints", "no readable checkpoint", "step-000000002.pt"],
+    ),
+    "foreign checkpoint": (
+        lambda run: torch.save({"weights": torch.ones(3)}, run / "checkpoints/step-000000002.pt"),
+        "run.dir=run run.resume=true",
+        ["step-000000002.pt", "not a checkpoint of this program"],
+    ),
+    "unreadable history": (
+        lambda run: (run / "run.h5").write_bytes(b"not HDF5"),
+        "run.dir=run run.resume=true",
+        ["run.h5", "not a readable run.h5"],
+    ),
+    "history that ends too early": (
+        lambda run: (run / "run.h5").unlink(),
+        "run.dir=run run.resume=true",
+        ["run.h5", "step 0", "step 2"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_existing_run(
+    damage: str, workplace: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run, workplace / "run")
+    change, command, expected = DAMAGE[damage]
+    change(workplace / "run")
+    refused(train.main, command.split(), expected, capsys)
+
+
+def test_checkpoint_of_another_run(
+    workplace: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run, workplace / "run")
+    assert train.main([*TINY, "hamiltonian.delta=2", "run.dir=other"]) == 0
+    for checkpoint in (workplace / "other/checkpoints").iterdir():
+        shutil.copy(checkpoint, workplace / "run/checkpoints" / checkpoint.name)
+    expected = ["step-000000002.pt", "another run", "hamiltonian.delta=2"]
+    refused(train.main, ["run.dir=run", "run.resume=true"], expected, capsys)
+
+
+NQS_CASES = [
+    ("evaluate nothing_here", ["nothing_here", "config.yaml"]),
+    ("evaluate run --samples 1", ["--samples=1", ">= 2"]),
+    ("evaluate run --samples many", ["--samples", "integer"]),
+    ("evaluate run --seed -1", ["--seed=-1", ">= 0"]),
+    ("evaluate run --sampels 10", ["--sampels", "--samples"]),
+    ("evaluate", ["RUN"]),
+    ("show nothing_here", ["nothing_here/summary.json", "summary"]),
+    ("plot nothing_here", ["nothing_here/summary.json", "summary"]),
+    ("shwo run", ["shwo"]),
+]
+
+
+@pytest.mark.parametrize(("command", "expected"), NQS_CASES, ids=[c for c, _ in NQS_CASES])
+def test_nqs(
+    command: str,
+    expected: list[str],
+    workplace: Path,
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(finished_run, workplace / "run")
+    refused(nqs, command.split(), expected, capsys)

@@ -1,0 +1,74 @@
+"""Every file under conf/ composes, is valid, comes back from its own config.yaml, and runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from nqs.runs.build import build
+from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, Config
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+assert SPEC is not None and SPEC.loader is not None
+train = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(train)
+
+FILES = {"lattice.file": "sites.csv", "hamiltonian.file": "terms.txt"}
+SMALL = ["model.d_model=8", "train.steps=2", "train.n_samples=8", "train.eval_samples=16"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the files that positions and pauli need."""
+    (tmp_path / "sites.csv").write_text("x,y\n0,0\n1,0\n0,1\n1,1\n2,0.5\n")
+    (tmp_path / "terms.txt").write_text("-1.0 Z0 Z1\n-0.5 X0\n-0.5 X1\n-0.5 X2\n")
+    monkeypatch.chdir(tmp_path)
+
+
+def command(lattice: str, hamiltonian: str, model: str) -> list[str]:
+    words = [f"lattice={lattice}", f"hamiltonian={hamiltonian}", f"model={model}"]
+    if lattice == "positions":
+        words.append("lattice.file=sites.csv")
+    if hamiltonian == "pauli":
+        words.append("hamiltonian.file=terms.txt")
+    return words
+
+
+def test_groups_and_kinds_agree() -> None:
+    assert set(train.GROUPS["lattice"]) == set(LATTICES)
+    assert set(train.GROUPS["hamiltonian"]) == set(HAMILTONIANS)
+    assert set(train.GROUPS["model"]) == set(MODELS)
+    assert train.GROUPS["optimizer"] == ["adam"]
+
+
+@pytest.mark.parametrize("lattice", LATTICES)
+def test_every_choice_is_valid_and_buildable(lattice: str) -> None:
+    for hamiltonian, model in itertools.product(HAMILTONIANS, MODELS):
+        mapping, _ = train.compose_config(command(lattice, hamiltonian, model))
+        config = Config.from_dict(mapping)
+        assert Config.from_dict(config.to_dict()) == config
+        job = build(config)
+        assert job.wavefunction.n_sites == job.hamiltonian.n_sites == job.lattice.n_sites
+
+
+RUNS = [
+    *(command(lattice, "rydberg", "ptf") for lattice in LATTICES),
+    *(command("square", hamiltonian, "rnn") for hamiltonian in HAMILTONIANS),
+    ["model=rnn", "model.cell=lstm", "model.residual=true", "model.n_layers=2"],
+    ["model=rnn", "model.cell=elman", "train.sampling=independent"],
+    ["model.positions=grid", "lattice.Lx=3", "lattice.Ly=5", "dtype=float64"],
+    ["model.positions=sinusoidal", "optimizer.schedule=exponential", "optimizer.warmup_steps=1"],
+]
+
+
+@pytest.mark.parametrize("words", RUNS, ids=[" ".join(words) for words in RUNS])
+def test_it_runs(words: list[str], tmp_path: Path) -> None:
+    assert train.main([*words, *SMALL, "run.dir=run"]) == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["status"] == "finished" and summary["steps"] == 2
+    assert summary["relative_error"] < 1  # product-state start: never far off
