@@ -58,9 +58,13 @@ def _product_local_energies(hamiltonian: Hamiltonian, configs: Tensor, theta: Te
 
 
 def _site_energy_scale(hamiltonian: Hamiltonian, generator: torch.Generator) -> float:
-    """Spread of the energy per site in a random product state, > 0."""
+    """Spread of the energy per site in the uniform state, or the drive where that is larger, > 0.
+
+    The uniform state is an eigenstate of sums of X alone: its spread is then rounding noise.
+    """
     device = hamiltonian.flips.device
     shape = (256, hamiltonian.n_sites)
     configs = torch.rand(shape, generator=generator, device=device) < 0.5
     e_loc = _product_local_energies(hamiltonian, configs, torch.zeros(shape[1], device=device).double())
-    return max(float(e_loc.std()) / shape[1] ** 0.5, 1e-12)
+    drive = float(hamiltonian.off_diagonal(configs).abs().sum(1).mean()) / shape[1]
+    return max(float(e_loc.std()) / shape[1] ** 0.5, drive, 1e-12)
