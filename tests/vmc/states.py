@@ -1,0 +1,134 @@
+"""Oracles for the tests here: a wavefunction that is a table, and everything by enumeration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hamiltonians.exact import basis, dense_matrix, ground_state
+from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.lattice import Lattice
+from hamiltonians.pauli import PauliSum
+from nqs.core.decoding import split_counts
+from nqs.core.recurrent import Recurrent
+from nqs.core.transformer import Transformer
+from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.patches import Patches
+from nqs.wavefunctions.wavefunction import Samples, Wavefunction
+
+
+def numbers(configs: Tensor) -> Tensor:
+    """configs (..., N) -> (...) the place of each in the basis; site 0 is the most significant."""
+    places = torch.arange(configs.shape[-1] - 1, -1, -1)
+    return (configs.to(torch.int64) << places).sum(-1)
+
+
+class TableWavefunction(Wavefunction):
+    """psi >= 0 by its amplitudes (2^N,), in the order of hamiltonians.exact; normalised here."""
+
+    def __init__(self, amplitudes: Tensor) -> None:
+        super().__init__()
+        self.n_sites = len(amplitudes).bit_length() - 1
+        self.log_weights = nn.Parameter(2 * amplitudes.to(torch.float64).log())
+
+    def log_amplitudes(self) -> Tensor:
+        return 0.5 * torch.log_softmax(self.log_weights, dim=0)
+
+    def log_psi(self, configs: Tensor) -> Tensor:
+        return self.log_amplitudes()[numbers(configs)]
+
+    @torch.no_grad()
+    def sample(
+        self, n_samples: int, generator: torch.Generator, *, unique: bool = False
+    ) -> Samples:
+        log_psi = self.log_amplitudes()
+        counts = split_counts(torch.tensor([n_samples]), 2 * log_psi[None], generator)[0]
+        rows = counts.nonzero().squeeze(1)
+        if not unique:
+            rows = rows.repeat_interleave(counts[rows])
+            counts = torch.ones(2**self.n_sites, dtype=torch.int64)
+        return Samples(basis(self.n_sites)[rows], counts[rows], log_psi[rows])
+
+    @torch.no_grad()
+    def log_psi_flipped(
+        self,
+        configs: Tensor,
+        flips: Tensor,
+        needed: Tensor | None = None,
+        *,
+        max_rows: int = 32_768,
+    ) -> Tensor:
+        log_psi = self.log_amplitudes()[numbers(configs[:, None] ^ flips)]
+        return log_psi if needed is None else torch.where(needed, log_psi, -torch.inf)
+
+
+def random_table(n_sites: int, seed: int = 0) -> TableWavefunction:
+    generator = torch.Generator().manual_seed(seed)
+    return TableWavefunction(
+        torch.randn(2**n_sites, generator=generator, dtype=torch.float64).exp()
+    )
+
+
+def exact_table(hamiltonian: Hamiltonian) -> TableWavefunction:
+    """The ground state of a stoquastic Hamiltonian; amplitudes of rounding size are zeros."""
+    state = torch.from_numpy(ground_state(hamiltonian, k=1).state)
+    assert (state > -1e-9).all()
+    return TableWavefunction(state.clamp(min=0).where(state > 1e-10, 0.0))
+
+
+def network(
+    model: str, lattice: Lattice, patch: str = "2x2", *, seed: int = 0, random: bool = True
+) -> Autoregressive:
+    """A small float64 wavefunction, every parameter random unless it is to be trained."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = Patches.from_spec(lattice, patch)
+    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+    core = (
+        Transformer(*sizes, d_model=8, n_layers=1, n_heads=2, generator=generator)
+        if model == "ptf"
+        else Recurrent(*sizes, d_model=8, cell=model, generator=generator)
+    )
+    psi = Autoregressive(core, patches).double()
+    with torch.no_grad():
+        for parameter in psi.parameters() if random else ():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter += 0.3 * noise
+    return psi
+
+
+def amplitudes(psi: Wavefunction) -> Tensor:
+    """(2^N,) psi over the basis, differentiable."""
+    return psi.log_psi(basis(psi.n_sites)).exp()
+
+
+def matrix(hamiltonian: Hamiltonian) -> Tensor:
+    return torch.from_numpy(dense_matrix(hamiltonian))
+
+
+def enumerated_energy(psi: Wavefunction, hamiltonian: Hamiltonian) -> Tensor:
+    """<psi|H|psi> / <psi|psi>, differentiable."""
+    vector = amplitudes(psi)
+    return (vector @ matrix(hamiltonian).real @ vector) / (vector @ vector)
+
+
+def all_configurations(psi: Wavefunction) -> Samples:
+    """Every configuration of the support with weight |psi|^2: samples without sampling error."""
+    with torch.no_grad():
+        log_psi = psi.log_psi(basis(psi.n_sites))
+    rows = (log_psi > -torch.inf).nonzero().squeeze(1)
+    return Samples(basis(psi.n_sites)[rows], (2 * log_psi[rows]).exp(), log_psi[rows])
+
+
+@st.composite
+def pauli_sums(draw: st.DrawFn, n_sites: int, real: bool = True) -> PauliSum:
+    """Sums of up to 8 random strings; real: an even number of Y in each."""
+    letters = st.lists(st.sampled_from("IXYZ"), min_size=n_sites, max_size=n_sites)
+    strings = letters.filter(lambda s: not real or s.count("Y") % 2 == 0).map("".join)
+    coefficients = st.floats(-2, 2, allow_subnormal=False)
+    terms: Sequence[tuple[float, str]] = draw(
+        st.lists(st.tuples(coefficients, strings), min_size=1, max_size=8)
+    )
+    return PauliSum(n_sites, terms)

@@ -1,0 +1,198 @@
+"""The loop: it finds ground states, repeats from its seed, stops when told, refuses nonsense."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from states import exact_table, network
+from torch import Tensor
+from torch.testing import assert_close
+
+from hamiltonians import Rydberg, TransverseFieldIsing
+from hamiltonians.exact import ground_state
+from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.lattice import Chain, Square
+from hamiltonians.pauli import PauliSum
+from nqs.vmc.evaluation import evaluate
+from nqs.vmc.gradient import energy_gradient, flat_parameters
+from nqs.vmc.optimisation import StepRecord, optimise
+from nqs.vmc.optimizers import Adam, Optimizer
+from nqs.vmc.product_state import product_state
+from nqs.vmc.schedules import Schedule
+from nqs.wavefunctions.autoregressive import Autoregressive
+
+LATTICE = Square(2, 3)
+HAMILTONIAN = Rydberg(LATTICE, V=7.0, delta=1.0, Omega=1.0)
+
+
+def run(
+    psi: Autoregressive,
+    optimizer: Optimizer | None = None,
+    hamiltonian: Hamiltonian = HAMILTONIAN,
+    *,
+    n_steps: int,
+    first_step: int = 0,
+    generator: torch.Generator | None = None,
+    stop_after: int | None = None,
+    unique: bool = True,
+) -> list[StepRecord]:
+    records: list[StepRecord] = []
+
+    def after_step(record: StepRecord) -> bool:
+        records.append(record)
+        return record.step == stop_after
+
+    optimise(
+        psi,
+        hamiltonian,
+        optimizer or Adam(0.01),
+        first_step=first_step,
+        n_steps=n_steps,
+        n_samples=128,
+        generator=generator or torch.Generator().manual_seed(1),
+        unique=unique,
+        after_step=after_step,
+    )
+    return records
+
+
+@pytest.mark.parametrize(
+    ("model", "hamiltonian"),
+    [
+        ("ptf", HAMILTONIAN),
+        ("gru", HAMILTONIAN),
+        ("gru", TransverseFieldIsing(LATTICE, J=1.0, h=2.5)),
+        (
+            "ptf",
+            PauliSum(
+                6,
+                [(-1.0, f"X{i} X{(i + 1) % 6}") for i in range(6)]
+                + [(-1.0, f"Z{i}") for i in range(6)],
+            ),
+        ),
+    ],
+    ids=["ptf-rydberg", "gru-rydberg", "gru-tfim", "ptf-pauli"],
+)
+def test_finds_the_ground_state(model: str, hamiltonian: Hamiltonian) -> None:
+    """Relative error below 1 %, densities within 5 standard errors + 0.05, variance a third."""
+    generator = torch.Generator().manual_seed(2)
+    psi = network(model, LATTICE, random=False)
+    psi.set_product_state(product_state(hamiltonian, generator))
+    schedule = Schedule("cosine", total_steps=200, final_fraction=0.05)
+    before = evaluate(psi, hamiltonian, 4_000, generator)
+    run(psi, Adam(0.03, schedule=schedule), hamiltonian, n_steps=200, generator=generator)
+    after = evaluate(psi, hamiltonian, 20_000, generator)
+    exact = ground_state(hamiltonian)
+    assert abs(after.energy - exact.energy) < 1e-2 * abs(exact.energy)
+    assert after.energy > exact.energy - 5 * after.energy_error  # variational (3e-7)
+    assert after.variance < before.variance / 3
+    density = after.observables["density"]
+    distance = (density.value - torch.from_numpy(exact.density())).abs()
+    assert (distance < 5 * density.error + 0.05).all()
+
+
+@pytest.mark.parametrize("unique", [False, True])
+@pytest.mark.parametrize("model", ["ptf", "gru"])
+def test_repeats_from_its_seed_bit_for_bit(model: str, unique: bool) -> None:
+    finals, histories = [], []
+    for ambient, seed in ((1, 3), (2, 3), (1, 4)):
+        torch.manual_seed(ambient)
+        psi = network(model, LATTICE)
+        generator = torch.Generator().manual_seed(seed)
+        records = run(psi, n_steps=6, generator=generator, unique=unique)
+        finals.append(flat_parameters(psi))
+        histories.append(
+            [(r.step, r.energy, r.energy_error, r.variance, r.n_unique) for r in records]
+        )
+    assert torch.equal(finals[0], finals[1]) and histories[0] == histories[1]
+    assert not torch.equal(finals[0], finals[2])
+
+
+def test_two_halves_are_the_whole() -> None:
+    """Steps first_step + 1 .. n_steps: interrupted by after_step and taken up again."""
+    whole, halves = network("gru", LATTICE), network("gru", LATTICE)
+    schedule = Schedule("linear", total_steps=8)
+    straight = run(whole, Adam(0.02, schedule=schedule), n_steps=8)
+    optimizer, generator = Adam(0.02, schedule=schedule), torch.Generator().manual_seed(1)
+    first = run(halves, optimizer, n_steps=8, generator=generator, stop_after=3)
+    second = run(halves, optimizer, first_step=3, n_steps=8, generator=generator)
+    assert [r.step for r in first] == [1, 2, 3] and [r.step for r in second] == [4, 5, 6, 7, 8]
+    assert torch.equal(flat_parameters(whole), flat_parameters(halves))
+    assert [r.energy for r in straight] == [r.energy for r in first + second]
+    assert run(halves, optimizer, first_step=8, n_steps=8, generator=generator) == []
+
+
+def test_records_say_what_was_measured() -> None:
+    psi = network("gru", LATTICE)
+    (record,) = run(psi, Adam(0.03), n_steps=1)
+    fresh = network("gru", LATTICE)
+    samples = fresh.sample(128, torch.Generator().manual_seed(1), unique=True)
+    assert record.n_unique == len(samples.counts) < 128
+    assert record.learning_rate == 0.03 and record.gradient_norm > 0 and record.seconds > 0
+    assert record.energy_error == pytest.approx(math.sqrt(record.variance / 127), rel=1e-12)
+    span = record.energy - HAMILTONIAN.infinite_temperature_energy
+    assert record.v_score == pytest.approx(6 * record.variance / span**2, rel=1e-12)
+
+
+class Broken(Hamiltonian):
+    """The Rydberg Hamiltonian with one diagonal element that is not finite."""
+
+    def __init__(self, bad: float) -> None:
+        self.n_sites, self.flips, self.bad = 6, HAMILTONIAN.flips, bad
+
+    def diagonal(self, configs: Tensor) -> Tensor:
+        values = HAMILTONIAN.diagonal(configs)
+        values[0] = self.bad
+        return values
+
+    def off_diagonal(self, configs: Tensor) -> Tensor:
+        return HAMILTONIAN.off_diagonal(configs)
+
+    infinite_temperature_energy = 0.0
+    is_complex = False
+    is_stoquastic = True
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_energies_that_are_not_finite_change_nothing(bad: float) -> None:
+    psi, optimizer = network("gru", LATTICE), Adam(0.01)
+    before = flat_parameters(psi).clone()
+    with pytest.raises(FloatingPointError, match="the energy is not finite"):
+        run(psi, optimizer, Broken(bad), n_steps=3)
+    assert torch.equal(flat_parameters(psi), before)
+    assert optimizer.state_dict() == {"step": 0, "first": None, "second": None}
+
+
+def test_an_exact_state_stays() -> None:
+    """At the ground state the gradient vanishes sample by sample: plain descent does not move."""
+
+    class Descent(Optimizer):
+        def update(self, wavefunction, samples, local_energies):
+            gradient = energy_gradient(wavefunction, samples, local_energies)
+            self.diagnostics = {"gradient_norm": float(gradient.norm()), "learning_rate": 0.1}
+            return -0.1 * gradient
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    hamiltonian = TransverseFieldIsing(Chain(4), J=1.0, h=1.0)
+    psi = exact_table(hamiltonian)
+    before = flat_parameters(psi).clone()
+    energies: list[float] = []
+    optimise(
+        psi,
+        hamiltonian,
+        Descent(),
+        n_steps=5,
+        n_samples=50,
+        generator=torch.Generator().manual_seed(0),
+        unique=True,
+        after_step=lambda record: energies.append(record.energy) or False,
+    )
+    assert_close(flat_parameters(psi), before, rtol=0, atol=1e-7)
+    assert energies == pytest.approx([ground_state(hamiltonian).energy] * 5, rel=1e-9)

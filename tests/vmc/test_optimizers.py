@@ -1,0 +1,181 @@
+"""Adam is torch.optim.Adam on the energy gradient; clipping, schedules, restoring."""
+
+from __future__ import annotations
+
+import io
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from states import network
+from torch.testing import assert_close
+
+from hamiltonians import Rydberg
+from hamiltonians.lattice import Square
+from nqs.vmc.gradient import add_to_parameters, energy_gradient, flat_parameters
+from nqs.vmc.local_energy import local_energies
+from nqs.vmc.optimizers import Adam
+from nqs.vmc.schedules import KINDS, Schedule
+from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.wavefunction import Samples
+
+LATTICE = Square(2, 2)
+HAMILTONIAN = Rydberg(LATTICE, V=3.0, delta=1.0, Omega=1.0)
+
+
+def measured(psi: Autoregressive, generator: torch.Generator) -> tuple[Samples, torch.Tensor]:
+    samples = psi.sample(64, generator, unique=True)
+    return samples, local_energies(psi, HAMILTONIAN, samples)
+
+
+def step(psi: Autoregressive, optimizer: Adam, generator: torch.Generator) -> torch.Tensor:
+    update = optimizer.update(psi, *measured(psi, generator))
+    add_to_parameters(psi, update)
+    return update
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"beta1": 0.5, "beta2": 0.9}, {"eps": 1e-2}, {"beta1": 0.0, "beta2": 0.0}]
+)
+def test_torch_agrees(options: dict[str, float]) -> None:
+    ours, theirs = network("gru", LATTICE, "2x1"), network("gru", LATTICE, "2x1")
+    optimizer = Adam(0.02, **options)
+    betas = (options.get("beta1", 0.9), options.get("beta2", 0.999))
+    twin = torch.optim.Adam(theirs.parameters(), 0.02, betas, options.get("eps", 1e-8))
+    generators = [torch.Generator().manual_seed(4) for _ in range(2)]
+    start = flat_parameters(ours)
+    for _ in range(12):
+        step(ours, optimizer, generators[0])
+        energy_gradient(theirs, *measured(theirs, generators[1]))  # leaves it in .grad
+        twin.step()
+        assert_close(flat_parameters(ours), flat_parameters(theirs), rtol=0, atol=1e-9)
+    assert (flat_parameters(ours) - start).abs().max() > 1e-2
+
+
+def test_the_first_step_has_the_size_of_the_learning_rate() -> None:
+    psi = network("gru", LATTICE, "2x1")
+    update = step(psi, Adam(0.03), torch.Generator().manual_seed(0))
+    moved = update[update != 0].abs()
+    assert len(moved) > 100
+    assert moved.median() == pytest.approx(0.03, rel=1e-4)
+
+
+def test_clipping() -> None:
+    """Longer gradients are shortened to clip_norm: the first moment shows what was used."""
+    psi = network("gru", LATTICE, "2x1")
+    samples, e_loc = measured(psi, torch.Generator().manual_seed(1))
+    gradient = energy_gradient(psi, samples, e_loc)
+    norm = float(gradient.norm())
+    for clip_norm, scale in ((norm / 7, 1 / 7), (norm * 1.01, 1.0), (None, 1.0)):
+        optimizer = Adam(0.01, clip_norm=clip_norm)
+        optimizer.update(psi, samples, e_loc)
+        first = optimizer.state_dict()["first"]
+        assert_close(first, 0.1 * scale * gradient, rtol=1e-9, atol=1e-15)
+        assert optimizer.diagnostics["gradient_norm"] == pytest.approx(norm)  # before clipping
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_restored_runs_continue_bit_for_bit(clip_norm: float | None) -> None:
+    schedule = Schedule("cosine", warmup_steps=2, total_steps=10)
+
+    def fresh() -> Adam:
+        return Adam(0.02, clip_norm=clip_norm, schedule=schedule)
+
+    psi, optimizer, generator = network("ptf", LATTICE), fresh(), torch.Generator().manual_seed(9)
+    for _ in range(4):
+        step(psi, optimizer, generator)
+    file = io.BytesIO()
+    torch.save([psi.state_dict(), optimizer.state_dict(), generator.get_state()], file)
+    straight = [step(psi, optimizer, generator) for _ in range(4)]
+
+    file.seek(0)
+    parameters, moments, random = torch.load(file, weights_only=True)
+    psi, optimizer, generator = network("ptf", LATTICE, seed=5), fresh(), torch.Generator()
+    psi.load_state_dict(parameters)
+    optimizer.load_state_dict(moments)
+    generator.set_state(random)
+    resumed = [step(psi, optimizer, generator) for _ in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+    assert all(update.abs().max() > 0 for update in straight)
+
+
+def test_a_fresh_state_can_be_saved_and_restored() -> None:
+    optimizer = Adam()
+    optimizer.load_state_dict(Adam().state_dict())
+    assert optimizer.step == 0
+    assert (
+        step(network("gru", LATTICE), optimizer, torch.Generator().manual_seed(0)).abs().max() > 0
+    )
+
+
+def test_the_schedule_is_followed() -> None:
+    schedule = Schedule("linear", total_steps=4, final_fraction=0.2)
+    psi, optimizer = network("gru", LATTICE), Adam(0.01, schedule=schedule)
+    generator, rates = torch.Generator().manual_seed(0), []
+    for _ in range(6):
+        step(psi, optimizer, generator)
+        rates.append(optimizer.diagnostics["learning_rate"])
+    assert rates == pytest.approx([0.01, 0.008, 0.006, 0.004, 0.002, 0.002])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("final", [0.01, 0.3, 1.0])
+def test_schedules_end_where_they_should(kind: str, final: float) -> None:
+    schedule = Schedule(kind, total_steps=50, final_fraction=final)
+    factors = [schedule(i) for i in range(60)]
+    assert factors[0] == 1.0
+    end = 1.0 if kind == "constant" else final
+    assert factors[50:] == pytest.approx([end] * 10, rel=1e-12)
+    assert all(a >= b for a, b in pairwise(factors))
+    middle = {
+        "constant": 1.0,
+        "linear": (1 + final) / 2,
+        "cosine": (1 + final) / 2,
+        "exponential": math.sqrt(final),
+    }[kind]
+    assert factors[25] == pytest.approx(middle, rel=1e-12)
+    quarter = final + (1 - final) * (1 + math.cos(math.pi / 4)) / 2
+    if kind == "cosine":
+        assert Schedule(kind, total_steps=40, final_fraction=final)(10) == pytest.approx(quarter)
+
+
+def test_warm_up_rises_linearly() -> None:
+    schedule = Schedule(warmup_steps=4)
+    assert [schedule(i) for i in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    both = Schedule("linear", warmup_steps=1, total_steps=10, final_fraction=0.5)
+    assert [both(i) for i in (0, 1, 10)] == pytest.approx([0.5, 0.95, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "step"}, "schedule='step' is unknown; allowed: constant, linear, cosine, exp"),
+        ({"kind": "cosine"}, "schedule='cosine' needs total_steps >= 1"),
+        ({"kind": "linear", "total_steps": 0}, "schedule='linear' needs total_steps >= 1"),
+        ({"final_fraction": 0.0}, r"final_fraction=0.0 must be in \(0, 1\]"),
+        ({"final_fraction": 1.5}, r"final_fraction=1.5 must be in \(0, 1\]"),
+        ({"final_fraction": math.nan}, r"final_fraction=nan must be in \(0, 1\]"),
+        ({"warmup_steps": -1}, "warmup_steps=-1 must not be negative"),
+    ],
+)
+def test_bad_schedules(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001 must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate=nan must be positive"),
+        ({"beta1": 1.0}, r"beta1=1.0 and beta2=0.999 must be in \[0, 1\)"),
+        ({"beta2": -0.1}, r"beta2=-0.1 must be in \[0, 1\)"),
+        ({"eps": 0.0}, "eps=0.0 must be positive"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0 must be positive or null"),
+    ],
+)
+def test_bad_settings(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Adam(**options)
