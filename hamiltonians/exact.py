@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,9 @@ MAX_DENSE_SITES = 14
 
 SMALL_SITES = 9
 """Up to here the dense eigen-solver is faster than Lanczos."""
+
+SINGLE_THREAD_SITES = 18
+"""Up to here products run on one thread."""
 
 WINDOW = 4
 """Sites of one window of the constant-flip product: matrices of 16 x 16."""
@@ -157,12 +161,25 @@ def ground_state(
         energies, vectors = energies[:k], vectors[:, :k]
     else:
         spare = 1e9 * max_memory_gb - _bytes(H.n_sites, k, n_vectors, H.is_complex)
-        energies, vectors = _lanczos(Product(H, spare), k, n_vectors, tol, seed)
+        with _fitting_threads(H.n_sites):
+            energies, vectors = _lanczos(Product(H, spare), k, n_vectors, tol, seed)
     lowest = np.argsort(energies)
     state = vectors[:, lowest[0]].copy()
     largest = state[np.argmax(np.abs(state))]
     state *= np.abs(largest) / largest
     return GroundState(H.n_sites, energies[lowest], state)
+
+
+@contextmanager
+def _fitting_threads(n_sites: int) -> Iterator[None]:
+    """One torch thread for small systems: torch's pool and BLAS's pool, which ARPACK uses, wait
+    for each other by spinning, and at 16 sites that takes many times longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if n_sites <= SINGLE_THREAD_SITES else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _lanczos(
