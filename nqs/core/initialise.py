@@ -22,5 +22,5 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None) -> No
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
             module.weight.normal_(0.0, 1.0, generator=generator)
-        elif isinstance(module, Positions) and module.kind == "learned":
+        elif isinstance(module, Positions) and isinstance(module.table, nn.Parameter):
             module.table.normal_(0.0, 0.5, generator=generator)

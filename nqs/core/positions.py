@@ -14,7 +14,24 @@ from torch import Tensor, nn
 KINDS = ("learned", "sinusoidal", "grid")
 
 
-class Positions(nn.Module):
+class AddedTable(nn.Module):
+    """Adds row t of a table (T, D) at position t; the table is learned or fixed."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor, *, learned: bool = True) -> None:
+        super().__init__()
+        if learned:
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """x (..., S, D) read at positions start .. start + S - 1 -> (..., S, D)."""
+        return x + self.table[start : start + x.shape[-2]]
+
+
+class Positions(AddedTable):
     """A table (T, D) added to the token embeddings.
 
     Args:
@@ -24,28 +41,20 @@ class Positions(nn.Module):
         coordinates: (T, d) place of each token in space; required by "grid".
     """
 
-    table: Tensor
-
     def __init__(
         self, kind: str, max_length: int, d_model: int, coordinates: Tensor | None = None
     ) -> None:
-        super().__init__()
-        self.kind = kind
+        if kind not in KINDS:
+            raise ValueError(f"positions={kind!r} is unknown; allowed: {', '.join(KINDS)}")
         if kind == "learned":
-            self.table = nn.Parameter(torch.empty(max_length, d_model))
+            super().__init__(torch.empty(max_length, d_model))
             return
         if kind == "sinusoidal":
             coordinates = torch.arange(max_length, dtype=torch.float64)[:, None]
-        elif kind != "grid":
-            raise ValueError(f"positions={kind!r} is unknown; allowed: {', '.join(KINDS)}")
         elif coordinates is None or coordinates.shape[0] != max_length:
             raise ValueError(f"positions='grid' needs one coordinate row per token ({max_length})")
         table = sinusoids(coordinates.to(torch.float64), d_model)
-        self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
-
-    def forward(self, start: int, length: int) -> Tensor:
-        """Rows start .. start + length - 1 -> (length, D)."""
-        return self.table[start : start + length]
+        super().__init__(table.to(torch.get_default_dtype()), learned=False)
 
 
 def sinusoids(coordinates: Tensor, d_model: int) -> Tensor:

@@ -137,7 +137,7 @@ class Transformer(SequenceModel):
             assert isinstance(state, KeyValueState)
             state = state.joined()
         start = check_continuation(self, tokens, state)
-        x, projected = self._embedded(tokens, self.positions(start, tokens.shape[1]))
+        x, projected = self._embedded(tokens, start)
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             prefix = state.filled(layer) if state is not None and start > 0 else None
@@ -147,7 +147,7 @@ class Transformer(SequenceModel):
             values.append(new_values)
         return self.head(self.norm(x)), _extended(state, keys, values)
 
-    def _embedded(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _embedded(self, tokens: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Input x (R, S, D) of the first block and its projection (R, S, 3 D).
 
         Both depend on token and position alone, so without gradients and with more rows than
@@ -155,11 +155,12 @@ class Transformer(SequenceModel):
         """
         first = self.blocks[0]
         if torch.is_grad_enabled() or tokens.shape[0] <= self.vocab_size:
-            x = self.embedding(tokens) + positions
+            x = self.positions(self.embedding(tokens), start)
             return x, first.project(x)
-        pairs = self.embedding.weight[:, None] + positions  # (V, S, D)
-        table = torch.cat([pairs, first.project(pairs)], dim=-1).flatten(0, 1)  # (V S, 4 D)
         n_own = tokens.shape[1]
+        every = self.embedding.weight[:, None].expand(-1, n_own, -1)
+        pairs = self.positions(every, start)  # (V, S, D)
+        table = torch.cat([pairs, first.project(pairs)], dim=-1).flatten(0, 1)  # (V S, 4 D)
         places = tokens * n_own + torch.arange(n_own, device=tokens.device)
         found = nn.functional.embedding(places, table)  # (R, S, 4 D)
         return found[..., : self.d_model], found[..., self.d_model :]

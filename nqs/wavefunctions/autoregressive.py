@@ -14,9 +14,10 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nqs.core.decoding import draw, split_counts
+from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import flipped_log_probs
 from nqs.wavefunctions.patches import Patches
@@ -50,9 +51,10 @@ class Autoregressive(Wavefunction):
         self.n_sites = patches.n_sites
         self.core = core
         self.patches = patches
-        self.bias = nn.Parameter(core.head.weight.new_zeros(n_patches, n_states))
+        self.bias = AddedTable(core.head.weight.new_zeros(n_patches, n_states))
         closed = torch.zeros(n_patches, n_states).masked_fill(~patches.allowed(), -torch.inf)
         self.register_buffer("closed", closed, persistent=False)  # (T, K): 0 or -inf
+        self.has_closed = not bool(patches.allowed().all())
 
     @torch.no_grad()
     def set_product_state(self, probabilities: Tensor, spread: float = 0.05) -> None:
@@ -65,11 +67,11 @@ class Autoregressive(Wavefunction):
         ):
             raise ValueError(f"probabilities must be {self.n_sites} numbers in the open (0, 1)")
         padded = torch.cat([probabilities, probabilities.new_full((1,), 0.5)]).to(torch.float64)
-        one = padded[self.patches.sites].to(self.bias.device)[:, None, :]  # (T, 1, P)
+        one = padded[self.patches.sites].to(self.closed.device)[:, None, :]  # (T, 1, P)
         bits = self.patches.state_bits()[None]  # (1, K, P)
         inside = (self.patches.sites < self.n_sites)[:, None, :]  # (T, 1, P)
         log_p = torch.where(bits, one.log(), torch.log1p(-one)) * inside
-        self.bias.copy_(log_p.sum(-1))
+        self.bias.table.copy_(log_p.sum(-1))
         self.core.head.weight.mul_(spread)
         self.core.head.bias.zero_()
 
@@ -88,8 +90,9 @@ class Autoregressive(Wavefunction):
         """
         first = 0 if state is None else state.length
         logits, state = self.core(inputs, state)
-        window = slice(first, first + inputs.shape[1])
-        logits = logits + (self.bias[window] + self.closed[window])
+        logits = self.bias(logits, first)
+        if self.has_closed:
+            logits = logits + self.closed[first : first + inputs.shape[1]]
         return logits, torch.logsumexp(logits, dim=-1), state
 
     def log_psi(self, configs: Tensor) -> Tensor:
@@ -135,7 +138,7 @@ class Autoregressive(Wavefunction):
 
     def _draw_rows(self, n_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Independent rows: tokens (R, T), counts of 1 (R,), ln p (R,)."""
-        device = self.bias.device
+        device = self.closed.device
         state = self.core.start(n_rows, self.patches.n_patches)
         last = torch.full((n_rows,), self.patches.n_states, device=device)
         total = torch.zeros(n_rows, dtype=torch.float64, device=device)
@@ -154,7 +157,7 @@ class Autoregressive(Wavefunction):
 
         Breadth first; a frontier that outgrows max_rows is cut in two, done one after the other.
         """
-        device = self.bias.device
+        device = self.closed.device
         root = (
             torch.full((1, 1), self.patches.n_states, device=device),  # start token
             torch.tensor([n_samples], device=device),

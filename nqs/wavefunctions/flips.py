@@ -183,8 +183,8 @@ def _walk(
         logits, log_norms, state = psi.conditionals(inputs[:, t : t + 1], state)
         log_probs = logits[:, 0] - log_norms  # (B, K)
         group = (first == t).nonzero().squeeze(1)
-        if len(group):
-            rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
+        rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
+        if len(rows):
             write = tokens[rows, t] ^ changes[cols, t]
             opened = before[rows] + log_probs[rows, write]
             shared = state if needed is None else state.select(rows)

@@ -42,4 +42,5 @@ def test_rows_and_what_is_learned(kind: str) -> None:
     positions = Positions(kind, 5, 4, places)
     assert len(list(positions.parameters())) == (kind == "learned")
     assert set(positions.state_dict()) == ({"table"} if kind == "learned" else set())
-    assert_close(positions(2, 3), positions.table[2:5], rtol=0, atol=0)
+    x = torch.ones(2, 3, 4)
+    assert_close(positions(x, 2), 1 + positions.table[2:5].expand(2, 3, 4), rtol=0, atol=0)

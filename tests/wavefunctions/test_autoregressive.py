@@ -145,12 +145,12 @@ def test_closed_states_have_no_influence(model: str, system: str) -> None:
     assert closed.any()
     log_psi = psi.log_psi(configs)
     log_psi.sum().backward()
-    assert not psi.bias.grad[closed].any() and psi.bias.grad[~closed].any()
+    assert not psi.bias.table.grad[closed].any() and psi.bias.table.grad[~closed].any()
     assert all(p.grad is None or p.grad.isfinite().all() for p in psi.parameters())
     flipped = psi.log_psi_flipped(configs, flips)
     drawn = psi.sample(300, torch.Generator().manual_seed(2))
     with torch.no_grad():
-        psi.bias[closed] += 1e4
+        psi.bias.table[closed] += 1e4
     assert torch.equal(psi.log_psi(configs), log_psi)
     assert torch.equal(psi.log_psi_flipped(configs, flips), flipped)
     assert torch.equal(psi.sample(300, torch.Generator().manual_seed(2)).configs, drawn.configs)
