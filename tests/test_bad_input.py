@@ -37,7 +37,7 @@ CASES = [
     ("model.patch=17", ["model.patch=17", "16 sites"]),
     ("model.patch=2by2", ["model.patch=2by2", "2x2"]),
     ("model.patch=[[0,1],[1,2]]", ["model.patch=", "exactly once"]),
-    ("model.patch=[[0,1],[2,3]]", ["model.patch=", "4 sites", "16"]),
+    ("model.patch=[[0,1],[2,3]]", ["model.patch=", "every site 0..15"]),
     ("model.n_heads=5", ["model.n_heads=5", "d_model=64", "1, 2, 4, 8"]),
     ("model.d_model=0", ["model.d_model=0", ">= 1"]),
     ("model.n_layers=0", ["model.n_layers=0", ">= 1"]),
@@ -178,6 +178,12 @@ def test_no_gpu(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(train.main, ["device=cuda"], ["device=cuda", "device=cpu"], capsys)
 
 
+def rename_a_parameter(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["model"]["renamed"] = content["model"].popitem()[1]
+    torch.save(content, checkpoint)
+
+
 # what is done to a finished run, the command line, what the line must contain
 DAMAGE: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
     "dir holds a run": (lambda run: None, "run.dir=run", ["run.dir=run", "run.resume=true"]),
@@ -220,6 +226,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
         lambda run: torch.save({"weights": torch.ones(3)}, run / "checkpoints/step-000000002.pt"),
         "run.dir=run run.resume=true",
         ["step-000000002.pt", "not a checkpoint of this program"],
+    ),
+    "checkpoint of another version": (
+        lambda run: rename_a_parameter(run / "checkpoints/step-000000002.pt"),
+        "run.dir=run run.resume=true",
+        ["step 2", "do not fit this version's model", "environment.json", "renamed"],
     ),
     "unreadable history": (
         lambda run: (run / "run.h5").write_bytes(b"not HDF5"),

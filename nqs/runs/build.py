@@ -145,8 +145,6 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     spec = patch if isinstance(patch, str) else [list(sites) for sites in patch]
     with naming(f"model.patch={shown(patch)}"):
         patches = Patches.from_spec(lattice, spec)
-        if patches.n_sites != lattice.n_sites:
-            raise ValueError(f"covers {patches.n_sites} sites, the lattice has {lattice.n_sites}")
     generator = build_generator(config.seed, "parameters", torch.device("cpu"))
     with naming("model"):
         core = build_core(model, patches, generator)

@@ -79,6 +79,19 @@ def newest(
     return None
 
 
+def restore(wavefunction: torch.nn.Module, content: Mapping[str, Any]) -> None:
+    """Puts a checkpoint's parameters into the wavefunction. Raises InputError if they do not fit,
+    which is how a checkpoint of another version of the code shows."""
+    try:
+        wavefunction.load_state_dict(content["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"checkpoint at step {content['step']}: its parameters do not fit this version's "
+            f"model; use the version in the run's environment.json ({reason})"
+        ) from None
+
+
 def _load(path: Path, device: torch.device) -> Any:
     try:
         content = torch.load(path, map_location=device, weights_only=True)

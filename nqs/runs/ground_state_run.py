@@ -141,12 +141,15 @@ def prepare(session: Session) -> None:
 
 
 def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, history.RunFile]:
-    """The newest checkpoint (None before the first) and the history up to its step."""
+    """The newest checkpoint (None before the first), its parameters in place, and the history up
+    to its step."""
     content = history.read(path / "run.h5")
     saved = checkpoint.newest(
         path / "checkpoints", directory.portable(job.config), job.device, warn
     )
     content.truncate(0 if saved is None else saved["step"])
+    if saved is not None:
+        checkpoint.restore(job.wavefunction, saved)
     return saved, content
 
 
@@ -157,7 +160,6 @@ def resume(session: Session) -> None:
         session.log.say("no checkpoint yet, starting at step 0")
         return
     job = session.job
-    job.wavefunction.load_state_dict(saved["model"])
     job.optimizer.load_state_dict(saved["optimizer"])
     job.generator.set_state(saved["generator"].cpu())
     session.step = session.saved_step = saved["step"]

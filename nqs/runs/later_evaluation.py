@@ -27,7 +27,7 @@ def evaluate_later(path: Path, n_samples: int, seed: int) -> None:
         )
         if saved is None:
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
-        job.wavefunction.load_state_dict(saved["model"])
+        checkpoint.restore(job.wavefunction, saved)
         evaluation = evaluated(job, n_samples, seed, saved["step"], "later")
         content.evaluations.append(evaluation)
         content.write(path / "run.h5")

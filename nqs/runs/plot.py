@@ -57,7 +57,7 @@ def save_convergence(
 def _draw_energy(axes: Axes, step: np.ndarray, energy: np.ndarray, error: np.ndarray) -> None:
     axes.plot(step, energy, lw=0.8, label="samples of each step")
     axes.fill_between(step, energy - error, energy + error, alpha=0.3, lw=0)
-    axes.set_ylabel("energy per site (units of the couplings)")
+    axes.set_ylabel("energy per site (coupling units)")
     if len(energy) > 1:  # the first steps would flatten everything that comes after them
         tail = energy[len(energy) // 10 :]
         low, high = tail.min(), tail.max()
