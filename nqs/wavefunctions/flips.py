@@ -43,16 +43,23 @@ def flipped_log_probs(
         raise ValueError("flips must each touch at least one site")
     if needed is not None and bool(needed.all()):
         needed = None
-    scorer = _walk if psi.core.constant_state else _suffixes
-    result = torch.full((len(configs), len(flips)), -torch.inf, dtype=torch.float64, device=configs.device)
+    walked = psi.core.constant_state
+    result = torch.full(
+        (len(configs), len(flips)), -torch.inf, dtype=torch.float64, device=configs.device
+    )
+    n_flips = max(1, min(max_rows, len(flips)) if walked else len(flips))  # a walk opens them all
 
     def score(begin: int, end: int) -> None:
-        part = None if needed is None else needed[begin:end]
         tokens = psi.patches.encode(configs[begin:end])
-        scorer(psi, tokens, changes, part, result[begin:end], max_rows)
+        for first in range(0, len(flips), n_flips):
+            part = (slice(begin, end), slice(first, first + n_flips))
+            acting = None if needed is None else needed[part]
+            if walked:
+                _walk(psi, tokens, changes[part[1]], acting, result[part])
+            else:
+                _suffixes(psi, tokens, changes[part[1]], acting, result[part], max_rows)
 
-    rows_each = len(flips) if psi.core.constant_state else 1
-    in_chunks(score, len(configs), max(1, max_rows // max(1, rows_each)))
+    in_chunks(score, len(configs), max(1, max_rows // n_flips) if walked else max_rows)
     return result
 
 
@@ -159,12 +166,7 @@ class _Branches:
 
 
 def _walk(
-    psi: Autoregressive,
-    tokens: Tensor,
-    changes: Tensor,
-    needed: Tensor | None,
-    result: Tensor,
-    max_rows: int,
+    psi: Autoregressive, tokens: Tensor, changes: Tensor, needed: Tensor | None, result: Tensor
 ) -> None:
     """Fill result (B, G): all branches open at position t take one step together.
 

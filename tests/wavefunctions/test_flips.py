@@ -104,7 +104,7 @@ def test_small_launches(launch: int, monkeypatch: pytest.MonkeyPatch) -> None:
         ("elman", 40),
         ("gru", 40),
         ("lstm", 40),
-        pytest.param("gru", 4, marks=pytest.mark.xfail(strict=True, reason="all flips of one row")),
+        ("gru", 4),
     ],
 )
 def test_no_launch_has_more_than_max_rows(model: str, max_rows: int) -> None:
