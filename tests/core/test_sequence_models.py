@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
+from nqs.core import recurrent, transformer
 from nqs.core.attention import KeyValueState
 from nqs.core.recurrent import Recurrent, RecurrentState
 from nqs.core.sequence import SequenceModel, SequenceState
-from nqs.core.transformer import Transformer
+from nqs.core.transformer import ACTIVATIONS, Transformer
 
 VOCAB, OUTPUTS, LENGTH = 6, 5, 9
 EXACT = {"rtol": 0.0, "atol": 1e-12}
@@ -90,6 +91,65 @@ def snapshot(state: SequenceState) -> list[Tensor]:
     assert isinstance(state, KeyValueState)
     own = [] if state.branch is None else state.branch[0] + state.branch[1]
     return [x.clone() for x in state.keys + state.values + own]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@torch.no_grad()
+def test_transformer_written_out(activation: str) -> None:
+    """Slow twin: pre-norm blocks (Vaswani et al.; GPT-2) from torch's own functions alone."""
+    generator = torch.Generator().manual_seed(1)
+    model = Transformer(
+        VOCAB, OUTPUTS, LENGTH, d_model=8, n_heads=2, d_ff=12, activation=activation
+    ).double()
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.5, generator=generator)
+    tokens = random_tokens(4)
+
+    def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
+        deviation = x - x.mean(-1, keepdim=True)
+        scale = (deviation.square().mean(-1, keepdim=True) + layer.eps).sqrt()
+        return deviation / scale * layer.weight + layer.bias
+
+    later = torch.ones(LENGTH, LENGTH).triu(1).bool()
+    x = model.embedding.weight[tokens] + model.positions.table
+    for block in model.blocks:
+        qkv = norm(x, block.norm_attention) @ block.attention.qkv.weight.T
+        heads = []
+        for head in range(2):
+            q, k, v = (part[..., 4 * head : 4 * head + 4] for part in qkv.split(8, dim=-1))
+            scores = (q @ k.mT / 4**0.5).masked_fill(later, -torch.inf)
+            heads.append(scores.softmax(-1) @ v)
+        x = x + torch.cat(heads, dim=-1) @ block.attention.project.weight.T
+        hidden = norm(x, block.norm_mlp) @ block.expand.weight.T
+        x = x + getattr(nn.functional, activation)(hidden) @ block.contract.weight.T
+    expected = norm(x, model.norm) @ model.head.weight.T + model.head.bias
+    assert_close(model(tokens)[0], expected, rtol=0, atol=1e-11)
+
+
+@every_model
+@pytest.mark.parametrize("cached", [1, 7, 25, 10**6])
+def test_blocks_and_look_ups_change_nothing(
+    name: str, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients rows go in cache-sized blocks and projections are looked up.
+
+    The slow twin is the same call with gradients, whole; also continued, in branches, from states.
+    """
+    monkeypatch.setattr(recurrent, "CACHED_ROWS", cached)
+    monkeypatch.setattr(transformer, "CACHED_ACTIVATIONS", 12 * cached)  # d_ff = 12
+    model, tokens = build(name), random_tokens(24)
+    tokens[:, :4] = tokens[::4, :4].repeat_interleave(4, dim=0)
+    slow, _ = model(tokens)
+    assert slow.requires_grad
+    with torch.no_grad():
+        assert_close(model(tokens)[0], slow.detach(), **EXACT)
+        for start in (None, model.start(6, LENGTH)):
+            logits, state = model(tokens[::4, :4], start)
+            assert_close(logits, slow[::4, :4].detach(), **EXACT)
+            logits, state = model(tokens[:, 4:7], state)
+            assert_close(logits, slow[:, 4:7].detach(), **EXACT)
+            logits, state = model(tokens[:, 7:], state)
+            assert_close(logits, slow[:, 7:].detach(), **EXACT)
 
 
 @every_model
@@ -338,6 +398,7 @@ def test_an_allocated_state_does_not_overflow_silently(name: str, step: int) -> 
             {"positions": "sinusoidal", "d_model": 1, "n_heads": 1},
             "too small for 1 coord",
         ),
+        (Transformer, {"activation": "tanh"}, "'tanh' is unknown; allowed: gelu, relu, silu"),
         (Transformer, {"n_layers": 0}, "n_layers=0 must be a positive integer"),
         (Transformer, {"n_heads": -2}, "n_heads=-2 must be a positive integer"),
         (Transformer, {"d_ff": 0}, "d_ff=0 must be a positive integer"),
