@@ -168,7 +168,7 @@ class PauliSum(Hamiltonian):
         if size > MAX_ENUMERATED:
             plain = ~masks.any(dim=0)  # (t,)
             return float(weights[plain].sum() + weights[~plain].abs().sum()) <= slack
-        patterns = torch.cartesian_prod(*[torch.tensor([False, True])] * size).reshape(-1, size)
+        patterns = (torch.arange(2**size)[:, None] >> torch.arange(size)) & 1 != 0  # (2^size, size)
         return float((_signs(patterns, masks[support]) @ weights).max()) <= slack
 
     def pauli_terms(self) -> list[PauliTerm]:

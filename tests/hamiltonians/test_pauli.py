@@ -83,3 +83,9 @@ def test_lattice_is_kept_and_checked() -> None:
     assert PauliSum(6, [(1.0, "X0")], lattice=Square(2, 3)).lattice is not None
     with pytest.raises(ValueError, match=r"n_sites is 5, but the lattice is Square\(2, 3\)"):
         PauliSum(5, [(1.0, "X0")], lattice=Square(2, 3))
+
+
+def test_a_plain_field_is_stoquastic_by_its_sign() -> None:
+    """A flip pattern without any Z has nothing to enumerate."""
+    assert PauliSum(2, [(-1.0, "XI"), (-0.5, "IX"), (1.0, "ZZ")]).is_stoquastic
+    assert not PauliSum(2, [(-1.0, "XI"), (0.5, "IX")]).is_stoquastic
