@@ -49,7 +49,7 @@ def test_few_rows_at_a_time(
     model: str, max_rows: int, unique: bool, generator, assert_distribution
 ) -> None:
     """A frontier cut in pieces, or rows drawn in chunks, follow the same law."""
-    psi = build(model, Square(2, 3), "2x2")
+    psi = build(model, Chain(6), "2")  # 3 patches: a frontier is cut where states differ
     most = []
     psi.core.register_forward_hook(lambda module, inputs, output: most.append(len(inputs[0])))
     n = N_SAMPLES if unique or max_rows > 3 else 400
