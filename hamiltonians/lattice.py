@@ -353,7 +353,7 @@ def _check_site_count(name: str, n_sites: int) -> None:
 def _checked_positions(positions: Tensor | np.ndarray | Sequence[Sequence[float]]) -> Tensor:
     """(N, d) float64 on the CPU, finite, N >= 1, d = 2 or 3."""
     try:
-        table = torch.as_tensor(np.array(positions, dtype=np.float64))
+        table = torch.as_tensor(np.asarray(positions, dtype=np.float64)).clone()
     except (TypeError, ValueError):
         raise ValueError("Positions: every site needs the same number of coordinates") from None
     if table.numel() == 0:
