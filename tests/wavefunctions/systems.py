@@ -23,7 +23,7 @@ GROUPS = [[8, 0], [3], [1, 4, 7], [5, 2, 6]]
 
 def scattered(n_sites: int) -> Positions:
     generator = torch.Generator().manual_seed(11)
-    return Positions((3 * torch.rand(n_sites, 2, generator=generator)).tolist())
+    return Positions(3 * torch.rand(n_sites, 2, generator=generator))
 
 
 SYSTEMS: dict[str, tuple[Lattice, Spec]] = {
