@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,20 @@ class OlderCode:
     """
 
     def __init__(
-        self, path: str, model: str, *, side: int, n_samples: int, n_loops: int, options: dict[str, Any]
+        self,
+        path: str,
+        model: str,
+        *,
+        side: int,
+        n_samples: int,
+        n_loops: int,
+        options: dict[str, Any],
     ) -> None:
         root = Path(path).resolve()
         if not (root / "tvmc" / "models" / "PTF.py").is_file():
-            raise ValueError(f"--older-code {path}: no tvmc/models/PTF.py; give a VMC_with_LPTFs checkout")
+            raise ValueError(
+                f"--older-code {path}: no tvmc/models/PTF.py; give a VMC_with_LPTFs checkout"
+            )
         if str(root) not in sys.path:
             sys.path.insert(0, str(root))
         with warnings.catch_warnings():
@@ -74,5 +84,5 @@ class OlderCode:
         self.optimizer.step()
         marks.append(time.perf_counter())
         self.energy_per_site = float(e_loc.mean()) / self.n_sites
-        sampling, flips, gradient = (b - a for a, b in zip(marks, marks[1:], strict=False))
+        sampling, flips, gradient = (b - a for a, b in pairwise(marks))
         return {"sampling": sampling, "flips": flips, "gradient": gradient}

@@ -59,7 +59,9 @@ CASES = (
 class Ours:
     """Our model of a case, stepping with Adam like the older code."""
 
-    def __init__(self, case: Case, *, side: int, n_samples: int, device: str, seed: int = 0) -> None:
+    def __init__(
+        self, case: Case, *, side: int, n_samples: int, device: str, seed: int = 0
+    ) -> None:
         self.device = torch.device(device)
         init = torch.Generator().manual_seed(seed)
         lattice = Square(side, side)
@@ -67,7 +69,13 @@ class Ours:
         sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
         if case.model == "ptf":
             core = Transformer(
-                *sizes, d_model=128, n_layers=2, n_heads=8, d_ff=case.d_ff, activation="relu", generator=init
+                *sizes,
+                d_model=128,
+                n_layers=2,
+                n_heads=8,
+                d_ff=case.d_ff,
+                activation="relu",
+                generator=init,
             )
         else:
             core = Recurrent(*sizes, d_model=128, cell="gru", generator=init)
@@ -129,7 +137,9 @@ def measure(case: Case, args: argparse.Namespace) -> list[dict[str, object]]:
     if older:
         rows.append(_row(case.name, "older code", steps["older"]))
         pairs = zip(steps["older"], steps["ours"], strict=True)
-        rows[0]["times_faster"] = statistics.median(sum(a.values()) / sum(b.values()) for a, b in pairs)
+        rows[0]["times_faster"] = statistics.median(
+            sum(a.values()) / sum(b.values()) for a, b in pairs
+        )
         rows[0]["target"] = case.target
     return rows
 
@@ -186,7 +196,9 @@ def save(rows: list[dict[str, object]], out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--older-code", metavar="PATH", help="a checkout of VMC_with_LPTFs")
     parser.add_argument("--repeats", type=int, default=5, help="counted steps of each program")
     parser.add_argument("--side", type=int, default=8, help="L of the L x L array")
@@ -202,7 +214,10 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{args.side}x{args.side}, 2x2 patches, {args.samples} samples, {torch.get_num_threads()} threads")
+    print(
+    where = f"{args.samples} samples, {torch.get_num_threads()} threads"
+    print(f"{args.side}x{args.side}, 2x2 patches, {where}")
+    )
     print(table(rows))
     save(rows, args.out)
     print(f"written: {args.out / 'step_time.csv'}, {args.out / 'step_time.png'}")

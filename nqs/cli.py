@@ -14,7 +14,7 @@ from rich.table import Table
 
 from nqs.runs.schema import InputError
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train.py
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
 
 # click's UsageError; newer versions of typer carry click inside themselves
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

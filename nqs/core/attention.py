@@ -25,7 +25,7 @@ class KeyValueState(SequenceState):
         length: tokens read.
         in_place: whether C > length is room to write into (states made by `start`).
         branch: keys and values of tokens read after a shared prefix, (R, H, S, d) per layer; joined
-            with the prefix only if the state is used again, so that scoring branches copies nothing.
+            with the prefix only if the state is used again, so scoring branches copies nothing.
     """
 
     keys: list[Tensor]
@@ -49,7 +49,9 @@ class KeyValueState(SequenceState):
         if self.branch is None:
             return self
         pairs = ((self.keys, self.branch[0]), (self.values, self.branch[1]))
-        keys, values = ([_join(a, b, self.length) for a, b in zip(*pair, strict=True)] for pair in pairs)
+        keys, values = (
+            [_join(a, b, self.length) for a, b in zip(*pair, strict=True)] for pair in pairs
+        )
         return type(self)(keys, values, self.length)
 
     def filled(self, layer: int) -> tuple[Tensor, Tensor]:

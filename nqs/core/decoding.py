@@ -20,7 +20,7 @@ def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def split_counts(counts: Tensor, log_probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Multinomial split of counts (R,) int64 over K outcomes -> (R, K) int64, rows summing to counts.
+    """Multinomial split of counts (R,) int64 over K outcomes -> (R, K) int64, summing to counts.
 
     A multinomial is a tree of binomials: halve the set of outcomes, give the left half
     Binomial(count, p_left / p), recurse; log2 K vectorised draws in all.

@@ -10,7 +10,7 @@ from nqs.core.positions import Positions
 
 @torch.no_grad()
 def initialise(model: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Linear weights ~ N(0, 1/fan_in), biases 0; embeddings ~ N(0, 1); learned positions ~ N(0, 1/4).
+    """Linear weights ~ N(0, 1/fan_in), biases 0, embeddings ~ N(0, 1), positions ~ N(0, 1/4).
 
     One-hot inputs have fan-in 1, hence the unit variance of embeddings. Modules with a scheme of
     their own (residual projections, output heads, gates) adjust afterwards.

@@ -66,7 +66,9 @@ def sinusoids(coordinates: Tensor, d_model: int) -> Tensor:
     n_frequencies = d_model // (2 * n_dims)
     table = coordinates.new_zeros(n_tokens, d_model)
     if n_frequencies == 0:
-        raise ValueError(f"d_model={d_model} is too small for {n_dims} coordinates; use >= {2 * n_dims}")
+        raise ValueError(
+            f"d_model={d_model} is too small for {n_dims} coordinates; use >= {2 * n_dims}"
+        )
     exponents = torch.arange(n_frequencies, dtype=coordinates.dtype) / n_frequencies
     frequencies = torch.exp(-math.log(1e4) * exponents)  # (n_frequencies,)
     phases = coordinates[:, :, None] * frequencies  # (T, d, n_frequencies)

@@ -98,7 +98,9 @@ def check_continuation(model: SequenceModel, tokens: Tensor, state: SequenceStat
     start = 0 if state is None else state.length
     n_rows, n_own = tokens.shape
     if state is not None and n_rows % state.n_rows:
-        raise ValueError(f"{n_rows} rows cannot continue a state of {state.n_rows} rows: not a multiple")
+        raise ValueError(
+            f"{n_rows} rows cannot continue a state of {state.n_rows} rows: not a multiple"
+        )
     if start + n_own > model.max_length:
         raise ValueError(f"position {start + n_own} is beyond max_length={model.max_length}")
     return start

@@ -6,6 +6,7 @@ x <- x + Attention(LayerNorm(x)),  x <- x + W2 gelu(W1 LayerNorm(x)),  logits = 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
@@ -15,7 +16,6 @@ from nqs.core.attention import CausalSelfAttention, KeyValueState
 from nqs.core.initialise import initialise
 from nqs.core.positions import Positions
 from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
-
 
 CACHED_ACTIVATIONS = 2**19
 """Numbers of one block of perceptron activations: 2 MB in float32, a core's second-level cache."""
@@ -118,7 +118,7 @@ class Transformer(SequenceModel):
         self.d_model, self.n_heads = d_model, n_heads
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.positions = Positions(positions, max_length, d_model, coordinates)
-        self.blocks = nn.ModuleList(
+        self.blocks: Sequence[TransformerBlock] = nn.ModuleList(  # type: ignore[assignment]
             TransformerBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
@@ -186,7 +186,9 @@ def _extended(
     """The state after appending one forward pass's keys and values (R, H, S, d) per layer."""
     n_own = keys[0].shape[2]
     if state is None:  # contiguous, since branches will multiply with them again and again
-        return KeyValueState([k.contiguous() for k in keys], [v.contiguous() for v in values], n_own)
+        return KeyValueState(
+            [k.contiguous() for k in keys], [v.contiguous() for v in values], n_own
+        )
     end = state.length + n_own
     if state.in_place and keys[0].shape[0] == state.keys[0].shape[0]:
         capacity = state.keys[0].shape[2]

@@ -156,13 +156,15 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
     """The sequence model over patches: K states and a start token in, K logits out."""
     sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
     if model.name == "ptf":
-        assert model.n_heads is not None and model.positions is not None
+        assert model.n_heads is not None
+        assert model.activation is not None and model.positions is not None
         return Transformer(
             *sizes,
             d_model=model.d_model,
             n_layers=model.n_layers,
             n_heads=model.n_heads,
             d_ff=model.d_ff,
+            activation=model.activation,
             positions=model.positions,
             coordinates=patches.centres if model.positions == "grid" else None,
             generator=generator,

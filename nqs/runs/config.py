@@ -38,6 +38,7 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
         "n_layers": True,
         "n_heads": True,
         "d_ff": False,
+        "activation": True,
         "positions": True,
     },
     "rnn": {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
@@ -134,6 +135,8 @@ class ModelConfig:
     """Attention heads, >= 1; must divide d_model (ptf)."""
     d_ff: int | None = None
     """Width of the feed-forward layers, >= 1; null means 4 d_model (ptf)."""
+    activation: str | None = None
+    """Non-linearity of the feed-forward layers: gelu, relu or silu (ptf)."""
     positions: str | None = None
     """Position encoding: learned, sinusoidal or grid (from the patches' centres) (ptf)."""
     cell: str | None = None
@@ -149,6 +152,8 @@ class ModelConfig:
             _check_int(f"model.{key}", getattr(self, key), 1)
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
+        if self.activation is not None:
+            require_choice("model.activation", self.activation, ("gelu", "relu", "silu"))
         if self.cell is not None:
             require_choice("model.cell", self.cell, ("gru", "lstm", "elman"))
         if self.n_heads is not None:

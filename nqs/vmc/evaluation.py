@@ -48,6 +48,8 @@ def evaluate(
         energies.add(e_loc, samples.counts)
         for name, values in diagonal_observables(samples.configs, sublattice_signs).items():
             observables.setdefault(name, RunningMoments()).add(values, samples.counts)
-    energy = energy_statistics(energies, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy)
+    energy = energy_statistics(
+        energies, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
+    )
     estimates = {name: moments.estimate() for name, moments in observables.items()}
     return Evaluation(**vars(energy), observables=estimates)

@@ -18,7 +18,7 @@ Letters: B samples, T positions, P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -33,13 +33,13 @@ SUPPORTED = (nn.Linear, nn.Embedding, nn.LayerNorm, AddedTable)
 
 @dataclass
 class _Calls:
-    """What one layer saw, a list entry per call: inputs (B, T, in), output gradients (B, T, out)."""
+    """What one layer saw, a list entry per call: inputs (B, T, in), gradients (B, T, out)."""
 
     inputs: list[Tensor] = field(default_factory=list)
     gradients: dict[int, Tensor] = field(default_factory=dict)
 
     def join(self) -> tuple[Tensor, Tensor]:
-        """Inputs and gradients with all calls' positions along dim 1; (B, in) becomes (B, 1, in)."""
+        """Inputs and gradients with all calls' positions along dim 1; (B, in) counts as (B, 1, in)."""
         gradients = [self.gradients[i] for i in range(len(self.inputs))]
         if gradients[0].dim() == 2:
             return torch.stack(self.inputs, dim=1), torch.stack(gradients, dim=1)
@@ -63,7 +63,9 @@ class LayerJacobians:
         for rows in configs.split(chunk):
             parts.append(_recorded(wavefunction, self._layers, rows))
         self._seen = {
-            name: tuple(torch.cat(tensors) for tensors in zip(*(p[name] for p in parts), strict=True))
+            name: tuple(
+                torch.cat(tensors) for tensors in zip(*(p[name] for p in parts), strict=True)
+            )
             for name in self._layers
         }
         offsets, begin = {}, 0
@@ -87,7 +89,7 @@ class LayerJacobians:
 
 def supported_layers(module: nn.Module) -> dict[str, nn.Module]:
     """Name -> layer for every layer that owns parameters; ValueError if one is not supported."""
-    layers = {}
+    layers: dict[str, nn.Module] = {}
     for name, layer in module.named_modules():
         if not any(True for _ in layer.parameters(recurse=False)):
             continue
@@ -105,7 +107,9 @@ def _recorded(
     wavefunction: Wavefunction, layers: dict[str, nn.Module], configs: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
     calls = {name: _Calls() for name in layers}
-    handles = [layer.register_forward_hook(_recorder(calls[name])) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_hook(_recorder(calls[name])) for name, layer in layers.items()
+    ]
     try:
         with torch.enable_grad():
             total = wavefunction.log_psi(configs).sum()
@@ -117,7 +121,7 @@ def _recorded(
     return {name: seen.join() for name, seen in calls.items()}
 
 
-def _recorder(calls: _Calls):  # type: ignore[no-untyped-def]
+def _recorder(calls: _Calls) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         index = len(calls.inputs)
         calls.inputs.append(inputs[0].detach())
@@ -141,7 +145,9 @@ def _jacobians(
     elif isinstance(layer, nn.Embedding):
         rows = max(1, max_columns // layer.embedding_dim)
         for begin in range(0, layer.num_embeddings, rows):
-            tokens = torch.arange(begin, min(begin + rows, layer.num_embeddings), device=inputs.device)
+            tokens = torch.arange(
+                begin, min(begin + rows, layer.num_embeddings), device=inputs.device
+            )
             chosen = (inputs[:, :, None] == tokens).to(gradients.dtype)  # (B, T, V)
             block = torch.einsum("btv,btd->bvd", chosen, gradients).flatten(1)
             yield "weight", (begin * layer.embedding_dim, block)

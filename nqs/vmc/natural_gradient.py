@@ -1,14 +1,14 @@
 """Natural gradient (stochastic reconfiguration) in sample space, with momentum: minSR and SPRING.
 
-With w_s the weights of the samples (counts / n), overlines weighted means,
+With w_s the weights of the samples (counts / n) and weighted means,
 
     O_s = sqrt(w_s) (d ln psi_s / d theta - mean),      e_s = sqrt(w_s) (E_loc,s - E)
     delta = O^T (O O^T + lambda)^-1 e                    (Chen & Heyl, arXiv:2302.01941, eq. 3;
                                                           Rende et al., arXiv:2310.05715)
     theta <- theta - learning_rate * delta
 
-which equals (O^T O + lambda)^-1 O^T e, imaginary-time evolution with step learning_rate, at the cost
-of an N_s x N_s instead of a P x P system. SPRING (Goldshlager et al., arXiv:2401.10190) subtracts
+which equals (O^T O + lambda)^-1 O^T e, imaginary-time evolution with step learning_rate, at the
+cost of an N_s x N_s instead of a P x P system. SPRING (Goldshlager et al., arXiv:2401.10190) subtracts
 what the last direction already explains:
 
     delta = O^T (O O^T + lambda)^-1 (e - mu O delta_old) + mu delta_old
@@ -65,7 +65,11 @@ class NaturalGradient(Optimizer):
             raise ValueError(f"max_norm={max_norm} must be positive or null")
         if not memory_gb > 0:
             raise ValueError(f"memory_gb={memory_gb} must be positive")
-        self.learning_rate, self.diagonal_shift, self.momentum = learning_rate, diagonal_shift, momentum
+        self.learning_rate, self.diagonal_shift, self.momentum = (
+            learning_rate,
+            diagonal_shift,
+            momentum,
+        )
         self.max_norm, self.memory_gb = max_norm, memory_gb
         self.schedule = schedule or Schedule()
         self.shift_schedule = shift_schedule or Schedule()
@@ -73,7 +77,9 @@ class NaturalGradient(Optimizer):
         self.direction: Tensor | None = None  # delta of the last step, (P,)
         self.diagnostics = {}
 
-    def update(self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor) -> Tensor:
+    def update(
+        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor
+    ) -> Tensor:
         weights = samples.weights
         roots = weights.sqrt()  # (U,)
         residual = roots * (local_energies - weights @ local_energies)  # e, (U,)
@@ -119,7 +125,7 @@ class NaturalGradient(Optimizer):
 
 
 def add_gram(gram: Tensor, rows: Tensor, n_blocks: int = 4) -> None:
-    """gram += rows rows^T on and below the block diagonal only, 5/8 of the products for 4 blocks."""
+    """gram += rows rows^T on and below the block diagonal: 5/8 of the products for 4 blocks."""
     begin = 0
     for part in rows.chunk(n_blocks):
         end = begin + len(part)
@@ -137,7 +143,9 @@ def solve_shifted(gram: Tensor, right: Tensor, shift: float) -> Tensor:
     return vectors @ ((vectors.T @ right) / (values.clamp(min=0) + shift))
 
 
-def pull_back(wavefunction: Wavefunction, samples: Samples, factors: Tensor, *, chunk: int = 4_096) -> Tensor:
+def pull_back(
+    wavefunction: Wavefunction, samples: Samples, factors: Tensor, *, chunk: int = 4_096
+) -> Tensor:
     """O^T a for factors = sqrt(w) a (U,): one backward pass -> (P,) in parameter order."""
     centred = factors - samples.weights * factors.sum()
     wavefunction.zero_grad(set_to_none=True)

@@ -27,7 +27,9 @@ class Optimizer(ABC):
     diagnostics: dict[str, float]
 
     @abstractmethod
-    def update(self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor) -> Tensor:
+    def update(
+        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor
+    ) -> Tensor:
         """The increment of the parameters, (P,) in the order of wavefunction.parameters()."""
 
     @abstractmethod
@@ -77,7 +79,9 @@ class Adam(Optimizer):
         self.second: Tensor | None = None
         self.diagnostics = {}
 
-    def update(self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor) -> Tensor:
+    def update(
+        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor
+    ) -> Tensor:
         gradient = energy_gradient(wavefunction, samples, local_energies)
         norm = float(gradient.norm())
         if self.clip_norm is not None and norm > self.clip_norm:

@@ -65,6 +65,8 @@ def _site_energy_scale(hamiltonian: Hamiltonian, generator: torch.Generator) -> 
     device = hamiltonian.flips.device
     shape = (256, hamiltonian.n_sites)
     configs = torch.rand(shape, generator=generator, device=device) < 0.5
-    e_loc = _product_local_energies(hamiltonian, configs, torch.zeros(shape[1], device=device).double())
+    e_loc = _product_local_energies(
+        hamiltonian, configs, torch.zeros(shape[1], device=device).double()
+    )
     drive = float(hamiltonian.off_diagonal(configs).abs().sum(1).mean()) / shape[1]
     return max(float(e_loc.std()) / shape[1] ** 0.5, drive, 1e-12)

@@ -43,11 +43,13 @@ class Autoregressive(Wavefunction):
         n_states, n_patches = patches.n_states, patches.n_patches
         if (core.vocab_size, core.n_outputs) != (n_states + 1, n_states):
             raise ValueError(
-                f"the core reads {core.vocab_size} tokens and writes {core.n_outputs}; these patches "
+                f"the core reads {core.vocab_size} tokens, writes {core.n_outputs}; these patches "
                 f"need {n_states + 1} and {n_states}"
             )
         if core.max_length < n_patches:
-            raise ValueError(f"max_length={core.max_length} of the core is below {n_patches} patches")
+            raise ValueError(
+                f"max_length={core.max_length} of the core is below {n_patches} patches"
+            )
         self.n_sites = patches.n_sites
         self.core = core
         self.patches = patches
@@ -58,7 +60,7 @@ class Autoregressive(Wavefunction):
 
     @torch.no_grad()
     def set_product_state(self, probabilities: Tensor, spread: float = 0.05) -> None:
-        """Start from independent sites: bias of a state = sum_j ln p(bit_j); head scaled by `spread`.
+        """Start from independent sites: bias = sum_j ln p(bit_j), head weights times `spread`.
 
         probabilities (N,): chance of bit 1 on each site, strictly between 0 and 1.
         """
@@ -96,7 +98,7 @@ class Autoregressive(Wavefunction):
         return logits, torch.logsumexp(logits, dim=-1), state
 
     def log_psi(self, configs: Tensor) -> Tensor:
-        """See Wavefunction.log_psi; (B,) float64, from conditionals in the parameters' precision."""
+        """See Wavefunction.log_psi; (B,) float64, conditionals in the parameters' precision."""
         tokens = self.patches.encode(configs)  # (B, T)
         logits, log_norms, _ = self.conditionals(self.inputs(tokens))
         chosen = logits.gather(2, tokens[:, :, None]).squeeze(2)  # (B, T)
@@ -104,7 +106,12 @@ class Autoregressive(Wavefunction):
 
     @torch.no_grad()
     def log_psi_flipped(
-        self, configs: Tensor, flips: Tensor, needed: Tensor | None = None, *, max_rows: int = 32_768
+        self,
+        configs: Tensor,
+        flips: Tensor,
+        needed: Tensor | None = None,
+        *,
+        max_rows: int = 32_768,
     ) -> Tensor:
         """See Wavefunction.log_psi_flipped; (B, G) float64."""
         return 0.5 * flipped_log_probs(self, configs, flips, needed, max_rows=max_rows)
@@ -129,9 +136,7 @@ class Autoregressive(Wavefunction):
         tokens, counts, log_probs = (torch.cat(column) for column in zip(*leaves, strict=True))
         return Samples(self.patches.decode(tokens), counts, 0.5 * log_probs)
 
-    def _next_log_probs(
-        self, last: Tensor, state: SequenceState
-    ) -> tuple[Tensor, SequenceState]:
+    def _next_log_probs(self, last: Tensor, state: SequenceState) -> tuple[Tensor, SequenceState]:
         """Normalised float64 ln p(x_t | ...) (R, K) after reading the tokens `last` (R,)."""
         logits, _, state = self.conditionals(last[:, None], state)
         return torch.log_softmax(logits[:, 0].to(torch.float64), dim=-1), state

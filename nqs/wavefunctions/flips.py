@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LAUNCH_TOKENS = {"cpu": 4_096, "cuda": 1_048_576}
 """Tokens of one launch: on CPU so that a layer's activations stay in cache, on GPU to fill it."""
 
+LAUNCH_ROWS = {"cpu": 1_024, "cuda": 1_048_576}
+"""The same for one step of a walk; larger groups of branches step one after the other."""
+
 
 def flipped_log_probs(
     psi: Autoregressive, configs: Tensor, flips: Tensor, needed: Tensor | None, *, max_rows: int
@@ -87,19 +90,25 @@ def _suffixes(
     result: Tensor,
     max_rows: int,
 ) -> None:
-    """Fill result (B, G): one group of flips per first touched patch, suffixes on shared prefixes."""
+    """Fill result (B, G): a group of flips per first touched patch, on shared prefixes."""
     logits, log_norms, state = psi.conditionals(psi.inputs(tokens))
     chosen = logits.gather(2, tokens[:, :, None]).squeeze(2)
-    before = _exclusive_cumsum(chosen - log_norms)  # (B, T) float64: ln p of the patches before each
+    before = _exclusive_cumsum(
+        chosen - log_norms
+    )  # (B, T) float64: ln p of the patches before each
     first = (changes != 0).to(torch.int8).argmax(1)  # (G,)
     for k in first.unique().tolist():
         group = (first == k).nonzero().squeeze(1)  # (F,)
         rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
         altered = tokens[rows, k:] ^ changes[cols, k:]  # (R, T - k)
-        total = before[rows, k] + (logits[rows, k].gather(1, altered[:, :1]).squeeze(1) - log_norms[rows, k])
+        total = before[rows, k] + (
+            logits[rows, k].gather(1, altered[:, :1]).squeeze(1) - log_norms[rows, k]
+        )
         if k < tokens.shape[1] - 1:
             prefix = psi.core.prefix(state, k + 1)
-            total += _score_suffixes(psi, prefix, rows, altered, len(group), needed is None, max_rows)
+            total += _score_suffixes(
+                psi, prefix, rows, altered, len(group), needed is None, max_rows
+            )
         result[rows, cols] = total
 
 
@@ -181,7 +190,7 @@ def _walk(
     for t in range(n_patches):
         for branches in open_branches:
             _step(psi, branches, tokens, changes, t)
-        open_branches = _merged(open_branches)
+        open_branches = _merged(open_branches, LAUNCH_ROWS[tokens.device.type])
         logits, log_norms, state = psi.conditionals(inputs[:, t : t + 1], state)
         log_probs = logits[:, 0] - log_norms  # (B, K)
         group = (first == t).nonzero().squeeze(1)
@@ -196,17 +205,23 @@ def _walk(
         result[branches.rows, branches.cols] = branches.total
 
 
-def _step(psi: Autoregressive, branches: _Branches, tokens: Tensor, changes: Tensor, t: int) -> None:
+def _step(
+    psi: Autoregressive, branches: _Branches, tokens: Tensor, changes: Tensor, t: int
+) -> None:
     """Read the altered patch t - 1 and add ln p of the altered patch t, in place."""
     read, write = ((tokens[:, i][branches.rows] ^ changes[:, i][branches.cols]) for i in (t - 1, t))
     logits, log_norms, branches.state = psi.conditionals(read[:, None], branches.state)
     branches.total += (logits[:, 0].gather(1, write[:, None]) - log_norms).squeeze(1)
 
 
-def _merged(branches: list[_Branches]) -> list[_Branches]:
-    """All branches as one group, once each has a state row of its own."""
-    if len(branches) < 2:
-        return branches
-    columns = [torch.cat(column) for column in zip(*((b.rows, b.cols, b.total) for b in branches), strict=True)]
-    states = [b.state for b in branches]
-    return [_Branches(*columns, type(states[0]).concatenate(states))]
+def _merged(branches: list[_Branches], max_rows: int) -> list[_Branches]:
+    """Neighbouring groups joined up to max_rows, once each row has a state of its own."""
+    merged: list[_Branches] = []
+    for group in branches:
+        if merged and len(merged[-1].rows) + len(group.rows) <= max_rows:
+            last = merged.pop()
+            state = type(group.state).concatenate([last.state, group.state])
+            rows, cols = torch.cat([last.rows, group.rows]), torch.cat([last.cols, group.cols])
+            group = _Branches(rows, cols, torch.cat([last.total, group.total]), state)
+        merged.append(group)
+    return merged

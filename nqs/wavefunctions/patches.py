@@ -8,6 +8,7 @@ Letters: B configurations, N sites, T patches, P sites in the largest patch, K =
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from typing import Protocol, Self
@@ -15,6 +16,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
+PATCH_RULE = "use '2x2', '4', 'auto' or a list of lists of sites"
 MAX_PATCH_SITES = 12  # a softmax over 4096 states
 
 
@@ -88,14 +90,14 @@ class Patches(nn.Module):
         groups that are not a partition.
         """
         if not isinstance(spec, (str, int)):
-            groups = [[int(site) for site in group] for group in spec]
+            groups = _site_groups(spec)
             if _check_partition(groups) != lattice.n_sites:
                 raise ValueError(f"patch: the groups must hold every site 0..{lattice.n_sites - 1}")
             return cls(groups, lattice.positions)
         text = _auto(lattice) if spec == "auto" else str(spec)
         numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
         if numbers is None:
-            raise ValueError(f"patch={spec!r} is not understood; use '2x2', '4', 'auto' or site groups")
+            raise ValueError(f"patch={spec!r} is not understood; {PATCH_RULE}")
         along_x, along_y = int(numbers[1]), numbers[2] and int(numbers[2])
         if along_y and lattice.shape is not None:
             groups = _tiles(lattice.shape, lattice.n_basis, along_x, along_y)
@@ -127,6 +129,15 @@ class Patches(nn.Module):
         return ((states[:, None] >> torch.arange(n_places, device=states.device)) & 1).bool()
 
 
+def _site_groups(spec: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Lists of site numbers; ValueError for anything else."""
+    try:
+        groups = [[operator.index(site) for site in group] for group in spec]
+    except TypeError:
+        raise ValueError(f"patch={spec!r} is not understood; {PATCH_RULE}") from None
+    return groups
+
+
 def _check_partition(groups: Sequence[Sequence[int]]) -> int:
     """Number of sites N; ValueError unless groups partition 0..N-1 into patches of 1..12 sites."""
     flat = sorted(site for group in groups for site in group)
@@ -140,7 +151,7 @@ def _check_partition(groups: Sequence[Sequence[int]]) -> int:
         )
     if flat != list(range(len(flat))):
         raise ValueError(
-            f"patch: the groups must hold every site 0..{flat[-1]} exactly once, got {len(flat)} entries"
+            f"patch: the groups must hold every site 0..{flat[-1]} once, got {len(flat)} entries"
         )
     return len(flat)
 
@@ -155,7 +166,9 @@ def _tiles(shape: tuple[int, int], n_basis: int, along_x: int, along_y: int) -> 
     """Rectangles of cells, x slowest; site = (x Ly + y) n_basis + b."""
     n_x, n_y = shape
     if along_x > n_x or along_y > n_y:
-        raise ValueError(f"patch='{along_x}x{along_y}' is larger than the lattice's {n_x}x{n_y} cells")
+        raise ValueError(
+            f"patch='{along_x}x{along_y}' is larger than the lattice's {n_x}x{n_y} cells"
+        )
     return [
         [
             (x * n_y + y) * n_basis + b
@@ -173,7 +186,9 @@ def _runs(lattice: Geometry, length: int) -> list[list[int]]:
     if length > lattice.n_sites:
         raise ValueError(f"patch={length} is larger than the lattice's {lattice.n_sites} sites")
     order = (
-        list(range(lattice.n_sites)) if lattice.shape is not None else hilbert_order(lattice.positions)
+        list(range(lattice.n_sites))
+        if lattice.shape is not None
+        else hilbert_order(lattice.positions)
     )
     return [order[i : i + length] for i in range(0, len(order), length)]
 

@@ -1,4 +1,4 @@
-"""The one interface of every wavefunction: ln psi, exact samples, ln psi of flipped configurations."""
+"""The one interface of every wavefunction: ln psi, exact samples, ln psi after flips."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Samples:
 
 
 class Wavefunction(nn.Module, ABC):
-    """psi(s) over the configurations of n_sites two-level systems, normalised: sum_s |psi|^2 = 1."""
+    """psi(s) over configurations of n_sites two-level systems, normalised: sum_s |psi|^2 = 1."""
 
     n_sites: int
 
@@ -46,7 +46,9 @@ class Wavefunction(nn.Module, ABC):
         """ln psi(s) for configs (B, N) bool -> (B,), differentiable."""
 
     @abstractmethod
-    def sample(self, n_samples: int, generator: torch.Generator, *, unique: bool = False) -> Samples:
+    def sample(
+        self, n_samples: int, generator: torch.Generator, *, unique: bool = False
+    ) -> Samples:
         """n_samples exact, independent draws from |psi|^2 (no Markov chain).
 
         unique=True walks the tree of prefixes and splits each prefix's count multinomially among
@@ -56,7 +58,12 @@ class Wavefunction(nn.Module, ABC):
 
     @abstractmethod
     def log_psi_flipped(
-        self, configs: Tensor, flips: Tensor, needed: Tensor | None = None, *, max_rows: int = 32_768
+        self,
+        configs: Tensor,
+        flips: Tensor,
+        needed: Tensor | None = None,
+        *,
+        max_rows: int = 32_768,
     ) -> Tensor:
         """ln psi(s xor flips_g) for configs (B, N) bool, flips (G, N) bool -> (B, G), no gradient.
 

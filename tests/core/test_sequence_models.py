@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from nqs.core import recurrent, transformer
+from nqs.core import transformer
 from nqs.core.attention import KeyValueState
 from nqs.core.recurrent import Recurrent, RecurrentState
 from nqs.core.sequence import SequenceModel, SequenceState
@@ -131,11 +131,11 @@ def test_transformer_written_out(activation: str) -> None:
 def test_blocks_and_look_ups_change_nothing(
     name: str, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without gradients rows go in cache-sized blocks and projections are looked up.
+    """Without gradients the perceptrons go in cache-sized blocks of rows, first projections are
+    looked up.
 
     The slow twin is the same call with gradients, whole; also continued, in branches, from states.
     """
-    monkeypatch.setattr(recurrent, "CACHED_ROWS", cached)
     monkeypatch.setattr(transformer, "CACHED_ACTIVATIONS", 12 * cached)  # d_ff = 12
     model, tokens = build(name), random_tokens(24)
     tokens[:, :4] = tokens[::4, :4].repeat_interleave(4, dim=0)

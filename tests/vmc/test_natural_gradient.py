@@ -173,7 +173,9 @@ def test_state_continues_bit_for_bit() -> None:
 
 def test_solve_with_a_matrix_that_cholesky_refuses() -> None:
     """Rounding can leave the Gram matrix slightly indefinite; the eigenvalue path ignores that."""
-    vectors, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double())
+    vectors, _ = torch.linalg.qr(
+        torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double()
+    )
     values = torch.tensor([3.0, 1.0, 0.5, 0.0, 0.0, -1e-3]).double()
     gram, right = (vectors * values) @ vectors.T, torch.ones(6).double()
     expected = (vectors / (values.clamp(min=0) + 1e-4)) @ (vectors.T @ right)
