@@ -16,7 +16,7 @@ def synchronise(device: torch.device) -> None:
 def matmul_rate(
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, n_repeats: int = 12
 ) -> float:
-    """FLOP/s of a large square product (2048 on CPU, 8192 on GPU), random entries, best of several."""
+    """FLOP/s of a large square product (2048 on CPU, 8192 on GPU), best of several."""
     device = torch.device(device)
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

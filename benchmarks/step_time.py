@@ -214,10 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    print(
     where = f"{args.samples} samples, {torch.get_num_threads()} threads"
     print(f"{args.side}x{args.side}, 2x2 patches, {where}")
-    )
     print(table(rows))
     save(rows, args.out)
     print(f"written: {args.out / 'step_time.csv'}, {args.out / 'step_time.png'}")

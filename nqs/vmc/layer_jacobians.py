@@ -39,7 +39,7 @@ class _Calls:
     gradients: dict[int, Tensor] = field(default_factory=dict)
 
     def join(self) -> tuple[Tensor, Tensor]:
-        """Inputs and gradients with all calls' positions along dim 1; (B, in) counts as (B, 1, in)."""
+        """Inputs and gradients, all calls' positions along dim 1; (B, in) is (B, 1, in)."""
         gradients = [self.gradients[i] for i in range(len(self.inputs))]
         if gradients[0].dim() == 2:
             return torch.stack(self.inputs, dim=1), torch.stack(gradients, dim=1)

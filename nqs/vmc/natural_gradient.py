@@ -8,8 +8,8 @@ With w_s the weights of the samples (counts / n) and weighted means,
     theta <- theta - learning_rate * delta
 
 which equals (O^T O + lambda)^-1 O^T e, imaginary-time evolution with step learning_rate, at the
-cost of an N_s x N_s instead of a P x P system. SPRING (Goldshlager et al., arXiv:2401.10190) subtracts
-what the last direction already explains:
+cost of an N_s x N_s instead of a P x P system. SPRING (Goldshlager et al., arXiv:2401.10190)
+subtracts what the last direction already explains:
 
     delta = O^T (O O^T + lambda)^-1 (e - mu O delta_old) + mu delta_old
 

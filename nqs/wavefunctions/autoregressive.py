@@ -43,8 +43,8 @@ class Autoregressive(Wavefunction):
         n_states, n_patches = patches.n_states, patches.n_patches
         if (core.vocab_size, core.n_outputs) != (n_states + 1, n_states):
             raise ValueError(
-                f"the core reads {core.vocab_size} tokens, writes {core.n_outputs}; these patches "
-                f"need {n_states + 1} and {n_states}"
+                f"the core reads {core.vocab_size} tokens and writes {core.n_outputs}; these "
+                f"patches need {n_states + 1} and {n_states}"
             )
         if core.max_length < n_patches:
             raise ValueError(

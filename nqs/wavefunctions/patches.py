@@ -151,7 +151,7 @@ def _check_partition(groups: Sequence[Sequence[int]]) -> int:
         )
     if flat != list(range(len(flat))):
         raise ValueError(
-            f"patch: the groups must hold every site 0..{flat[-1]} once, got {len(flat)} entries"
+            f"patch: {len(flat)} entries do not hold every site 0..{flat[-1]} exactly once"
         )
     return len(flat)
 
