@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nqs.runs import legacy
-from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, Config
+from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
 from nqs.runs.directory import resumed_config
 from nqs.runs.schema import InputError, documentation, flatten, shown, suggestion
 
@@ -142,7 +142,12 @@ def check_key(override: Override, base: dict[str, Any]) -> None:
 def help_text() -> str:
     """Every group and key with its line of documentation and its default."""
     mapping, _ = compose_config([])
-    kinds = {"lattice": LATTICES, "hamiltonian": HAMILTONIANS, "model": MODELS}
+    kinds = {
+        "lattice": LATTICES,
+        "hamiltonian": HAMILTONIANS,
+        "model": MODELS,
+        "optimizer": OPTIMIZERS,
+    }
     lines = [(__doc__ or "").strip(), "", "keys (key=default):"]
     hints = typing.get_type_hints(Config)
     for name, text in documentation(Config).items():

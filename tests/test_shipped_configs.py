@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nqs.runs.build import build
-from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, Config
+from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -43,7 +43,7 @@ def test_groups_and_kinds_agree() -> None:
     assert set(train.GROUPS["lattice"]) == set(LATTICES)
     assert set(train.GROUPS["hamiltonian"]) == set(HAMILTONIANS)
     assert set(train.GROUPS["model"]) == set(MODELS)
-    assert train.GROUPS["optimizer"] == ["adam"]
+    assert set(train.GROUPS["optimizer"]) == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("lattice", LATTICES)
@@ -60,7 +60,9 @@ RUNS = [
     *(command(lattice, "rydberg", "ptf") for lattice in LATTICES),
     *(command("square", hamiltonian, "rnn") for hamiltonian in HAMILTONIANS),
     ["model=rnn", "model.cell=lstm", "model.residual=true", "model.n_layers=2"],
-    ["model=rnn", "model.cell=elman", "train.sampling=independent"],
+    ["model=rnn", "model.cell=elman", "train.flip_fraction=0"],
+    ["optimizer=adam", "optimizer.clip_norm=1"],
+    ["optimizer=minsr", "optimizer.max_norm=0.1", "optimizer.momentum=0"],
     ["model.positions=grid", "lattice.Lx=3", "lattice.Ly=5", "dtype=float64"],
     ["model.positions=sinusoidal", "optimizer.schedule=exponential", "optimizer.warmup_steps=1"],
 ]

@@ -29,7 +29,8 @@ from nqs.core.sequence import SequenceModel
 from nqs.core.transformer import Transformer
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig, OptimizerConfig
 from nqs.runs.schema import InputError, shown
-from nqs.vmc.optimizers import Adam
+from nqs.vmc.natural_gradient import NaturalGradient
+from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.vmc.product_state import product_state
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -62,7 +63,7 @@ class Job:
     lattice: Lattice
     hamiltonian: Hamiltonian
     wavefunction: Autoregressive
-    optimizer: Adam
+    optimizer: Optimizer
     generator: torch.Generator
     exact: bool
 
@@ -180,14 +181,29 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
     )
 
 
-def build_optimizer(config: OptimizerConfig, n_steps: int) -> Adam:
-    """Adam; its schedule spans all steps of the run."""
+def build_optimizer(config: OptimizerConfig, n_steps: int) -> Optimizer:
+    """minSR or Adam; schedules span all steps of the run."""
     schedule = Schedule(
         kind=config.schedule,
         warmup_steps=config.warmup_steps,
         total_steps=n_steps,
         final_fraction=config.final_fraction,
     )
+    if config.name == "minsr":
+        assert config.diagonal_shift is not None and config.momentum is not None
+        assert config.memory_gb is not None and config.final_shift_fraction is not None
+        return NaturalGradient(
+            config.learning_rate,
+            diagonal_shift=config.diagonal_shift,
+            momentum=config.momentum,
+            max_norm=config.max_norm,
+            schedule=schedule,
+            shift_schedule=Schedule(
+                "exponential", total_steps=n_steps, final_fraction=config.final_shift_fraction
+            ),
+            memory_gb=config.memory_gb,
+        )
+    assert config.beta1 is not None and config.beta2 is not None and config.eps is not None
     return Adam(
         learning_rate=config.learning_rate,
         beta1=config.beta1,

@@ -43,6 +43,23 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
     },
     "rnn": {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
 }
+_SCHEDULED: Final = {
+    "learning_rate": True,
+    "schedule": True,
+    "warmup_steps": True,
+    "final_fraction": True,
+}
+OPTIMIZERS: Final[dict[str, dict[str, bool]]] = {
+    "minsr": _SCHEDULED
+    | {
+        "diagonal_shift": True,
+        "momentum": True,
+        "max_norm": False,
+        "memory_gb": True,
+        "final_shift_fraction": True,
+    },
+    "adam": _SCHEDULED | {"beta1": True, "beta2": True, "eps": True, "clip_norm": False},
+}
 RESUMABLE: Final = (
     "train.steps",
     "train.max_seconds",
@@ -165,40 +182,52 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam with a learning-rate schedule over train.steps."""
+    """minsr = natural gradient in sample space with SPRING momentum, or adam; with a schedule."""
 
     name: str
-    """Kind: adam (the group option)."""
+    """Kind: minsr or adam (the group option)."""
     learning_rate: float
-    """Step size at the top of the schedule, > 0."""
-    beta1: float
-    """Decay of the mean gradient, in [0, 1)."""
-    beta2: float
-    """Decay of the mean squared gradient, in [0, 1)."""
-    eps: float
-    """Added to the root of the mean squared gradient, > 0."""
-    clip_norm: float | None
-    """Longest gradient that is applied unscaled, > 0; null never clips."""
+    """Step size at the top of the schedule, > 0 (minsr: imaginary time)."""
+    diagonal_shift: float | None = None
+    """Added to the quantum metric, > 0 (minsr)."""
+    momentum: float | None = None
+    """Share of the last direction that is kept, in [0, 1); 0 is plain minSR (minsr)."""
+    max_norm: float | None = None
+    """Largest standard deviation of the change of ln psi in one step, > 0; null is none (minsr)."""
+    memory_gb: float | None = None
+    """Memory for columns of the Jacobian, GB, > 0 (minsr)."""
+    beta1: float | None = None
+    """Decay of the mean gradient, in [0, 1) (adam)."""
+    beta2: float | None = None
+    """Decay of the mean squared gradient, in [0, 1) (adam)."""
+    eps: float | None = None
+    """Added to the root of the mean squared gradient, > 0 (adam)."""
+    clip_norm: float | None = None
+    """Longest gradient that is applied unscaled, > 0; null never clips (adam)."""
     schedule: str
     """Learning rate over the run: constant, cosine, linear or exponential."""
     warmup_steps: int
     """Steps over which the learning rate first rises from 0, >= 0."""
     final_fraction: float
     """Learning rate at the last step as a fraction of learning_rate, in (0, 1]."""
+    final_shift_fraction: float | None = None
+    """The same for diagonal_shift, which falls geometrically, in (0, 1] (minsr)."""
 
     def __post_init__(self) -> None:
-        require_choice("optimizer.name", self.name, ("adam",))
-        _check_positive("optimizer.learning_rate", self.learning_rate)
-        _check_positive("optimizer.eps", self.eps)
-        _check_positive("optimizer.clip_norm", self.clip_norm)
-        for key in ("beta1", "beta2"):
+        _check_kind("optimizer", self, OPTIMIZERS)
+        for key in ("learning_rate", "diagonal_shift", "max_norm", "memory_gb", "eps", "clip_norm"):
+            _check_positive(f"optimizer.{key}", getattr(self, key))
+        for key in ("beta1", "beta2", "momentum"):
             value = getattr(self, key)
-            require(0 <= value < 1, f"optimizer.{key}", value, "must be >= 0 and < 1")
+            inside = value is None or 0 <= value < 1
+            require(inside, f"optimizer.{key}", value, "must be >= 0 and < 1")
         choices = ("constant", "cosine", "linear", "exponential")
         require_choice("optimizer.schedule", self.schedule, choices)
         _check_int("optimizer.warmup_steps", self.warmup_steps, 0)
-        inside = 0 < self.final_fraction <= 1
-        require(inside, "optimizer.final_fraction", self.final_fraction, "must be > 0 and <= 1")
+        for key in ("final_fraction", "final_shift_fraction"):
+            value = getattr(self, key)
+            inside = value is None or 0 < value <= 1
+            require(inside, f"optimizer.{key}", value, "must be > 0 and <= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +238,8 @@ class TrainConfig:
     """Optimisation steps in total, >= 1; a finished run is extended by resuming with more."""
     n_samples: int
     """Configurations drawn at each step, >= 2."""
-    sampling: str
-    """independent rows, or unique: each distinct configuration once with its count."""
+    flip_fraction: float
+    """Share of the draws that take one random flip (importance sampling), in [0, 1); 0 is none."""
     max_seconds: float | None
     """Budget of the optimisation in seconds, > 0: then stop, evaluate, report; null has none."""
     eval_samples: int
@@ -224,7 +253,8 @@ class TrainConfig:
         lowest = {"steps": 1, "n_samples": 2, "eval_samples": 2, "checkpoint_every": 1}
         for key, at_least in lowest.items():
             _check_int(f"train.{key}", getattr(self, key), at_least)
-        require_choice("train.sampling", self.sampling, ("independent", "unique"))
+        inside = 0 <= self.flip_fraction < 1
+        require(inside, "train.flip_fraction", self.flip_fraction, "must be >= 0 and < 1")
         require_choice("train.exact", self.exact, ("auto", True, False))
         _check_positive("train.max_seconds", self.max_seconds)
 
@@ -287,6 +317,7 @@ class Config:
             ("lattice", LATTICES),
             ("hamiltonian", HAMILTONIANS),
             ("model", MODELS),
+            ("optimizer", OPTIMIZERS),
         ):
             keys = ("name", *kinds[mapping[section]["name"]])
             mapping[section] = {key: mapping[section][key] for key in keys}

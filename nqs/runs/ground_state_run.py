@@ -180,7 +180,7 @@ def train(session: Session) -> None:
                 n_steps=config.train.steps,
                 n_samples=config.train.n_samples,
                 generator=job.generator,
-                unique=config.train.sampling == "unique",
+                flip_fraction=config.train.flip_fraction,
                 after_step=Recorder(session, display),
             )
     if session.saved_step != session.step:

@@ -74,6 +74,25 @@ class LayerJacobians:
             begin += parameter.numel()
         self._offsets = offsets
 
+    def panels(self, max_columns: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(columns (C,), J[:, columns] (B, C)) with C <= max_columns where a single row allows it.
+
+        Blocks put together: products with few wide panels cost less than with many narrow ones.
+        """
+        columns: list[Tensor] = []
+        parts: list[Tensor] = []
+        width = 0
+        for begin, block in self.blocks(max_columns):
+            if parts and width + block.shape[1] > max_columns:
+                yield torch.cat(columns), torch.cat(parts, dim=1)
+                columns, parts, width = [], [], 0
+            end = begin + block.shape[1]
+            columns.append(torch.arange(begin, end, device=block.device))
+            parts.append(block)
+            width += block.shape[1]
+        if parts:
+            yield torch.cat(columns), torch.cat(parts, dim=1)
+
     def blocks(self, max_columns: int) -> Iterator[tuple[int, Tensor]]:
         """(first column, J (B, C)) with C <= max_columns where a row of a matrix allows it.
 

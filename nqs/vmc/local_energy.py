@@ -23,12 +23,25 @@ def local_energies(
     Terms whose matrix element vanishes are never evaluated, and stay out of the sum even where
     the ratio of amplitudes is infinite.
     """
-    configs = samples.configs
-    elements = hamiltonian.off_diagonal(configs)  # (U, G)
+    elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
+    return summed(hamiltonian, samples.configs, elements, log_ratios)
+
+
+def connected(
+    wavefunction: Wavefunction, hamiltonian: Hamiltonian, samples: Samples, max_rows: int
+) -> tuple[Tensor, Tensor]:
+    """<s|H|s xor f_g> and ln psi(s xor f_g) / psi(s), both (U, G)."""
+    elements = hamiltonian.off_diagonal(samples.configs)
     acting = None if elements.stride(0) == 0 else elements != 0  # stride 0: a constant of the terms
     log_flipped = wavefunction.log_psi_flipped(
-        configs, hamiltonian.flips, acting, max_rows=max_rows
-    )  # (U, G)
-    ratios = (log_flipped - samples.log_psi[:, None]).exp()
-    terms = torch.where(elements == 0, 0.0, elements.real * ratios)
+        samples.configs, hamiltonian.flips, acting, max_rows=max_rows
+    )
+    return elements, log_flipped - samples.log_psi[:, None]
+
+
+def summed(
+    hamiltonian: Hamiltonian, configs: Tensor, elements: Tensor, log_ratios: Tensor
+) -> Tensor:
+    """Re E_loc (U,) from the elements and log ratios (U, G) of `connected`."""
+    terms = torch.where(elements == 0, 0.0, elements.real * log_ratios.exp())
     return hamiltonian.diagonal(configs) + terms.sum(1)

@@ -10,9 +10,9 @@ import torch
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.gradient import add_to_parameters
-from nqs.vmc.local_energy import local_energies
 from nqs.vmc.optimizers import Optimizer
-from nqs.vmc.statistics import RunningMoments, energy_statistics
+from nqs.vmc.proposal import draw_around
+from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.wavefunction import Wavefunction
 
 
@@ -43,24 +43,24 @@ def optimise(
     n_steps: int,
     n_samples: int,
     generator: torch.Generator,
-    unique: bool = False,
+    flip_fraction: float = 0.5,
     max_rows: int = 32_768,
     after_step: Callable[[StepRecord], bool] = lambda record: False,
 ) -> None:
     """Minimise <H> over the parameters of `wavefunction`, in place.
 
     Steps first_step + 1 .. n_steps; `after_step` sees each record once the update is applied and
-    stops the loop by returning True. All randomness comes from `generator`.
+    stops the loop by returning True. All randomness comes from `generator`. flip_fraction: share
+    of the draws that explore a random flip (see nqs.vmc.proposal); 0 samples |psi|^2 itself.
     Raises FloatingPointError, before touching the parameters, if the energy is not finite.
     """
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
-        samples = wavefunction.sample(n_samples, generator, unique=unique)
-        e_loc = local_energies(wavefunction, hamiltonian, samples, max_rows=max_rows)
-        energy = energy_statistics(
-            RunningMoments().add(e_loc, samples.counts),
-            hamiltonian.n_sites,
-            hamiltonian.infinite_temperature_energy,
+        samples, e_loc = draw_around(
+            wavefunction, hamiltonian, n_samples, flip_fraction, generator, max_rows=max_rows
+        )
+        energy = sample_statistics(
+            e_loc, samples, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
         )
         add_to_parameters(wavefunction, optimizer.update(wavefunction, samples, e_loc))
         record = StepRecord(

@@ -14,6 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from nqs.wavefunctions.wavefunction import Samples
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -81,14 +83,55 @@ class EnergyStatistics:
     n_samples: int
 
 
+def sample_statistics(
+    local_energies: Tensor, samples: Samples, n_sites: int, infinite_temperature_energy: float
+) -> EnergyStatistics:
+    """Statistics of one batch, weighted by counts and importance.
+
+    Standard error of the self-normalised mean: sqrt(sum_s counts_s r_s^2 |E_s - E|^2) / sum_s
+    counts_s r_s with importance r (and n - 1 for n, so that r = 1 is the usual error).
+    """
+    weights = samples.weights
+    energy = weights @ local_energies
+    deviations = (local_energies - energy).square()
+    each = weights / samples.counts  # weight of a single draw
+    n = samples.n_samples
+    error = (weights @ (each * deviations) * (n / max(n - 1, 1))).sqrt()
+    return _checked(
+        float(energy),
+        float(error),
+        float(weights @ deviations),
+        n,
+        n_sites,
+        infinite_temperature_energy,
+    )
+
+
 def energy_statistics(
     moments: RunningMoments, n_sites: int, infinite_temperature_energy: float
 ) -> EnergyStatistics:
     """Statistics of accumulated local energies. FloatingPointError if they are not finite."""
     estimate = moments.estimate()
-    energy, variance = float(estimate.value), float(moments.variance)
+    return _checked(
+        float(estimate.value),
+        float(estimate.error),
+        float(moments.variance),
+        int(moments.n),
+        n_sites,
+        infinite_temperature_energy,
+    )
+
+
+def _checked(
+    energy: float,
+    error: float,
+    variance: float,
+    n_samples: int,
+    n_sites: int,
+    infinite_temperature_energy: float,
+) -> EnergyStatistics:
     if not (math.isfinite(energy) and math.isfinite(variance)):
         raise FloatingPointError(f"the energy is not finite (mean {energy}, variance {variance})")
     span = energy - infinite_temperature_energy
     v_score = n_sites * variance / span**2 if span else math.inf
-    return EnergyStatistics(energy, float(estimate.error), variance, v_score, int(moments.n))
+    return EnergyStatistics(energy, error, variance, v_score, n_samples)

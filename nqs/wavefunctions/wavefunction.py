@@ -19,11 +19,14 @@ class Samples:
             Independent sampling returns every draw as its own row (all counts 1; rows may repeat),
             unique sampling each distinct configuration once.
         log_psi: (U,) ln psi of each row, without gradient.
+        importance: (U,) float64, |psi|^2 over the density the draws came from, if that is another;
+            None means 1.
     """
 
     configs: Tensor
     counts: Tensor
     log_psi: Tensor
+    importance: Tensor | None = None
 
     @property
     def n_samples(self) -> int:
@@ -32,8 +35,14 @@ class Samples:
 
     @property
     def weights(self) -> Tensor:
-        """(U,) float64, counts / n_samples: estimators are sums of weights times values."""
-        return self.counts.to(torch.float64) / self.counts.sum()
+        """(U,) float64 summing to 1: estimators are sums of weights times values.
+
+        counts / n_samples, or counts times importance, normalised.
+        """
+        weights = self.counts.to(torch.float64)
+        if self.importance is not None:
+            weights = weights * self.importance
+        return weights / weights.sum()
 
 
 class Wavefunction(nn.Module, ABC):

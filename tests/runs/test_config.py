@@ -137,7 +137,7 @@ def test_round_trip_through_yaml() -> None:
         "train": {
             "steps": 3,
             "n_samples": 4,
-            "sampling": "unique",
+            "flip_fraction": 0.5,
             "max_seconds": 2,
             "eval_samples": 5,
             "exact": True,

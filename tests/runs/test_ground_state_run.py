@@ -49,7 +49,7 @@ TINY: dict[str, Any] = {
     "train": {
         "steps": 8,
         "n_samples": 16,
-        "sampling": "unique",
+        "flip_fraction": 0.5,
         "max_seconds": None,
         "eval_samples": 64,
         "exact": "auto",
