@@ -77,12 +77,15 @@ class LayerJacobians:
     def panels(self, max_columns: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(columns (C,), J[:, columns] (B, C)) with C <= max_columns where a single row allows it.
 
-        Blocks put together: products with few wide panels cost less than with many narrow ones.
+        Narrow blocks are put together: few wide products cost less than many narrow ones.
         """
         columns: list[Tensor] = []
         parts: list[Tensor] = []
         width = 0
         for begin, block in self.blocks(max_columns):
+            if 4 * block.shape[1] >= max_columns:
+                yield torch.arange(begin, begin + block.shape[1], device=block.device), block
+                continue
             if parts and width + block.shape[1] > max_columns:
                 yield torch.cat(columns), torch.cat(parts, dim=1)
                 columns, parts, width = [], [], 0
@@ -157,7 +160,7 @@ def _jacobians(
         rows = max(1, max_columns // layer.in_features)
         for begin in range(0, layer.out_features, rows):
             part = gradients[:, :, begin : begin + rows]
-            block = torch.einsum("bto,bti->boi", part, inputs).flatten(1)
+            block = torch.bmm(part.transpose(1, 2), inputs).flatten(1)  # (B, out, in)
             yield "weight", (begin * layer.in_features, block)
         if layer.bias is not None:
             yield "bias", (0, gradients.sum(1))

@@ -1,10 +1,10 @@
 """Importance sampling towards the configurations whose amplitude is too small.
 
 Where psi(s) is far below its neighbours, E_loc(s) = sum_g <s|H|s xor f_g> psi(s xor f_g) / psi(s)
-is huge, but samples of p = |psi|^2 hardly ever see s, so nothing lifts it. On a 4x4 Rydberg array such
-configurations, 1 % of the ground state's weight, carried nearly all of the energy error and of the
-variance after natural-gradient steps on plain samples. So a fraction eps of the draws takes one
-random flip of the Hamiltonian, if it acts there:
+is huge, but samples of p = |psi|^2 hardly ever see s, so nothing lifts it. On a 4x4 Rydberg array
+such configurations, 1 % of the ground state's weight, carried nearly all of the energy error and
+of the variance after natural-gradient steps on plain samples. So a fraction eps of the draws takes
+one random flip of the Hamiltonian, if it acts there:
 
     q(s) = (1 - eps) p(s) + eps / G [ sum_{g acts on s} p(s xor f_g) + (number that does not) p(s) ]
 
