@@ -11,7 +11,8 @@ one random flip of the Hamiltonian, if it acts there:
 and every row is weighted by p / q <= 1 / (1 - eps). The ratios p(s xor f_g) / p(s) are those of the
 local energy, so the weights cost nothing; the estimators are those of self-normalised importance
 sampling; and, unlike tempering, the effective number of samples does not decay with the system's
-size. (Sampling elsewhere than |psi|^2: Misery et al., arXiv:2507.05352.)
+size. (Blurred sampling: Wan, Wiersema & Zhang, arXiv:2603.18148; on sampling elsewhere than
+|psi|^2 see also Misery et al., arXiv:2507.05352.)
 """
 
 from __future__ import annotations
