@@ -53,7 +53,7 @@ def _row(result: Result) -> list[str]:
     last = result.last
     targets = [_seconds(result.seconds_to(target), last.seconds) for target in TARGETS.values()]
     error = f"{last.relative_error:.1e}"
-    if last.relative_error_bar:
+    if last.relative_error_bar > 0:
         error += f" +- {last.relative_error_bar:.0e}"
     times = [f"{last.seconds:.3g}", f"{result.setup_seconds:.2g}", str(last.steps)]
     rest = [f"{result.samples_per_second:.3g}", str(result.n_parameters), result.ended]

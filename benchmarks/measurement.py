@@ -48,8 +48,10 @@ class Measure:
             psi = np.exp(log_psi - log_psi.max())
             return Measurement(float(psi @ self._product(psi) / (psi @ psi)), 0.0, 0)
         n_pilot = min(PILOT_SAMPLES, self.max_samples)
-        n_samples = self._enough(n_pilot, *program.sampled_energy(n_pilot))
-        energy, error = program.sampled_energy(n_samples)  # fresh: independent of the pilot
+        energy, error = program.sampled_energy(n_pilot)
+        n_samples = self._enough(n_pilot, energy, error)
+        if n_samples > n_pilot:
+            energy, error = program.sampled_energy(n_samples)  # fresh: independent of the pilot
         return Measurement(energy, error, n_samples)
 
     def _enough(self, n_pilot: int, energy: float, error: float) -> int:

@@ -21,6 +21,8 @@ class RBMSettings:
     discard: int
     learning_rate: float
     diagonal_shift: float
+    final_diagonal_shift: float
+    shift_steps: int
     momentum: float | None
     sample_space: bool | None
 

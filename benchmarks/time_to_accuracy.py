@@ -133,6 +133,8 @@ def make(name: str, problem: Problem, seed: int, args: argparse.Namespace) -> Pr
             return "no --older-code PATH given"
         if problem.system != "rydberg":
             return "the older code knows Rydberg arrays only"
+        if problem.shape[0] % 2:
+            return "its 2x2 patches need even sides"
         return Older(problem, seed, args.older_code)
     if name.startswith("netket"):
         if importlib.util.find_spec("netket") is None:
