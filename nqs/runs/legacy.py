@@ -161,6 +161,7 @@ def _train(options: dict[str, str]) -> list[str]:
     elif "B" in options:
         overrides.append(f"train.n_samples={options['B']}")
     if "lr" in options:
+        overrides.append("optimizer=adam")  # the older code's; its rates mean nothing to minSR
         overrides.append(f"optimizer.learning_rate={options['lr']}")
     if options.get("seed", "None") != "None":
         overrides.append(f"seed={options['seed']}")

@@ -33,7 +33,7 @@ TABLE = [
     (
         "--train L=64 K=1024 Q=2 lr=5e-4 seed=3 dir=out sub_directory=2x2 --ptf",
         f"lattice=square lattice.Lx=8 lattice.Ly=8 {RYDBERG} model=ptf train.n_samples=2048 "
-        "optimizer.learning_rate=5e-4 seed=3 run.dir=out/2x2",
+        "optimizer=adam optimizer.learning_rate=5e-4 seed=3 run.dir=out/2x2",
     ),
     ("--train B=128 --RNN", f"{SQUARE} {RYDBERG} model=rnn train.n_samples=128"),
     ("--train dir=<NONE> seed=None --ptf", f"{SQUARE} {RYDBERG} model=ptf"),
