@@ -32,7 +32,7 @@ from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
 from nqs.runs.directory import resumed_config
 from nqs.runs.schema import InputError, documentation, flatten, shown, suggestion
 
-# Idle threads spin this often, then sleep. Measured on two cores: within 5 % of the default, endless
+# Idle threads spin this often, then sleep. On two cores: within 5 % of the default, endless
 # spinning, on a machine of one's own; with 1000 spins half its time beside a second run. Sleeping
 # at once costs 1.3 to 1.9 times on one's own. Must be said before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
