@@ -1,13 +1,17 @@
 """Spin systems: lattices, Hamiltonians, exact diagonalisation. Knows no neural network."""
 
 from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.heisenberg import J1J2, XXZ, Heisenberg
 from hamiltonians.ising import TransverseFieldIsing
 from hamiltonians.netket import from_netket, to_netket
 from hamiltonians.pauli import PauliSum
 from hamiltonians.rydberg import Rydberg
 
 __all__ = [
+    "J1J2",
+    "XXZ",
     "Hamiltonian",
+    "Heisenberg",
     "PauliSum",
     "Rydberg",
     "TransverseFieldIsing",

@@ -75,6 +75,15 @@ class Hamiltonian(ABC):
         """
 
     @property
+    def conserves_magnetisation(self) -> bool:
+        """Whether sum_i sz_i (the number of 1 bits) commutes with H.
+
+        Here: whether nothing flips. That is exact where elements do not depend on the
+        configuration (one starts from all bits 0); other classes say it themselves.
+        """
+        return len(self.flips) == 0
+
+    @property
     def constant_off_diagonal(self) -> Tensor | None:
         """(G,) elements where they do not depend on the configuration, else None.
 

@@ -129,22 +129,37 @@ class Lattice:
         None where no such signs exist (odd loops: triangular, kagome, odd rings) or where they are
         not unique (the graph of nearest neighbours falls apart). For staggered magnetisations.
         """
+        signs, n_parts = self._two_colouring()
+        return signs if n_parts == 1 else None
+
+    def bipartition(self) -> Tensor | None:
+        """(N,) float64, +1 and -1 so that nearest neighbours differ; None if odd loops forbid it.
+
+        Where the graph of nearest neighbours falls apart, the first site of each part has +1.
+        """
+        return self._two_colouring()[0]
+
+    def _two_colouring(self) -> tuple[Tensor | None, int]:
+        """Signs (N,) of `bipartition` and the number of connected parts (None and 0: odd loops)."""
         neighbours: list[list[int]] = [[] for _ in range(self.n_sites)]
         for i, j in self.bonds().tolist():
             neighbours[i].append(j)
             neighbours[j].append(i)
-        signs = [0.0] * self.n_sites
-        signs[0] = 1.0
-        queue = deque([0])
-        while queue:
-            site = queue.popleft()
-            for other in neighbours[site]:
-                if signs[other] == signs[site]:
-                    return None
-                if signs[other] == 0.0:
-                    signs[other] = -signs[site]
-                    queue.append(other)
-        return None if 0.0 in signs else torch.tensor(signs, dtype=torch.float64)
+        signs, n_parts = [0.0] * self.n_sites, 0
+        for first in range(self.n_sites):
+            if signs[first] != 0.0:
+                continue
+            signs[first], n_parts = 1.0, n_parts + 1
+            queue = deque([first])
+            while queue:
+                site = queue.popleft()
+                for other in neighbours[site]:
+                    if signs[other] == signs[site]:
+                        return None, 0
+                    if signs[other] == 0.0:
+                        signs[other] = -signs[site]
+                        queue.append(other)
+        return torch.tensor(signs, dtype=torch.float64), n_parts
 
     def point_group(self) -> Tensor:
         """(n_elements, N) int64: site i goes to row[i] under each rotation or reflection.

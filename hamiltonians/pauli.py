@@ -171,6 +171,25 @@ class PauliSum(Hamiltonian):
         patterns = (torch.arange(2**size)[:, None] >> torch.arange(size)) & 1 != 0  # (2^size, size)
         return float((_signs(patterns, masks[support]) @ weights).max()) <= slack
 
+    @property
+    def conserves_magnetisation(self) -> bool:
+        """Exact, from the strings of the commutator with M = sum_i sz_i: all of them cancel.
+
+        [X, Z] = -2i Y and [Y, Z] = 2i X, so [P, M] / 2i is the sum over the X and Y of P of P with
+        that letter exchanged, -1 for each X -> Y and +1 for each Y -> X. Sums below 1e-12 of the
+        largest coefficient count as rounding.
+        """
+        commutator: dict[Key, float] = {}
+        for key, coefficient in self._terms.items():
+            for place, (site, letter) in enumerate(key):
+                if letter == "Z":
+                    continue
+                other, sign = ("Y", -1.0) if letter == "X" else ("X", 1.0)
+                string = (*key[:place], (site, other), *key[place + 1 :])
+                commutator[string] = commutator.get(string, 0.0) + sign * coefficient
+        scale = max(map(abs, self._terms.values()), default=0.0)
+        return all(abs(coefficient) <= 1e-12 * scale for coefficient in commutator.values())
+
     def pauli_terms(self) -> list[PauliTerm]:
         return [(coefficient, dict(key)) for key, coefficient in self._terms.items()]
 

@@ -53,6 +53,21 @@ def ising(n: int, bonds: Sequence[Sequence[int]], J: Sequence[float], h: Sequenc
     return matrix
 
 
+def exchange(
+    n: int,
+    bonds: Sequence[Sequence[int]],
+    Jxy: Sequence[float],
+    Jz: Sequence[float],
+    h: Sequence[float],
+) -> Matrix:
+    """Jxy (sx sx + sy sy) + Jz sz sz on the bonds, -h_i sz_i."""
+    matrix = sum((-h[i] * string(n, {i: "Z"}) for i in range(n)), np.zeros((2**n, 2**n), complex))
+    for (i, j), xy, z in zip(bonds, Jxy, Jz, strict=True):
+        matrix += xy * (string(n, {i: "X", j: "X"}) + string(n, {i: "Y", j: "Y"}))
+        matrix += z * string(n, {i: "Z", j: "Z"})
+    return matrix
+
+
 def pauli_sum(n: int, terms: Sequence[tuple[float, Mapping[int, str]]]) -> Matrix:
     """sum_t c_t P_t."""
     matrix = np.zeros((2**n, 2**n), dtype=complex)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hamiltonians import PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.lattice import Chain
+from hamiltonians import J1J2, XXZ, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
+from hamiltonians.lattice import Chain, Kagome, Positions, Triangular
 
 CHAIN = Chain(3)
 
@@ -33,6 +33,20 @@ CHAIN = Chain(3)
         (lambda: TransverseFieldIsing(CHAIN, J=[1.0] * 3), r"J has shape.*one per bond \(2\)"),
         (lambda: TransverseFieldIsing(CHAIN, h=None), "h is None; it must be a number"),
         (lambda: TransverseFieldIsing(CHAIN, h=[[1.0]]), r"h has shape \(1, 1\)"),
+        (lambda: XXZ(CHAIN, Delta=[1.0] * 3), r"XXZ: Delta has shape.*one per bond \(2\)"),
+        (lambda: XXZ(CHAIN, h=[1.0]), r"XXZ: h has shape.*one per site \(3\)"),
+        (lambda: Heisenberg(CHAIN, math.inf), "Heisenberg: J contains inf"),
+        (lambda: J1J2(CHAIN, J2=[1.0] * 2), r"J1J2: J2 has shape.*one per bond \(1\)"),
+        (lambda: J1J2(Chain(2)), r"order is 2, but Chain\(2\) has only 1 distances"),
+        (lambda: XXZ(CHAIN, marshall="yes"), "marshall is 'yes'; it must be True, False or 'auto'"),
+        (lambda: XXZ(CHAIN, marshall=1), "marshall is 1; it must be True"),
+        (lambda: Heisenberg(Triangular(2, 2), marshall=True), "odd loops, so there are no two"),
+        (lambda: Heisenberg(Kagome(1, 1), marshall=True), "odd loops"),
+        (
+            lambda: J1J2(Chain(5, periodic=True), marshall=True),
+            r"Chain\(5, periodic=True\) form odd",
+        ),
+        (lambda: XXZ(Positions([[0, 0], [1, 0], [0.5, 3**0.5 / 2]]), marshall=True), "odd loops"),
         (lambda: PauliSum(0, []), "n_sites is 0"),
         (lambda: PauliSum(2.5, []), "n_sites is 2.5"),
         (lambda: PauliSum(2, [(1j, "XX")]), "coefficient of 'XX' is 1j; it must be real"),

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hamiltonians import Hamiltonian, PauliSum, Rydberg, TransverseFieldIsing
+from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.lattice import (
     Chain,
@@ -71,7 +71,88 @@ def pauli_sums(draw: st.DrawFn) -> System:
     return System(PauliSum(n, terms), kronecker.pauli_sum(n, terms))
 
 
-systems = st.one_of(rydbergs(), isings(), pauli_sums())
+@st.composite
+def exchanges(draw: st.DrawFn) -> System:
+    """XXZ, plain or rotated; the oracle rotates by the matrix U = prod_{i in B} sz_i."""
+    lattice = draw(st.sampled_from([*LATTICES, *RINGS]))
+    n, bonds = lattice.n_sites, lattice.bonds().tolist()
+    J, Delta = (draw(st.lists(couplings, min_size=len(bonds), max_size=len(bonds))) for _ in "12")
+    h = draw(st.lists(couplings, min_size=n, max_size=n))
+    matrix = kronecker.exchange(n, bonds, J, [a * b for a, b in zip(J, Delta, strict=True)], h)
+    signs = lattice.bipartition()
+    marshall = draw(st.sampled_from([False, "auto"] if signs is None else [True, False, "auto"]))
+    if marshall is True or (marshall == "auto" and signs is not None and sum(J) > 1e-9):
+        matrix = rotated(matrix, signs.tolist())
+    elif marshall == "auto" and sum(J) > 0:
+        marshall = False  # a sum of zero up to rounding
+    return System(XXZ(lattice, J, Delta, h, marshall=marshall), matrix)
+
+
+@st.composite
+def two_shells(draw: st.DrawFn) -> System:
+    """J1-J2 on lattices with a second distance."""
+    lattice = draw(st.sampled_from([lattice for lattice in [*LATTICES, *RINGS] if far(lattice)]))
+    J1, J2 = draw(couplings), draw(couplings)
+    bonds = [(1, bond) for bond in lattice.bonds().tolist()]
+    bonds += [(2, bond) for bond in lattice.bonds(2).tolist()]
+    J = [J1 if order == 1 else J2 for order, _ in bonds]
+    matrix = kronecker.exchange(
+        lattice.n_sites, [bond for _, bond in bonds], J, J, [0.0] * lattice.n_sites
+    )
+    signs = lattice.bipartition()
+    marshall = draw(st.booleans()) and signs is not None
+    if marshall:
+        matrix = rotated(matrix, signs.tolist())
+    return System(J1J2(lattice, J1, J2, marshall=marshall), matrix)
+
+
+@st.composite
+def conserving_sums(draw: st.DrawFn) -> System:
+    """XX + YY or XY - YX on pairs, with Z elsewhere, written as Pauli strings."""
+    n = draw(st.integers(2, 5))
+    terms: list[tuple[float, dict[int, str]]] = []
+    for _ in range(draw(st.integers(0, 4))):
+        i, j = draw(st.lists(st.integers(0, n - 1), min_size=2, max_size=2, unique=True))
+        tail = {k: "Z" for k in range(n) if k not in (i, j) and draw(st.booleans())}
+        c = draw(couplings)
+        letters = draw(st.sampled_from([("XX", 1, "YY"), ("XY", -1, "YX")]))
+        first, sign, second = letters
+        terms.append((c, {i: first[0], j: first[1]} | tail))
+        terms.append((sign * c, {i: second[0], j: second[1]} | tail))
+    return System(PauliSum(n, terms), kronecker.pauli_sum(n, terms))
+
+
+def rotated(matrix: kronecker.Matrix, signs: list[float]) -> kronecker.Matrix:
+    """U H U with U = prod_{i in B} sz_i, B the sites of sign -1."""
+    U = kronecker.string(len(signs), {i: "Z" for i, sign in enumerate(signs) if sign < 0})
+    return U @ matrix @ U
+
+
+def far(lattice: Lattice) -> bool:
+    """Whether there is a second distance."""
+    distances = lattice.distances()
+    return (
+        bool((distances > distances[distances > 0].min() * 1.001).any())
+        if distances.any()
+        else True
+    )
+
+
+RINGS: list[Lattice] = [
+    Chain(2, periodic=True),
+    Chain(4, periodic=True),
+    Chain(5, periodic=True),
+    Square(2, 2, periodic=True),
+    Square(3, 2, (False, True)),
+    Triangular(2, 3, periodic=True),
+    Honeycomb(1, 3, periodic=True),
+    Kagome(1, 2, periodic=True),
+    Positions([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0], [6.0, 0.0]]),  # two separate pairs
+]
+
+systems = st.one_of(
+    rydbergs(), isings(), pauli_sums(), exchanges(), two_shells(), conserving_sums()
+)
 
 
 @given(systems)
@@ -113,6 +194,14 @@ def test_scalar_properties_are_those_of_the_matrix(system: System) -> None:
 
 
 @given(systems)
+@settings(max_examples=150, deadline=None)
+def test_magnetisation_is_conserved_where_the_matrix_says_so(system: System) -> None:
+    ones = basis(system.hamiltonian.n_sites).sum(dim=1).numpy()
+    changing = np.abs(system.matrix[ones[:, None] != ones]).max(initial=0.0)
+    assert system.hamiltonian.conserves_magnetisation == bool(changing < 1e-11)
+
+
+@given(systems)
 @settings(max_examples=60, deadline=None)
 def test_the_pauli_form_is_the_same_hamiltonian(system: System) -> None:
     H = system.hamiltonian
@@ -138,6 +227,7 @@ def test_constant_elements_are_the_elements(system: System) -> None:
     [
         Rydberg(Square(2, 2), 7.0),
         TransverseFieldIsing(Chain(3)),
+        Heisenberg(Chain(3), marshall=True),
         PauliSum(3, [(1.0, "ZZI"), (0.5, "XYY")]),
     ],
     ids=repr,

@@ -152,11 +152,21 @@ def test_measured_positions_need_a_wider_shell() -> None:
 )
 def test_sublattice_signs(lattice: Lattice, bipartite: bool) -> None:
     signs = lattice.sublattice_signs()
+    if bipartite:
+        assert torch.equal(lattice.bipartition(), signs)
     assert (signs is not None) == bipartite
     if signs is not None:
         bonds = lattice.bonds()
         assert signs[0] == 1 and (signs.abs() == 1).all()
         assert (signs[bonds[:, 0]] == -signs[bonds[:, 1]]).all()
+
+
+def test_bipartition_of_separate_parts() -> None:
+    """The first site of each part has +1; an odd loop anywhere forbids it."""
+    pairs = [[0, 0], [1, 0], [5, 0], [6, 0.0]]
+    assert Positions(pairs).bipartition().tolist() == [1, -1, 1, -1]
+    triangle = [[0, 9], [1, 9], [0.5, 9 + 3**0.5 / 2]]
+    assert Positions([*pairs, *triangle]).bipartition() is None
 
 
 def test_csv(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from hamiltonians import (
+    J1J2,
+    XXZ,
     Hamiltonian,
+    Heisenberg,
     PauliSum,
     Rydberg,
     TransverseFieldIsing,
@@ -67,6 +70,8 @@ def test_from_netket_keeps_the_matrix(name: str) -> None:
 OURS = [
     Rydberg(Square(2, 3), 7.0, delta=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], Omega=[1, 2, 3, 4, 5, 6]),
     TransverseFieldIsing(Square(2, 3), J=[0.1 * i for i in range(1, 8)], h=[0, 1, 2, 3, 4, 5]),
+    XXZ(Square(2, 3), J=[0.1 * i for i in range(1, 8)], Delta=0.3, h=[0, 1, 2, 3, 4, 5.0]),
+    J1J2(Chain(6, periodic=True), marshall=True),
     PauliSum(3, [(1.0, "XYZ"), (2.0, "YII"), (-1.0, "")]),
     PauliSum(2, []),
 ]
@@ -86,6 +91,25 @@ def test_ising_spectrum_of_netket_with_its_sign_of_j() -> None:
     ours = TransverseFieldIsing(Chain(6, periodic=True), J=1.1, h=0.7)
     expected = np.linalg.eigvalsh(theirs.to_dense())
     np.testing.assert_allclose(np.linalg.eigvalsh(dense_matrix(ours)), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("marshall", [False, True])
+def test_heisenberg_of_netket(marshall: bool) -> None:
+    """The same matrix with and without the sign rule (NetKet rotates the xy part as well)."""
+    graph = nk.graph.Chain(6, pbc=True)
+    spins = nk.hilbert.Spin(s=1 / 2, N=6)
+    theirs = nk.operator.Heisenberg(spins, graph, J=0.7, sign_rule=marshall)
+    ours = Heisenberg(Chain(6, periodic=True), J=0.7, marshall=marshall)
+    np.testing.assert_allclose(dense_matrix(ours), theirs.to_dense(), atol=1e-12)
+
+
+@pytest.mark.parametrize("marshall", [False, True])
+def test_j1j2_of_netket(marshall: bool) -> None:
+    spins = nk.hilbert.Spin(s=1 / 2, N=8)
+    graph = nk.graph.Chain(8, pbc=True, max_neighbor_order=2)
+    theirs = nk.operator.Heisenberg(spins, graph, J=[1.0, 0.4], sign_rule=[marshall, False])
+    ours = J1J2(Chain(8, periodic=True), 1.0, 0.4, marshall=marshall)
+    np.testing.assert_allclose(dense_matrix(ours), theirs.to_dense(), atol=1e-12)
 
 
 def test_short_periodic_rings_bond_once_as_in_netket() -> None:

@@ -1,0 +1,229 @@
+"""Exchange between spins 1/2: the XXZ, Heisenberg and J1-J2 models on any lattice.
+
+    XXZ         H = sum_<ij> J_ij (sx_i sx_j + sy_i sy_j + Delta_ij sz_i sz_j) - sum_i h_i sz_i
+    Heisenberg  H = sum_<ij> J_ij s_i . s_j - sum_i h_i sz_i
+    J1-J2       H = J1 sum_<ij> s_i . s_j + J2 sum_<<ij>> s_i . s_j
+
+Pauli matrices (not spins 1/2: s . s = 4 S . S, NetKet's `Heisenberg`); J > 0 is
+antiferromagnetic. <ij> are the pairs at the smallest distance of the lattice, <<ij>> those at the
+second smallest (lattice.bonds(1) and bonds(2), each pair once in that order; a distance is the
+shortest over periodic images, so a pair is in one shell only and a ring of two has one bond).
+Basis: bit 0 has sz = +1. Energies in the unit of J.
+
+Exchange flips two antiparallel spins, <01|H|10> = 2 J_ij, and so keeps the magnetisation.
+
+Marshall's sign rule (Proc. R. Soc. A 232, 48 (1955)): on a lattice of two sublattices, with every
+nearest-neighbour bond from one to the other, the rotation by pi about z of one of them,
+U = prod_{i in B} sz_i, turns sx and sy around there, so that
+
+    sx_i sx_j + sy_i sy_j  ->  -(sx_i sx_j + sy_i sy_j)    on bonds between the sublattices
+
+and nothing else changes. U is diagonal in this basis and U^2 = 1: levels, |psi(s)|^2 and averages
+of sz are those of the unrotated model; sx and sy of sublattice B have the other sign. The
+rotated antiferromagnet without second neighbours has no positive off-diagonal element, so its
+ground state is positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
+from hamiltonians.lattice import Lattice
+
+PerBond = float | Sequence[float] | Tensor
+Marshall = bool | Literal["auto"]
+
+
+class Exchange(Hamiltonian):
+    """sum_b Jxy_b (sx sx + sy sy) + Jz_b sz sz - sum_i h_i sz_i. Build a final class below.
+
+    Attributes:
+        bonds: (n_bonds, 2) int64, each pair of sites once.
+        Jxy: (n_bonds,) float64 after the rotation, if there is one.
+        Jz: (n_bonds,) float64.
+        h: (N,) float64.
+        marshall: whether one sublattice is rotated.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        bonds: Tensor,  # (n_bonds, 2)
+        Jxy: Tensor,  # (n_bonds,)
+        Jz: Tensor,  # (n_bonds,)
+        h: Tensor,  # (N,)
+        marshall: Marshall,
+    ) -> None:
+        self.lattice = lattice
+        self.n_sites = lattice.n_sites
+        self.bonds, self.Jz, self.h = bonds, Jz, h
+        signs = _rotation(type(self).__name__, lattice, bonds, Jxy, marshall)  # (n_bonds,)
+        self.marshall = signs is not None
+        self.Jxy = Jxy if signs is None else signs * Jxy
+        flipping = self.Jxy != 0
+        self._pairs = bonds[flipping]  # (G, 2)
+        self._elements = 2 * self.Jxy[flipping]  # (G,)
+        self.flips = torch.zeros((len(self._pairs), self.n_sites), dtype=torch.bool)  # (G, N)
+        self.flips.scatter_(1, self._pairs, True)
+
+    def diagonal(self, configs: Tensor) -> Tensor:
+        antiparallel = configs[:, self.bonds[:, 0]] ^ configs[:, self.bonds[:, 1]]  # (B, n_bonds)
+        exchange = self.Jz.sum() - 2 * (antiparallel.to(torch.float64) @ self.Jz)  # (B,)
+        return exchange - self.h.sum() + 2 * (configs.to(torch.float64) @ self.h)  # (B,)
+
+    def off_diagonal(self, configs: Tensor) -> Tensor:
+        antiparallel = configs[:, self._pairs[:, 0]] ^ configs[:, self._pairs[:, 1]]  # (B, G)
+        return torch.where(antiparallel, self._elements, 0.0)  # (B, G)
+
+    @property
+    def infinite_temperature_energy(self) -> float:
+        """0: every term is traceless."""
+        return 0.0
+
+    @property
+    def is_complex(self) -> bool:
+        return False
+
+    @property
+    def is_stoquastic(self) -> bool:
+        return bool((self._elements <= 0).all())
+
+    @property
+    def conserves_magnetisation(self) -> bool:
+        return True
+
+    def pauli_terms(self) -> list[PauliTerm]:
+        """The rotated Hamiltonian, where it is rotated."""
+        terms: list[PauliTerm] = [(-float(h), {i: "Z"}) for i, h in enumerate(self.h)]
+        strengths = zip(self.bonds.tolist(), self.Jxy.tolist(), self.Jz.tolist(), strict=True)
+        for (i, j), xy, z in strengths:
+            terms += [(xy, {i: "X", j: "X"}), (xy, {i: "Y", j: "Y"}), (z, {i: "Z", j: "Z"})]
+        return terms
+
+    def _described(self, values: str) -> str:
+        rotated = ", Marshall rotated" if self.marshall else ""
+        return f"{type(self).__name__}({self.lattice!r}, {values}{rotated})"
+
+
+@final
+class XXZ(Exchange):
+    """Anisotropic exchange of nearest neighbours (formula at the head of this file).
+
+    Args:
+        lattice: its nearest neighbours are the bonds.
+        J: coupling, a number or one per bond in the order of lattice.bonds().
+        Delta: anisotropy of sz sz, a number or one per bond. 1: Heisenberg, 0: XY.
+        h: field along z, a number or one per site.
+        marshall: rotate one sublattice (True, False), or "auto": where there are two sublattices
+            and the sum of the nearest-neighbour couplings J is positive, which is where the
+            rotation lowers the sum of the positive off-diagonal elements.
+
+    Raises ValueError for couplings that are not finite or not one per bond or site, and for
+    marshall=True where the nearest neighbours form odd loops (triangular, kagome, odd rings).
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        J: PerBond = 1.0,
+        Delta: PerBond = 1.0,
+        h: float | Sequence[float] | Tensor = 0.0,
+        *,
+        marshall: Marshall = False,
+    ) -> None:
+        bonds = lattice.bonds()  # (n_bonds, 2)
+        self.J = couplings("XXZ: J", J, len(bonds), "bond")  # (n_bonds,)
+        self.Delta = couplings("XXZ: Delta", Delta, len(bonds), "bond")  # (n_bonds,)
+        field = couplings("XXZ: h", h, lattice.n_sites, "site")  # (N,)
+        super().__init__(lattice, bonds, self.J, self.J * self.Delta, field, marshall)
+
+    def describe(self) -> str:
+        J, Delta, h = summary(self.J), summary(self.Delta), summary(self.h)
+        return self._described(f"J={J}, Delta={Delta}, h={h}")
+
+
+@final
+class Heisenberg(Exchange):
+    """Isotropic exchange of nearest neighbours: XXZ with Delta = 1.
+
+    Args and errors as for XXZ.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        J: PerBond = 1.0,
+        h: float | Sequence[float] | Tensor = 0.0,
+        *,
+        marshall: Marshall = False,
+    ) -> None:
+        bonds = lattice.bonds()  # (n_bonds, 2)
+        self.J = couplings("Heisenberg: J", J, len(bonds), "bond")  # (n_bonds,)
+        field = couplings("Heisenberg: h", h, lattice.n_sites, "site")  # (N,)
+        super().__init__(lattice, bonds, self.J, self.J, field, marshall)
+
+    def describe(self) -> str:
+        return self._described(f"J={summary(self.J)}, h={summary(self.h)}")
+
+
+@final
+class J1J2(Exchange):
+    """Isotropic exchange of nearest and next-nearest neighbours.
+
+    The rotation leaves second neighbours on one sublattice alone: with J2 > 0 the model is not
+    stoquastic, and the sign rule is no longer exact (how slowly it fails on the square lattice:
+    Richter, Ivanov and Retzlaff, Europhys. Lett. 25, 545 (1994)).
+
+    Args:
+        lattice: bonds(1) and bonds(2) are the bonds; it needs two distances.
+        J1: coupling of nearest neighbours, a number or one per bond of lattice.bonds(1).
+        J2: coupling of next-nearest neighbours, a number or one per bond of lattice.bonds(2).
+        marshall: as for XXZ; "auto" looks at J1.
+
+    Raises ValueError as XXZ does, and for a lattice with one distance between its sites.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        J1: PerBond = 1.0,
+        J2: PerBond = 0.5,
+        *,
+        marshall: Marshall = False,
+    ) -> None:
+        near, far = lattice.bonds(1), lattice.bonds(2)  # (n_1, 2), (n_2, 2)
+        self.J1 = couplings("J1J2: J1", J1, len(near), "bond")  # (n_1,)
+        self.J2 = couplings("J1J2: J2", J2, len(far), "bond")  # (n_2,)
+        J = torch.cat([self.J1, self.J2])  # (n_bonds,)
+        no_field = torch.zeros(lattice.n_sites, dtype=torch.float64)
+        super().__init__(lattice, torch.cat([near, far]), J, J, no_field, marshall)
+
+    def describe(self) -> str:
+        return self._described(f"J1={summary(self.J1)}, J2={summary(self.J2)}")
+
+
+def _rotation(
+    name: str, lattice: Lattice, bonds: Tensor, J: Tensor, marshall: Marshall
+) -> Tensor | None:
+    """(n_bonds,) -1 on bonds between the sublattices and +1 within; None: nothing is rotated."""
+    if not (isinstance(marshall, bool) or marshall == "auto"):
+        raise ValueError(f"{name}: marshall is {marshall!r}; it must be True, False or 'auto'")
+    if marshall is False:
+        return None
+    colours = lattice.bipartition()  # (N,)
+    if colours is None:
+        if marshall == "auto":
+            return None
+        raise ValueError(
+            f"{name}: marshall is True, but the nearest neighbours of {lattice!r} form odd loops, "
+            "so there are no two sublattices; use marshall=False"
+        )
+    signs = colours[bonds[:, 0]] * colours[bonds[:, 1]]  # (n_bonds,)
+    if marshall == "auto" and not J[: len(lattice.bonds())].sum() > 0:  # nearest ones come first
+        return None
+    return signs
