@@ -1,15 +1,19 @@
 """Exact diagonalisation of any Hamiltonian here, for up to about 26 sites.
 
-The 2^N amplitudes are numbered as in `hamiltonian.py`: site 0 is the most significant bit. The
-matrix is never stored. ARPACK's implicitly restarted Lanczos (scipy's eigsh) asks for products
+The 2^N amplitudes are numbered as in `hamiltonian.py`: site 0 is the most significant bit.
+ARPACK's implicitly restarted Lanczos (scipy's eigsh) asks for products
 
     (H psi)(s) = diagonal(s) psi(s) + sum_g off_diagonal_g(s) psi(s xor flips_g)
 
 Where the off-diagonal elements do not depend on s (Rydberg atoms, transverse-field Ising), flips
 inside a window of neighbouring sites are summed into one small dense matrix, so a product is a few
-matrix multiplications instead of one pass over memory per flip.
+matrix multiplications instead of one pass over memory per flip, and the matrix is never stored.
+Where they do depend on s (exchange, most Pauli sums) it is stored as a sparse one if it fits.
 
-Memory is that of the Lanczos vectors, 2^N numbers each: see `memory_estimate`.
+Where H keeps the number of 1 bits, n_up restricts all of it to the C(N, n_up) configurations with
+n_up of them, listed in the same order; there the matrix is always stored.
+
+Memory is that of the Lanczos vectors, 2^N numbers each (see `memory_estimate`), and of the matrix.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
@@ -33,11 +38,14 @@ Array = NDArray[np.float64] | NDArray[np.complex128]
 MAX_DENSE_SITES = 14
 """Largest system `dense_matrix` writes out (2 GB)."""
 
-SMALL_SITES = 9
-"""Up to here the dense eigen-solver is faster than Lanczos."""
+SMALL_SIZE = 2**9
+"""Up to this many configurations the dense eigen-solver is faster than Lanczos."""
 
-SINGLE_THREAD_SITES = 18
-"""Up to here products run on one thread."""
+SINGLE_THREAD_SIZE = 2**18
+"""Up to this many configurations products run on one thread."""
+
+MAX_CODED_SITES = 62
+"""Largest system whose configurations are numbered in 64 bits."""
 
 WINDOW = 4
 """Sites of one window of the constant-flip product: matrices of 16 x 16."""
@@ -57,6 +65,9 @@ Measured for 24 sites: 3.4 GB at 12 vectors beside the interpreter's 0.3 GB; est
 ROUGH = 0.1
 """Relative residual of the first stage."""
 
+SAME_LEVEL = 1e-9
+"""Levels closer than this fraction of the spectrum's width count as one degenerate level."""
+
 
 @dataclass(frozen=True)
 class GroundState:
@@ -64,14 +75,17 @@ class GroundState:
 
     Attributes:
         n_sites: N.
-        energies: (k,) float64, lowest first.
-        state: (2^N,) float64 or complex128, the ground state, norm 1; its largest amplitude is
-            positive. Where the ground level is degenerate it is one of its states.
+        energies: (k,) float64, lowest first, each as often as it is degenerate.
+        state: (D,) float64 or complex128, the ground state, norm 1; its largest amplitude is
+            positive. Where the ground level is degenerate it is one of its states. D = 2^N, or
+            C(N, n_up) in the order of `sector_basis`.
+        n_up: number of 1 bits of every configuration, None: all configurations.
     """
 
     n_sites: int
     energies: NDArray[np.float64]
     state: Array
+    n_up: int | None = None
 
     @property
     def energy(self) -> float:
@@ -84,13 +98,13 @@ class GroundState:
         return float(self.energies[1] - self.energies[0]) if len(self.energies) > 1 else math.nan
 
     def probabilities(self) -> NDArray[np.float64]:
-        """(2^N,) |psi(s)|^2."""
+        """(D,) |psi(s)|^2."""
         return np.abs(self.state) ** 2
 
     def expectation_diagonal(self, f: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
         """sum_s |psi(s)|^2 f(s) for f of configs (B, N) bool -> (B,) or (B, ...)."""
         total: NDArray[np.float64] | float = 0.0
-        for start, configs in _chunks(self.n_sites):
+        for start, configs in _chunks(self.n_sites, self.n_up):
             weights = np.abs(self.state[start : start + len(configs)]) ** 2  # (B,)
             total = total + np.tensordot(weights, f(configs).to(torch.float64).numpy(), axes=1)
         return np.asarray(total)
@@ -104,8 +118,13 @@ class GroundState:
         return 1 - 2 * self.density()
 
     def sigma_x(self) -> NDArray[np.float64]:
-        """(N,) <sx_i> = 2 Re sum over s with s_i = 0 of psi*(s) psi(s with s_i = 1)."""
-        values = np.empty(self.n_sites)
+        """(N,) <sx_i> = 2 Re sum over s with s_i = 0 of psi*(s) psi(s with s_i = 1).
+
+        0 where n_up is fixed.
+        """
+        values = np.zeros(self.n_sites)
+        if self.n_up is not None:
+            return values
         for i in range(self.n_sites):
             halves = self.state.reshape(2**i, 2, -1)  # (2^i, 2, 2^(N-1-i))
             values[i] = 2 * np.sum(halves[:, 0].conj() * halves[:, 1]).real
@@ -114,7 +133,7 @@ class GroundState:
     def correlation(self) -> NDArray[np.float64]:
         """(N, N) <sz_i sz_j>; connected: subtract the outer product of sigma_z with itself."""
         total = np.zeros((self.n_sites, self.n_sites))
-        for start, configs in _chunks(self.n_sites):
+        for start, configs in _chunks(self.n_sites, self.n_up):
             spins = 1 - 2 * configs.to(torch.float64).numpy()  # (B, N)
             weights = np.abs(self.state[start : start + len(configs)]) ** 2  # (B,)
             total += spins.T @ (weights[:, None] * spins)
@@ -136,6 +155,7 @@ def ground_state(
     H: Hamiltonian,
     k: int = 2,
     *,
+    n_up: int | None = None,
     max_memory_gb: float = 8.0,
     tol: float = 1e-9,
     seed: int = 0,
@@ -144,38 +164,66 @@ def ground_state(
 
     Args:
         H: any Hamiltonian of this house.
-        k: number of levels; 2 gives the gap.
+        k: number of levels, a degenerate one counted as often as it is; 2 gives the gap.
+        n_up: only states with this many 1 bits (magnetisation N - 2 n_up), for an H that keeps it.
         max_memory_gb: memory it may use, in GB (10^9 bytes).
         tol: residual |H psi - E psi| relative to |E|; the error of E is of second order in it.
         seed: of the first Lanczos vector, so that runs repeat.
 
-    Raises ValueError, before any work, where the memory does not suffice or k is not in 1..2^N.
+    Raises ValueError, before any work, where the memory does not suffice, k is not in 1..D, n_up
+    is not in 0..N or H does not conserve it.
     """
     k = positive_integer("exact diagonalisation", "k", k)
-    if k > 2**H.n_sites:
-        raise ValueError(f"exact diagonalisation: k is {k}, but {H!r} has {2**H.n_sites} levels")
-    n_vectors = _lanczos_vectors(H.n_sites, k, H.is_complex, max_memory_gb)
+    size, where = _sector_size(H, n_up)
+    if k > size:
+        raise ValueError(f"exact diagonalisation: k is {k}, but {H!r} has {size} levels{where}")
+    matrix_bytes = 0 if n_up is None else _matrix_bytes(H, size)
+    name = f"{H.n_sites} sites{where}"
+    n_vectors = _lanczos_vectors(name, size, k, H.is_complex, max_memory_gb, matrix_bytes)
     H = H.to("cpu")
-    if H.n_sites <= SMALL_SITES or 2 * k + 4 > 2**H.n_sites:
-        energies, vectors = np.linalg.eigh(dense_matrix(H))
+    if size <= SMALL_SIZE or 2 * k + 4 > size:
+        matrix = dense_matrix(H) if n_up is None else sparse_matrix(H, n_up).toarray()
+        energies, vectors = np.linalg.eigh(matrix)
         energies, vectors = energies[:k], vectors[:, :k]
     else:
-        spare = 1e9 * max_memory_gb - _bytes(H.n_sites, k, n_vectors, H.is_complex)
-        with _fitting_threads(H.n_sites):
-            energies, vectors = _lanczos(Product(H, spare), k, n_vectors, tol, seed)
+        spare = 1e9 * max_memory_gb - _bytes(size, k, n_vectors, H.is_complex)
+        stored = H.constant_off_diagonal is None and _matrix_bytes(H, size) <= spare
+        with _fitting_threads(size):
+            product = StoredProduct(H, n_up) if stored or n_up is not None else Product(H)
+            energies, vectors = _lanczos(product, k, n_vectors, tol, seed)
     lowest = np.argsort(energies)
     state = vectors[:, lowest[0]].copy()
     largest = state[np.argmax(np.abs(state))]
     state *= np.abs(largest) / largest
-    return GroundState(H.n_sites, energies[lowest], state)
+    return GroundState(H.n_sites, energies[lowest], state, n_up)
+
+
+def _sector_size(H: Hamiltonian, n_up: int | None) -> tuple[int, str]:
+    """(D, ' with n_up up' for messages). Raises ValueError unless H has such a sector."""
+    if n_up is None:
+        return 2**H.n_sites, ""
+    if isinstance(n_up, bool) or not isinstance(n_up, int) or not 0 <= n_up <= H.n_sites:
+        raise ValueError(
+            f"exact diagonalisation: n_up is {n_up!r}; it must be a whole number in 0..{H.n_sites}"
+        )
+    if H.n_sites > MAX_CODED_SITES:
+        raise ValueError(
+            f"exact diagonalisation: {H.n_sites} sites; with n_up at most {MAX_CODED_SITES}"
+        )
+    if not H.conserves_magnetisation:
+        raise ValueError(
+            f"exact diagonalisation: n_up is {n_up}, but {H!r} does not conserve the number of "
+            "1 bits; leave n_up out"
+        )
+    return math.comb(H.n_sites, n_up), f" with {n_up} up"
 
 
 @contextmanager
-def _fitting_threads(n_sites: int) -> Iterator[None]:
+def _fitting_threads(size: int) -> Iterator[None]:
     """One torch thread for small systems: torch's pool and BLAS's pool, which ARPACK uses, wait
     for each other by spinning, and at 16 sites that takes many times longer than the work."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if n_sites <= SINGLE_THREAD_SITES else threads)
+    torch.set_num_threads(1 if size <= SINGLE_THREAD_SIZE else threads)
     try:
         yield
     finally:
@@ -183,9 +231,9 @@ def _fitting_threads(n_sites: int) -> Iterator[None]:
 
 
 def _lanczos(
-    product: Product, k: int, n_vectors: int, tol: float, seed: int
+    product: Product | StoredProduct, k: int, n_vectors: int, tol: float, seed: int
 ) -> tuple[NDArray[np.float64], Array]:
-    """(k,) lowest levels and (2^N, k) vectors, unsorted.
+    """(k,) lowest levels and (D, k) vectors, unsorted.
 
     Interactions stretch the spectrum, so plain Lanczos restarts hundreds of times and spends its
     time on orthogonalising. Hence two stages: a rough run gives upper bounds of the lowest levels
@@ -193,17 +241,60 @@ def _lanczos(
     Chebyshev polynomial that keeps all levels above them within [-1, 1] and magnifies the rest.
     Zhou et al., J. Comput. Phys. 219, 172 (2006).
     """
-    size = len(product.diagonal)
-    first = np.random.default_rng(seed).standard_normal(size).astype(product.dtype)
-    plain = LinearOperator((size, size), matvec=product, dtype=product.dtype)
+    random = np.random.default_rng(seed)
+    first = random.standard_normal(product.size).astype(product.dtype)
+    plain = _operator(product.size, product, product.dtype)
     rough, vectors = eigsh(plain, k=k + 1, which="SA", ncv=n_vectors, tol=ROUGH, v0=first)
     first = vectors.sum(axis=1)
     del vectors
     polynomial = Chebyshev(product, *_unwanted(np.sort(rough), product.upper_bound))
-    filtered = LinearOperator((size, size), matvec=polynomial, dtype=product.dtype)
+    filtered = _operator(product.size, polynomial, product.dtype)
     _, vectors = eigsh(filtered, k=k, which="LA", ncv=n_vectors, tol=tol, v0=first)
-    energies = [np.vdot(v, product(v)).real for v in np.ascontiguousarray(vectors.T)]
-    return np.array(energies), vectors
+    energies = np.array([product.average(v) for v in np.ascontiguousarray(vectors.T)])
+    if k > 1:  # one start vector meets one state of each level; the lowest energy is right anyway
+        return _with_partners(product, polynomial, energies, vectors, n_vectors, tol, random)
+    return energies, vectors
+
+
+def _with_partners(
+    product: Product | StoredProduct,
+    polynomial: Chebyshev,
+    energies: NDArray[np.float64],
+    vectors: Array,
+    n_vectors: int,
+    tol: float,
+    random: np.random.Generator,
+) -> tuple[NDArray[np.float64], Array]:
+    """The same k levels, degenerate ones as often as they are.
+
+    In exact arithmetic the Krylov space of one vector holds one state of a degenerate level. So
+    the lowest level orthogonal to the k states found so far is searched for, from a new random
+    vector; while it lies below the highest of them it takes that one's place.
+    """
+    same = SAME_LEVEL * (product.upper_bound - float(energies.min()))
+    while True:
+        basis = vectors  # (D, k), orthonormal
+
+        def orthogonal(psi: Array, basis: Array = basis) -> Array:
+            psi = psi.reshape(-1)
+            return psi - basis @ (basis.conj().T @ psi)
+
+        def deflated(psi: Array, orthogonal: Callable[[Array], Array] = orthogonal) -> Array:
+            return orthogonal(polynomial(orthogonal(psi)))
+
+        first = orthogonal(random.standard_normal(product.size).astype(product.dtype))
+        operator = _operator(product.size, deflated, product.dtype)
+        _, extra = eigsh(operator, k=1, which="LA", ncv=n_vectors, tol=tol, v0=first)
+        energy = product.average(np.ascontiguousarray(extra[:, 0]))
+        highest = int(np.argmax(energies))
+        if energy >= energies[highest] - same:
+            return energies, vectors
+        energies, vectors = energies.copy(), vectors.copy()
+        energies[highest], vectors[:, highest] = energy, extra[:, 0]
+
+
+def _operator(size: int, function: Callable[[Array], Array], dtype: type) -> LinearOperator:
+    return LinearOperator((size, size), matvec=function, dtype=dtype)
 
 
 def _unwanted(rough: NDArray[np.float64], top: float) -> tuple[float, float, int]:
@@ -221,7 +312,9 @@ def _unwanted(rough: NDArray[np.float64], top: float) -> tuple[float, float, int
 class Chebyshev:
     """psi -> T_degree((top + bottom - 2 H) / (top - bottom)) psi: large for levels below bottom."""
 
-    def __init__(self, product: Product, bottom: float, top: float, degree: int) -> None:
+    def __init__(
+        self, product: Product | StoredProduct, bottom: float, top: float, degree: int
+    ) -> None:
         self.product, self.degree = product, degree
         self.middle, self.half = (top + bottom) / 2, (top - bottom) / 2
 
@@ -243,12 +336,12 @@ class Chebyshev:
 class Product:
     """psi -> H psi for psi (2^N,) numpy, without the matrix.
 
-    spare_bytes: memory that may hold elements which depend on the configuration; beyond it they
-    are computed anew at every product.
+    Elements that depend on the configuration are computed anew at every product.
     """
 
-    def __init__(self, H: Hamiltonian, spare_bytes: float = 0.0) -> None:
+    def __init__(self, H: Hamiltonian) -> None:
         self.H = H
+        self.size = 2**H.n_sites
         self.dtype = np.complex128 if H.is_complex else np.float64
         self.diagonal = torch.cat([H.diagonal(configs) for _, configs in _chunks(H.n_sites)])
         self.constant = H.constant_off_diagonal
@@ -257,8 +350,6 @@ class Product:
             self.windows, self.rest = _windowed_flips(H, self.constant)
             return
         self.masks = _flip_numbers(H)  # (G,)
-        cached = spare_bytes >= 8 * len(H.flips) * len(self.diagonal) * (1 + H.is_complex)
-        self.cache = [H.off_diagonal(c) for _, c in _chunks(H.n_sites)] if cached else None
 
     def __call__(self, psi: Array) -> Array:
         vector = torch.from_numpy(psi.reshape(-1))  # (2^N,)
@@ -268,6 +359,10 @@ class Product:
         else:
             self._add_general(vector, result)
         return result.numpy()
+
+    def average(self, psi: Array) -> float:
+        """<psi|H|psi> for psi (2^N,) of norm 1."""
+        return float(np.vdot(psi, self(psi)).real)
 
     def _gershgorin_bound(self) -> float:
         """max_s (diagonal(s) + sum_g |off_diagonal_g(s)|), above every level."""
@@ -291,11 +386,74 @@ class Product:
             result.reshape(shape).add_(vector.reshape(shape).flip(axes), alpha=element)
 
     def _add_general(self, vector: Tensor, result: Tensor) -> None:
-        for number, (start, configs) in enumerate(_chunks(self.H.n_sites)):
-            elements = self.cache[number] if self.cache else self.H.off_diagonal(configs)  # (B, G)
+        for start, configs in _chunks(self.H.n_sites):
+            elements = self.H.off_diagonal(configs)  # (B, G)
             here = torch.arange(start, start + len(configs))  # (B,)
             there = vector[here[:, None] ^ self.masks]  # (B, G)
             result[start : start + len(configs)] += (elements * there).sum(dim=1)
+
+
+class StoredProduct:
+    """psi -> H psi for psi (D,) numpy, with the sparse matrix; n_up as for `sparse_matrix`."""
+
+    def __init__(self, H: Hamiltonian, n_up: int | None = None) -> None:
+        self.matrix = sparse_matrix(H, n_up)
+        self.size = self.matrix.shape[0]
+        self.dtype = np.complex128 if H.is_complex else np.float64
+        diagonal = self.matrix.diagonal().real
+        row_sums = abs(self.matrix) @ np.ones(self.size) - np.abs(diagonal) + diagonal
+        self.upper_bound = float(row_sums.max())  # Gershgorin
+
+    def __call__(self, psi: Array) -> Array:
+        return np.asarray(self.matrix @ psi.reshape(-1))
+
+    def average(self, psi: Array) -> float:
+        """<psi|H|psi> for psi (D,) of norm 1."""
+        return float(np.vdot(psi, self(psi)).real)
+
+
+def sector_basis(n_sites: int, n_up: int) -> Tensor:
+    """(D,) int64: the numbers of the configurations with n_up 1 bits, ascending, D = C(N, n_up)."""
+    rows = [torch.zeros(1, dtype=torch.int64)]  # of the last sites: row u holds those with u ones
+    for site in range(n_sites):
+        longer = [rows[0]]
+        for u in range(1, min(site + 1, n_up) + 1):
+            without = [rows[u]] if u < len(rows) else []
+            longer.append(torch.cat([*without, rows[u - 1] + (1 << site)]))
+        rows = longer
+    return rows[n_up]
+
+
+def sparse_matrix(H: Hamiltonian, n_up: int | None = None) -> csr_array:
+    """(D, D) the matrix of H, between the configurations with n_up 1 bits only if it is given.
+
+    Raises ValueError where n_up is not in 0..N or H does not conserve it.
+    """
+    size, _ = _sector_size(H, n_up)
+    H = H.to("cpu")
+    masks = _flip_numbers(H)  # (G,)
+    codes = torch.arange(size) if n_up is None else sector_basis(H.n_sites, n_up)  # (D,)
+    rows, columns, values = [], [], []
+    for start, configs in _chunks(H.n_sites, n_up):
+        here = torch.arange(start, start + len(configs))  # (B,)
+        elements = H.off_diagonal(configs)  # (B, G)
+        there = codes[here, None] ^ masks  # (B, G)
+        acts = elements != 0
+        if n_up is not None:  # elements that cancel up to rounding may lead out of the sector
+            acts = acts & (_raised_ones(configs, H.flips) == 0)
+        rows += [here, here[:, None].expand_as(acts)[acts]]
+        columns += [here, torch.searchsorted(codes, there[acts])]
+        values += [H.diagonal(configs), elements[acts]]
+    dtype = torch.complex128 if H.is_complex else torch.float64
+    entries = torch.cat([value.to(dtype) for value in values]).numpy()
+    places = (torch.cat(rows).numpy(), torch.cat(columns).numpy())
+    return csr_array((entries, places), shape=(size, size))
+
+
+def _raised_ones(configs: Tensor, flips: Tensor) -> Tensor:
+    """(B, G) by how much each flip raises the number of 1 bits of configs (B, N)."""
+    flipped = flips.to(torch.float32)  # (G, N)
+    return (1 - 2 * configs.to(torch.float32)) @ flipped.T
 
 
 Window = tuple[int, Tensor]
@@ -340,29 +498,39 @@ def _reversal(sites: list[int], n_sites: int) -> tuple[tuple[int, ...], tuple[in
 
 def memory_estimate(n_sites: int, k: int = 2) -> int:
     """Bytes of memory `ground_state` needs at least for a real Hamiltonian (twice if complex)."""
-    return _bytes(n_sites, k, max(FEWEST_VECTORS, 2 * k + 3), False)
+    return _bytes(2**n_sites, k, max(FEWEST_VECTORS, 2 * k + 3), False)
 
 
-def _bytes(n_sites: int, k: int, n_vectors: int, is_complex: bool) -> int:
-    return 2**n_sites * (16 if is_complex else 8) * (n_vectors + 2 * k + SPARE_VECTORS)
+def _bytes(size: int, k: int, n_vectors: int, is_complex: bool) -> int:
+    return size * (16 if is_complex else 8) * (n_vectors + 2 * k + SPARE_VECTORS)
 
 
-def _lanczos_vectors(n_sites: int, k: int, is_complex: bool, max_memory_gb: float) -> int:
+def _matrix_bytes(H: Hamiltonian, size: int) -> int:
+    """Of `sparse_matrix` while it is built: value, row and column of each entry, twice."""
+    return 2 * size * (len(H.flips) + 1) * (32 if H.is_complex else 24)
+
+
+def _lanczos_vectors(
+    name: str, size: int, k: int, is_complex: bool, max_memory_gb: float, matrix_bytes: int
+) -> int:
     """As many Lanczos vectors as useful and as fit. Raises ValueError if too few do."""
     fewest = max(FEWEST_VECTORS, 2 * k + 3)
     for n_vectors in range(max(USUAL_VECTORS, 2 * k + 8), fewest - 1, -1):
-        if _bytes(n_sites, k, n_vectors, is_complex) <= 1e9 * max_memory_gb:
-            return min(n_vectors, 2**n_sites)
-    needed = _bytes(n_sites, k, fewest, is_complex) / 1e9
+        if _bytes(size, k, n_vectors, is_complex) + matrix_bytes <= 1e9 * max_memory_gb:
+            return min(n_vectors, size)
+    needed = (_bytes(size, k, fewest, is_complex) + matrix_bytes) / 1e9
     raise ValueError(
-        f"exact diagonalisation of {n_sites} sites needs {needed:.3g} GB, "
-        f"{max_memory_gb:g} GB are allowed"
+        f"exact diagonalisation of {name} needs {needed:.3g} GB, {max_memory_gb:g} GB are allowed"
     )
 
 
 def basis(n_sites: int, start: int = 0, stop: int | None = None) -> Tensor:
     """(stop - start, N) bool: the configurations numbered start..stop-1, by default all 2^N."""
-    numbers = torch.arange(start, 2**n_sites if stop is None else stop)  # (B,)
+    return _bits(torch.arange(start, 2**n_sites if stop is None else stop), n_sites)
+
+
+def _bits(numbers: Tensor, n_sites: int) -> Tensor:
+    """(B, N) bool: the configurations with these numbers (B,)."""
     places = torch.arange(n_sites - 1, -1, -1)  # (N,)
     return (numbers[:, None] >> places & 1).to(torch.bool)  # (B, N)
 
@@ -394,7 +562,12 @@ def _flip_numbers(H: Hamiltonian) -> Tensor:
     return (H.flips.to(torch.int64) << places).sum(dim=1)
 
 
-def _chunks(n_sites: int) -> Iterator[tuple[int, Tensor]]:
-    """(number of the first, configurations (B, N)) through the whole basis in order."""
-    for start in range(0, 2**n_sites, CHUNK):
-        yield start, basis(n_sites, start, min(start + CHUNK, 2**n_sites))
+def _chunks(n_sites: int, n_up: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """(place of the first, configurations (B, N)) through the whole basis or sector in order."""
+    if n_up is None:
+        for start in range(0, 2**n_sites, CHUNK):
+            yield start, basis(n_sites, start, min(start + CHUNK, 2**n_sites))
+        return
+    codes = sector_basis(n_sites, n_up)  # (D,)
+    for start in range(0, len(codes), CHUNK):
+        yield start, _bits(codes[start : start + CHUNK], n_sites)
