@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 import torch
 
-from hamiltonians import Rydberg, TransverseFieldIsing
+from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import memory_estimate
 from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.heisenberg import Marshall
 from hamiltonians.lattice import (
     Chain,
     Honeycomb,
@@ -134,8 +135,23 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
     if config.name == "tfim":
         assert config.J is not None and config.h is not None
         return TransverseFieldIsing(lattice, J=config.J, h=config.h)
+    if config.name in ("xxz", "heisenberg", "j1j2"):
+        return build_exchange(config, lattice)
     assert config.file is not None
     return PauliSum.from_file(config.file, lattice.n_sites)
+
+
+def build_exchange(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonian:
+    """The couplings of spins 1/2; marshall is checked by HamiltonianConfig."""
+    marshall: Marshall = "auto" if config.marshall == "auto" else config.marshall in (True, "true")
+    if config.name == "j1j2":
+        assert config.J1 is not None and config.J2 is not None
+        return J1J2(lattice, config.J1, config.J2, marshall=marshall)
+    assert config.J is not None and config.h is not None
+    if config.name == "heisenberg":
+        return Heisenberg(lattice, config.J, config.h, marshall=marshall)
+    assert config.Delta is not None
+    return XXZ(lattice, config.J, config.Delta, config.h, marshall=marshall)
 
 
 def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:

@@ -29,6 +29,9 @@ LATTICES: Final[dict[str, dict[str, bool]]] = {
 HAMILTONIANS: Final[dict[str, dict[str, bool]]] = {
     "rydberg": {"V": False, "Rb": False, "delta": True, "Omega": True, "cutoff": False},
     "tfim": {"J": True, "h": True},
+    "xxz": {"J": True, "Delta": True, "h": True, "marshall": True},
+    "heisenberg": {"J": True, "h": True, "marshall": True},
+    "j1j2": {"J1": True, "J2": True, "marshall": True},
     "pauli": {"file": True},
 }
 MODELS: Final[dict[str, dict[str, bool]]] = {
@@ -104,7 +107,7 @@ class HamiltonianConfig:
     """Couplings, all in one unit of energy (usually Omega = 1 or J = 1)."""
 
     name: str
-    """Kind: rydberg, tfim or pauli (the group option)."""
+    """Kind: rydberg, tfim, xxz, heisenberg, j1j2 or pauli (the group option)."""
     V: float | None = None
     """Rydberg interaction of nearest neighbours, V_ij = V / r_ij^6; 7 unless Rb is given."""
     Rb: float | None = None
@@ -116,9 +119,19 @@ class HamiltonianConfig:
     cutoff: float | None = None
     """Distance in lattice constants beyond which V_ij is dropped, > 0; null keeps all pairs."""
     J: PerSite | None = None
-    """Ising coupling, > 0 ferromagnetic, a number or one per bond."""
+    """Coupling of neighbours, a number or one per bond. tfim: -J sz sz, > 0 is ferromagnetic;
+    xxz, heisenberg: +J s.s in Pauli matrices, > 0 is antiferromagnetic."""
     h: PerSite | None = None
-    """Transverse field, a number or one per site."""
+    """Field, a number or one per site: -h sx (tfim), -h sz (xxz, heisenberg)."""
+    Delta: PerSite | None = None
+    """Anisotropy, J (sx sx + sy sy + Delta sz sz), a number or one per bond."""
+    J1: PerSite | None = None
+    """Coupling of nearest neighbours, +J1 s.s in Pauli matrices, a number or one per bond."""
+    J2: PerSite | None = None
+    """Coupling of next-nearest neighbours, +J2 s.s, a number or one per bond."""
+    marshall: bool | str | None = None
+    """Marshall's sign rule, a rotation that turns sx and sy around on one of two sublattices: true,
+    false, or auto (where there are two and J, J1 sums to > 0). Levels and sz stay as they are."""
     file: str | None = None
     """Text file of Pauli strings, a coefficient and a string a line (hamiltonian=pauli)."""
 
@@ -133,6 +146,8 @@ class HamiltonianConfig:
             )
         _check_positive("hamiltonian.Rb", self.Rb)
         _check_positive("hamiltonian.cutoff", self.cutoff)
+        if self.marshall is not None:
+            require_choice("hamiltonian.marshall", self.marshall, ("auto", True, False))
         _check_file("hamiltonian.file", self.file, "a text file of Pauli strings")
 
 

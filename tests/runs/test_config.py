@@ -11,6 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hamiltonians import Hamiltonian
+from hamiltonians.lattice import Chain
+from nqs.runs.build import build_hamiltonian
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig
 from nqs.runs.schema import InputError, documentation, flatten, from_mapping, suggestion
 
@@ -77,6 +80,36 @@ def test_suggestion_prefers_the_right_name_in_another_section() -> None:
 def test_V_is_seven_unless_Rb_is_given() -> None:
     assert HamiltonianConfig(**RYDBERG).V == 7.0
     assert HamiltonianConfig(**RYDBERG, Rb=1.2).V is None
+
+
+def test_marshall_is_auto_true_or_false() -> None:
+    common = {"name": "heisenberg", "J": 1, "h": 0}
+    for value in ("auto", True, False):
+        mapping = common | {"marshall": value}
+        assert from_mapping(HamiltonianConfig, mapping).marshall is value
+    with pytest.raises(InputError, match=r"marshall=1: must be true or false or text"):
+        from_mapping(HamiltonianConfig, common | {"marshall": 1})
+
+
+def test_the_couplings_reach_the_hamiltonian() -> None:
+    chain = Chain(6, periodic=True)
+
+    def built(**keys: object) -> Hamiltonian:
+        return build_hamiltonian(from_mapping(HamiltonianConfig, keys), chain)
+
+    found = [
+        built(name="xxz", J=2, Delta=0.5, h=0.1, marshall="auto"),
+        built(name="heisenberg", J=-2, h=[0, 1, 2, 3, 4, 5], marshall=True),
+        built(name="j1j2", J1=1, J2=0.3, marshall=False),
+        built(name="heisenberg", J=-2, h=0, marshall="auto"),
+    ]
+    assert [repr(H) for H in found] == [
+        "XXZ(Chain(6, periodic=True), J=2, Delta=0.5, h=0.1, Marshall rotated)",
+        "Heisenberg(Chain(6, periodic=True), J=-2, h=0..5, Marshall rotated)",
+        "J1J2(Chain(6, periodic=True), J1=1, J2=0.3)",
+        "Heisenberg(Chain(6, periodic=True), J=-2, h=0)",
+    ]
+    assert [H.is_stoquastic for H in found] == [True, False, False, True]
 
 
 def test_patch_of_four_sites_may_be_a_number() -> None:
