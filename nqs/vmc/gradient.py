@@ -12,20 +12,35 @@ from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 def energy_gradient(
     wavefunction: Wavefunction, samples: Samples, local_energies: Tensor, *, chunk: int = 4_096
 ) -> Tensor:
-    """dE/dtheta = 2 <(E_loc - E) d ln psi / dtheta> for real psi -> (P,) in parameter order.
+    """dE/dtheta = 2 Re <(d ln psi / dtheta)* (E_loc - E)> -> (P,) in parameter order.
 
+    For complex psi of real parameters: 2 <Re(E_loc - E) d Re ln psi + Im(E_loc - E) d Im ln psi>.
     The weighted mean energy of all samples is the baseline: it leaves the mean unchanged
     (<d ln psi> = 0) and makes the estimator's variance vanish at an eigenstate. Samples pass
     through the network `chunk` rows at a time.
     """
     weights = samples.weights
-    energy = weights @ local_energies
-    factors = 2.0 * weights * (local_energies - energy)  # (U,)
+    factors = 2.0 * weights * centred(local_energies, weights)  # (U,)
     wavefunction.zero_grad(set_to_none=True)
     for rows in torch.arange(len(factors), device=factors.device).split(chunk):
-        surrogate = factors[rows] @ wavefunction.log_psi(samples.configs[rows]).to(torch.float64)
-        surrogate.backward()
+        inner_product(factors[rows], wavefunction.log_psi(samples.configs[rows])).backward()
     return flat_gradient(wavefunction)
+
+
+def centred(values: Tensor, weights: Tensor) -> Tensor:
+    """values (U,), real or complex, minus their weighted mean."""
+    return values - weights.to(values.dtype) @ values
+
+
+def inner_product(factors: Tensor, log_psi: Tensor) -> Tensor:
+    """Re sum_s factors_s* ln psi_s, a float64 scalar, for real or complex ln psi (B,)."""
+    pairs = zip(real_parts(factors), real_parts(log_psi), strict=True)
+    return torch.stack([factor @ part.to(torch.float64) for factor, part in pairs]).sum()
+
+
+def real_parts(values: Tensor) -> tuple[Tensor, ...]:
+    """(Re, Im) of complex values, (values,) of real ones."""
+    return (values.real, values.imag) if values.is_complex() else (values,)
 
 
 def flat_gradient(module: nn.Module) -> Tensor:

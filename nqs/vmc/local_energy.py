@@ -17,9 +17,10 @@ def local_energies(
     *,
     max_rows: int = 32_768,
 ) -> Tensor:
-    """Re E_loc of each row -> (U,) float64.
+    """E_loc of each row -> (U,): complex128 for complex psi, Re E_loc in float64 for real psi.
 
-    For real psi the imaginary part of a Hermitian H averages to zero and is dropped.
+    For real psi the imaginary part of a Hermitian H averages to zero and is dropped; for complex
+    psi it averages to zero as well, but the gradient needs it row by row.
     Terms whose matrix element vanishes are never evaluated, and stay out of the sum even where
     the ratio of amplitudes is infinite.
     """
@@ -42,6 +43,8 @@ def connected(
 def summed(
     hamiltonian: Hamiltonian, configs: Tensor, elements: Tensor, log_ratios: Tensor
 ) -> Tensor:
-    """Re E_loc (U,) from the elements and log ratios (U, G) of `connected`."""
-    terms = torch.where(elements == 0, 0.0, elements.real * log_ratios.exp())
+    """E_loc (U,) from the elements and log ratios (U, G) of `connected`; Re E_loc for real psi."""
+    if not log_ratios.is_complex():
+        elements = elements.real
+    terms = torch.where(elements == 0, 0.0, elements * log_ratios.exp())  # (U, G)
     return hamiltonian.diagonal(configs) + terms.sum(1)

@@ -40,7 +40,7 @@ def draw_around(
     *,
     max_rows: int = 32_768,
 ) -> tuple[Samples, Tensor]:
-    """n_samples draws of q, listed once each with counts and importance, and their Re E_loc (U,).
+    """n_samples draws of q, listed once each with counts and importance, and their E_loc (U,).
 
     fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside.
     """
@@ -82,6 +82,9 @@ def flip_some(
 
 
 def importance(elements: Tensor, log_ratios: Tensor, fraction: float) -> Tensor:
-    """p / q of each row (U,), from elements and ln psi(s xor f_g) / psi(s), both (U, G)."""
-    neighbours = torch.where(elements != 0, (2 * log_ratios).exp(), 1.0).mean(1)
+    """p / q of each row (U,), from elements and ln psi(s xor f_g) / psi(s), both (U, G).
+
+    p(s xor f_g) / p(s) = |ratio|^2: only the real part of the log ratio counts.
+    """
+    neighbours = torch.where(elements != 0, (2 * log_ratios.real).exp(), 1.0).mean(1)
     return 1 / (1 - fraction + fraction * neighbours)

@@ -3,6 +3,9 @@
 For n independent draws with values x: mean = sum_s w_s x_s, variance = sum_s w_s |x_s - mean|^2,
 standard error = sqrt(variance / (n - 1)). Distinct configurations with counts give the same numbers
 as the draws written out one by one.
+
+Local energies of a complex psi are complex, with a mean that is real up to sampling noise: the
+energy and its error come from the real parts; the variance <|E_loc - E|^2> counts both.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ class RunningMoments:
     """Mean and variance of a stream of weighted values (Chan, Golub & LeVeque 1979).
 
     `add` takes values (U, ...) drawn counts (U,) times each; chunk boundaries do not matter.
+    Complex values (U, ...) count as pairs of real and imaginary part (U, ..., 2).
     """
 
     def __init__(self) -> None:
@@ -37,6 +41,8 @@ class RunningMoments:
         self.squares: Tensor | None = None  # sum of count * |x - mean|^2
 
     def add(self, values: Tensor, counts: Tensor) -> Self:
+        if values.is_complex():
+            values = torch.view_as_real(values)
         values = values.to(torch.float64)
         counts = counts.to(torch.float64)
         n = float(counts.sum())
@@ -89,18 +95,22 @@ def sample_statistics(
     """Statistics of one batch, weighted by counts and importance.
 
     Standard error of the self-normalised mean: sqrt(sum_s counts_s r_s^2 |E_s - E|^2) / sum_s
-    counts_s r_s with importance r (and n - 1 for n, so that r = 1 is the usual error).
+    counts_s r_s with importance r (and n - 1 for n, so that r = 1 is the usual error); for complex
+    E_s the real parts.
     """
     weights = samples.weights
-    energy = weights @ local_energies
-    deviations = (local_energies - energy).square()
+    energy = weights @ local_energies.real
+    deviations = (local_energies.real - energy).square()
     each = weights / samples.counts  # weight of a single draw
     n = samples.n_samples
     error = (weights @ (each * deviations) * (n / max(n - 1, 1))).sqrt()
+    variance = weights @ deviations
+    if local_energies.is_complex():
+        variance = variance + weights @ local_energies.imag.square()
     return _checked(
         float(energy),
         float(error),
-        float(weights @ deviations),
+        float(variance),
         n,
         n_sites,
         infinite_temperature_energy,
@@ -112,10 +122,12 @@ def energy_statistics(
 ) -> EnergyStatistics:
     """Statistics of accumulated local energies. FloatingPointError if they are not finite."""
     estimate = moments.estimate()
+    value, error = estimate.value.reshape(-1), estimate.error.reshape(-1)  # (1,); complex: (2,)
+    variance = moments.variance.sum() + value[1:].square().sum()  # <Im^2> = Var Im + (mean Im)^2
     return _checked(
-        float(estimate.value),
-        float(estimate.error),
-        float(moments.variance),
+        float(value[0]),
+        float(error[0]),
+        float(variance),
         int(moments.n),
         n_sites,
         infinite_temperature_energy,

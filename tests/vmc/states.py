@@ -118,8 +118,8 @@ def all_configurations(psi: Wavefunction) -> Samples:
     """Every configuration of the support with weight |psi|^2: samples without sampling error."""
     with torch.no_grad():
         log_psi = psi.log_psi(basis(psi.n_sites))
-    rows = (log_psi > -torch.inf).nonzero().squeeze(1)
-    return Samples(basis(psi.n_sites)[rows], (2 * log_psi[rows]).exp(), log_psi[rows])
+    rows = (log_psi.real > -torch.inf).nonzero().squeeze(1)
+    return Samples(basis(psi.n_sites)[rows], (2 * log_psi[rows].real).exp(), log_psi[rows])
 
 
 @st.composite
@@ -132,3 +132,103 @@ def pauli_sums(draw: st.DrawFn, n_sites: int, real: bool = True) -> PauliSum:
         st.lists(st.tuples(coefficients, strings), min_size=1, max_size=8)
     )
     return PauliSum(n_sites, terms)
+
+
+class ComplexWavefunction(Wavefunction):
+    """ln psi = ln |psi| + i phase, float64.
+
+    |psi| is an Autoregressive, the phase a small network over the sites' bits; mixed=True adds
+    a common factor whose layer feeds both (only `log_psi` may then be used: psi is not normalised).
+    """
+
+    def __init__(self, modulus: Autoregressive, *, seed: int = 0, mixed: bool = False) -> None:
+        super().__init__()
+        self.n_sites, width = modulus.n_sites, 4
+        self.modulus, self.mixed = modulus, mixed
+        self.embedding = nn.Embedding(2, width)
+        self.hidden = nn.Linear(width * self.n_sites, 5)
+        self.phase = nn.Linear(5, 1)
+        self.common = nn.Linear(self.n_sites, 1) if mixed else nn.Identity()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if not name.startswith("modulus."):
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.double()
+
+    def log_psi(self, configs: Tensor) -> Tensor:
+        embedded = self.embedding(configs.long()).flatten(1)  # (B, 4 N)
+        phase = self.phase(torch.tanh(self.hidden(embedded))).squeeze(1)
+        real = self.modulus.log_psi(configs)
+        if self.mixed:
+            common = self.common(configs.double()).squeeze(1)
+            real, phase = real + 0.3 * common, phase + common.sin()
+        return torch.complex(real, phase)
+
+    @torch.no_grad()
+    def sample(
+        self, n_samples: int, generator: torch.Generator, *, unique: bool = False
+    ) -> Samples:
+        drawn = self.modulus.sample(n_samples, generator, unique=unique)
+        return Samples(drawn.configs, drawn.counts, self.log_psi(drawn.configs))
+
+    @torch.no_grad()
+    def log_psi_flipped(
+        self,
+        configs: Tensor,
+        flips: Tensor,
+        needed: Tensor | None = None,
+        *,
+        max_rows: int = 32_768,
+    ) -> Tensor:
+        flipped = configs[:, None] ^ flips  # (B, G, N)
+        values = self.log_psi(flipped.flatten(0, 1)).view(flipped.shape[:2])
+        return values if needed is None else torch.where(needed, values, -torch.inf)
+
+
+class ComplexTable(TableWavefunction):
+    """psi by its complex amplitudes (2^N,), none of them zero."""
+
+    def __init__(self, amplitudes: Tensor) -> None:
+        super().__init__(amplitudes.abs())
+        self.phases = nn.Parameter(amplitudes.angle())
+
+    def log_psi(self, configs: Tensor) -> Tensor:
+        rows = numbers(configs)
+        return torch.complex(self.log_amplitudes()[rows], self.phases[rows])
+
+    @torch.no_grad()
+    def sample(
+        self, n_samples: int, generator: torch.Generator, *, unique: bool = False
+    ) -> Samples:
+        drawn = super().sample(n_samples, generator, unique=unique)
+        return Samples(drawn.configs, drawn.counts, self.log_psi(drawn.configs))
+
+    @torch.no_grad()
+    def log_psi_flipped(
+        self,
+        configs: Tensor,
+        flips: Tensor,
+        needed: Tensor | None = None,
+        *,
+        max_rows: int = 32_768,
+    ) -> Tensor:
+        return self.log_psi(configs[:, None] ^ flips)
+
+
+def complex_pauli_sum() -> PauliSum:
+    """Six sites, complex elements, an eigenstate with phases that no basis change by signs removes.
+
+    Strings of X, Y and Z on every pair of a ring plus fields along y: generic, gapped.
+    """
+    terms = [(0.8, f"X{i} Y{(i + 1) % 6}") for i in range(6)]
+    terms += [(-0.5, f"Z{i} Z{(i + 1) % 6}") for i in range(6)]
+    terms += [(0.3 + 0.1 * i, f"Y{i}") for i in range(6)] + [(-0.7, f"X{i}") for i in range(6)]
+    return PauliSum(6, [*terms, (0.4, "X0 Y2 Z4")])
+
+
+def complex_energy(psi: Wavefunction, hamiltonian: Hamiltonian) -> Tensor:
+    """<psi|H|psi> / <psi|psi> of a complex psi, differentiable."""
+    vector = amplitudes(psi)
+    products = matrix(hamiltonian).to(torch.complex128) @ vector
+    return (vector.conj() @ products).real / vector.abs().square().sum()
