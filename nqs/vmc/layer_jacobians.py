@@ -1,4 +1,4 @@
-"""Per-sample derivatives of ln psi, layer by layer, from one ordinary backward pass.
+"""Per-sample derivatives of ln psi, layer by layer, from ordinary backward passes.
 
 A backward pass of sum_s ln psi_s leaves, at every layer, the gradient with respect to that layer's
 output; with the layer's input it gives the derivative of each sample's own ln psi, because samples
@@ -10,103 +10,248 @@ do not mix:
     added table y = x + table[t]      J_table[t] = g_t
 
 (t runs over positions and, in recurrent cells, over the steps at which the layer is called.)
-Fused attention stays, no vmap; the full (samples x parameters) matrix is never held, only one
-parameter's columns at a time.
+Complex ln psi of real parameters takes one pass for Re ln psi and one for Im ln psi; its rows are
+those of Re, then those of Im. Fused attention stays, no vmap; only one panel of columns is formed
+at a time. Where the inputs and gradients of all layers would not fit in memory, the passes are
+repeated for one group of layers after another.
 
-Letters: B samples, T positions, P parameters.
+Letters: B samples, R rows (B, or 2 B for complex ln psi), T positions, P parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
 from nqs.core.positions import AddedTable
+from nqs.vmc.gradient import real_parts
 from nqs.wavefunctions.wavefunction import Wavefunction
 
 SUPPORTED = (nn.Linear, nn.Embedding, nn.LayerNorm, AddedTable)
+LONGEST_CHUNK = 1_024
+"""Samples of one backward pass, at most."""
+WHOLE_COLUMNS = 4_096
+"""Columns formed at a time on the way to a whole Jacobian."""
+
+
+@dataclass(frozen=True)
+class RowBytes:
+    """What one configuration costs in bytes: the graph of a pass, the record of each layer."""
+
+    graph: int
+    layers: dict[str, int]
+
+    @property
+    def record(self) -> int:
+        """Inputs and output gradients of all layers."""
+        return sum(self.layers.values())
+
+    def chunk(self, max_bytes: float) -> int:
+        """Samples of a pass whose graph stays below max_bytes, at least one.
+
+        Gradients on their way back take at most as much again as what the graph saved.
+        """
+        return max(1, min(LONGEST_CHUNK, int(max_bytes / max(1, 2 * self.graph))))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of one parameter: its elements first .. first + width - 1, columns of J."""
+
+    layer: str
+    parameter: str
+    first: int
+    width: int
+    column: int
 
 
 @dataclass
 class _Calls:
-    """What one layer saw, a list entry per call: inputs (B, T, in), gradients (B, T, out)."""
+    """What one layer saw, a list entry per call.
+
+    inputs (B, T, in), tokens (B, T); edges of the outputs in the graph; per real part of ln psi the
+    gradients (B, T, out), None where the layer does not feed that part.
+    """
 
     inputs: list[Tensor] = field(default_factory=list)
-    gradients: dict[int, Tensor] = field(default_factory=dict)
+    edges: list[GradientEdge] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)  # bytes of an output
 
-    def join(self) -> tuple[Tensor, Tensor]:
-        """Inputs and gradients, all calls' positions along dim 1; (B, in) is (B, 1, in)."""
-        gradients = [self.gradients[i] for i in range(len(self.inputs))]
-        if gradients[0].dim() == 2:
-            return torch.stack(self.inputs, dim=1), torch.stack(gradients, dim=1)
-        return torch.cat(self.inputs, dim=1), torch.cat(gradients, dim=1)
+    def join(self, gradients: list[tuple[Tensor | None, ...]]) -> _Record:
+        """All calls' positions along dim 1, from the gradients of each part's calls."""
+        tokens = not self.inputs[0].is_floating_point()
+        return _Record(
+            _along_positions(self.inputs, 1 if tokens else 2),
+            [_joined_gradients(part) for part in gradients],
+        )
+
+
+@dataclass(frozen=True)
+class _Record:
+    """inputs (B, T, in) or tokens (B, T); gradients (B, T, out) of each real part of ln psi."""
+
+    inputs: Tensor
+    gradients: list[Tensor | None]
+
+    @property
+    def nbytes(self) -> int:
+        return self.inputs.nbytes + sum(g.nbytes for g in self.gradients if g is not None)
 
 
 class LayerJacobians:
-    """Layer inputs and output gradients of sum_s ln psi(s) for a batch of configurations.
+    """J = d ln psi(s) / d theta for a batch of configurations, a panel of columns at a time.
 
     Args:
         wavefunction: every parameter must belong to a supported layer; ValueError names the first
             that does not.
         configs: (B, N) bool.
-        chunk: rows per backward pass, which bounds the memory of the graph.
+        factors: (B,) float64, multiply the rows of J; None is 1.
+        max_bytes: bound on inputs and gradients held at a time (half of it) and on the graph of a
+            backward pass (the other half), as far as one layer and one sample go; None is no bound.
+        row_bytes: what `bytes_per_row` measured, if that is known.
+        chunk: samples per backward pass, at most.
     """
 
-    def __init__(self, wavefunction: Wavefunction, configs: Tensor, *, chunk: int = 1_024) -> None:
+    def __init__(
+        self,
+        wavefunction: Wavefunction,
+        configs: Tensor,
+        *,
+        factors: Tensor | None = None,
+        max_bytes: float | None = None,
+        row_bytes: RowBytes | None = None,
+        chunk: int = LONGEST_CHUNK,
+    ) -> None:
+        self._wavefunction, self._configs, self._factors = wavefunction, configs, factors
         self._layers = supported_layers(wavefunction)
-        self.n_parameters = sum(p.numel() for p in wavefunction.parameters())
-        parts: list[dict[str, tuple[Tensor, Tensor]]] = []
-        for rows in configs.split(chunk):
-            parts.append(_recorded(wavefunction, self._layers, rows))
-        self._seen = {
-            name: tuple(
-                torch.cat(tensors) for tensors in zip(*(p[name] for p in parts), strict=True)
-            )
-            for name in self._layers
-        }
-        offsets, begin = {}, 0
-        for name, parameter in wavefunction.named_parameters():
-            offsets[name] = begin
-            begin += parameter.numel()
-        self._offsets = offsets
+        self._groups = [list(self._layers)]
+        self._chunk = chunk
+        self._records: dict[str, list[_Record]] = {}  # of the current group, one per chunk
+        if max_bytes is not None:
+            row_bytes = row_bytes or bytes_per_row(wavefunction, configs)
+            self._chunk = min(chunk, row_bytes.chunk(max_bytes / 2))
+            sizes = {name: len(configs) * row_bytes.layers[name] for name in self._layers}
+            self._groups = _grouped(sizes, max_bytes / 2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of inputs and gradients held now."""
+        return sum(record.nbytes for records in self._records.values() for record in records)
 
     def panels(self, max_columns: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(columns (C,), J[:, columns] (B, C)) with C <= max_columns where a single row allows it.
+        """(columns (C,), J[:, columns] (R, C)) with C <= max_columns where a single row allows it.
 
-        Narrow blocks are put together: few wide products cost less than many narrow ones.
+        Columns follow the flat parameter vector; together the panels cover each column once.
+        Narrow blocks share a panel: few wide products cost less than many narrow ones.
         """
-        columns: list[Tensor] = []
-        parts: list[Tensor] = []
-        width = 0
-        for begin, block in self.blocks(max_columns):
-            if 4 * block.shape[1] >= max_columns:
-                yield torch.arange(begin, begin + block.shape[1], device=block.device), block
-                continue
-            if parts and width + block.shape[1] > max_columns:
-                yield torch.cat(columns), torch.cat(parts, dim=1)
-                columns, parts, width = [], [], 0
-            end = begin + block.shape[1]
-            columns.append(torch.arange(begin, end, device=block.device))
-            parts.append(block)
-            width += block.shape[1]
-        if parts:
-            yield torch.cat(columns), torch.cat(parts, dim=1)
+        for group in self._groups:
+            self._record(group)
+            for pieces in _packed(self._pieces(group, max_columns), max_columns):
+                panel = self._panel(pieces)
+                begin = pieces[0].column
+                yield torch.arange(begin, begin + panel.shape[1], device=panel.device), panel
+        self._records = {}
 
     def blocks(self, max_columns: int) -> Iterator[tuple[int, Tensor]]:
-        """(first column, J (B, C)) with C <= max_columns where a row of a matrix allows it.
+        """(first column, J (R, C)) of one parameter each, with C <= max_columns as in `panels`."""
+        for group in self._groups:
+            self._record(group)
+            for piece in self._pieces(group, max_columns):
+                yield piece.column, self._panel([piece])
+        self._records = {}
 
-        Columns follow the flat parameter vector; together the blocks cover each column once.
-        """
-        for name, layer in self._layers.items():
-            inputs, gradients = self._seen[name]
-            prefix = f"{name}." if name else ""
-            for parameter, jacobian in _jacobians(layer, inputs, gradients, max_columns):
-                offset, block = jacobian
-                yield self._offsets[prefix + parameter] + offset, block
+    def _pieces(self, group: Iterable[str], max_columns: int) -> Iterator[_Piece]:
+        offsets, begin = {}, 0
+        for name, parameter in self._wavefunction.named_parameters():
+            offsets[name] = begin
+            begin += parameter.numel()
+        for layer in group:
+            for name, parameter in self._layers[layer].named_parameters(recurse=False):
+                column = offsets[f"{layer}.{name}" if layer else name]
+                row = parameter[0].numel()
+                step = row * max(1, max_columns // row)
+                if isinstance(self._layers[layer], AddedTable):
+                    step = parameter.numel()
+                for first in range(0, parameter.numel(), step):
+                    width = min(step, parameter.numel() - first)
+                    yield _Piece(layer, name, first, width, column + first)
+
+    def _panel(self, pieces: list[_Piece]) -> Tensor:
+        """J (R, C) of neighbouring pieces."""
+        n_rows, n_columns = len(self._configs), sum(piece.width for piece in pieces)
+        first = self._records[pieces[0].layer][0]
+        dtype = next(self._wavefunction.parameters()).dtype
+        shape = (len(first.gradients), n_rows, n_columns)
+        panel = torch.empty(shape, dtype=dtype, device=self._configs.device)
+        for piece in pieces:
+            begin = piece.column - pieces[0].column
+            row = 0
+            for record in self._records[piece.layer]:
+                end = row + len(record.inputs)
+                for part, gradients in zip(panel, record.gradients, strict=True):
+                    block = part[row:end, begin : begin + piece.width]
+                    if gradients is None:
+                        block.zero_()
+                    else:
+                        layer = self._layers[piece.layer]
+                        _write_jacobian(block, layer, piece, record.inputs, gradients)
+                row = end
+        return panel.flatten(0, 1)
+
+    def _record(self, group: list[str]) -> None:
+        """Inputs and gradients of the layers of a group for all samples."""
+        if list(self._records) == group:
+            return
+        self._records = {}  # freed before the next group is recorded
+        records: dict[str, list[_Record]] = {name: [] for name in group}
+        layers = {name: self._layers[name] for name in group}
+        for rows in torch.arange(len(self._configs), device=self._configs.device).split(
+            self._chunk
+        ):
+            factors = None if self._factors is None else self._factors[rows]
+            found = _recorded(self._wavefunction, layers, self._configs[rows], factors)
+            for name, record in found.items():
+                records[name].append(record)
+        self._records = records
+
+
+def whole_jacobian(
+    wavefunction: Wavefunction,
+    configs: Tensor,
+    factors: Tensor,
+    *,
+    max_bytes: float,
+    row_bytes: RowBytes,
+) -> Tensor:
+    """factors times J (R, P), all columns; max_bytes bounds what is held besides.
+
+    Passes take as many samples at a time as need no repetition for groups of layers.
+    """
+    n_samples = len(configs)
+    found: Tensor | None = None  # (R / B, B, P)
+    places = torch.arange(n_samples, device=configs.device)
+    for rows in places.split(max(1, int(max_bytes / 2 / row_bytes.record))):
+        jacobians = LayerJacobians(
+            wavefunction,
+            configs[rows],
+            factors=factors[rows],
+            max_bytes=max_bytes,
+            row_bytes=row_bytes,
+        )
+        for columns, panel in jacobians.panels(WHOLE_COLUMNS):
+            parts = panel.view(-1, len(rows), len(columns))
+            if found is None:
+                n_parameters = sum(p.numel() for p in wavefunction.parameters())
+                found = panel.new_empty(len(parts), n_samples, n_parameters)
+            begin = int(columns[0])
+            found[:, int(rows[0]) : int(rows[-1]) + 1, begin : begin + len(columns)] = parts
+    assert found is not None
+    return found.flatten(0, 1)
 
 
 def supported_layers(module: nn.Module) -> dict[str, nn.Module]:
@@ -125,57 +270,151 @@ def supported_layers(module: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def _recorded(
+def bytes_per_row(wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
+    """Measured by a forward pass of the first configuration: what autograd saves, what layers see.
+
+    Depends on the architecture and the precision only.
+    """
+    constants = [*wavefunction.parameters(), *wavefunction.buffers()]
+    known = {tensor.untyped_storage().data_ptr() for tensor in constants}
+    saved: dict[int, int] = {}
+    kept = []  # or storages freed during the pass would lend their addresses to others
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+            kept.append(storage)
+        return tensor
+
+    layers = supported_layers(wavefunction)
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        log_psi, calls = _watched(wavefunction, layers, configs[:1])
+    n_parts = len(real_parts(log_psi))
+    records = {
+        name: sum(x.nbytes for x in seen.inputs) + n_parts * sum(seen.widths)
+        for name, seen in calls.items()
+    }
+    return RowBytes(sum(saved.values()), records)
+
+
+def _grouped(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
+    """Neighbouring layers whose sizes together stay below max_bytes, or one layer alone."""
+    groups: list[list[str]] = []
+    total = 0.0
+    for name, size in sizes.items():
+        if not groups or total + size > max_bytes:
+            groups.append([])
+            total = 0.0
+        groups[-1].append(name)
+        total += size
+    return groups
+
+
+def _packed(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]]:
+    """Neighbouring pieces of at most max_columns together, or one piece alone."""
+    packed: list[_Piece] = []
+    width = 0
+    for piece in pieces:
+        if packed and width + piece.width > max_columns:
+            yield packed
+            packed, width = [], 0
+        packed.append(piece)
+        width += piece.width
+    if packed:
+        yield packed
+
+
+def _watched(
     wavefunction: Wavefunction, layers: dict[str, nn.Module], configs: Tensor
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, dict[str, _Calls]]:
+    """ln psi (B,) with its graph, and what each layer saw on the way."""
     calls = {name: _Calls() for name in layers}
     handles = [
         layer.register_forward_hook(_recorder(calls[name])) for name, layer in layers.items()
     ]
     try:
         with torch.enable_grad():
-            total = wavefunction.log_psi(configs).sum()
+            return wavefunction.log_psi(configs), calls
     finally:
         for handle in handles:
             handle.remove()
-    outputs = [parameter for parameter in wavefunction.parameters()]
-    torch.autograd.grad(total, outputs, allow_unused=True)
-    return {name: seen.join() for name, seen in calls.items()}
+
+
+def _recorded(
+    wavefunction: Wavefunction,
+    layers: dict[str, nn.Module],
+    configs: Tensor,
+    factors: Tensor | None,
+) -> dict[str, _Record]:
+    """Inputs and gradients of the layers for one chunk, one backward pass per real part of ln psi.
+
+    Gradients are asked for at the layers' outputs only: those of the parameters, a third of an
+    ordinary backward pass, are never computed.
+    """
+    log_psi, calls = _watched(wavefunction, layers, configs)
+    edges = [edge for seen in calls.values() for edge in seen.edges]
+    parts = real_parts(log_psi)
+    gradients: dict[str, list[tuple[Tensor | None, ...]]] = {name: [] for name in calls}
+    for place, part in enumerate(parts):
+        total = part.sum() if factors is None else factors.to(part.dtype) @ part
+        last = place == len(parts) - 1
+        found = torch.autograd.grad(total, edges, retain_graph=not last, allow_unused=True)
+        begin = 0
+        for name, seen in calls.items():
+            end = begin + len(seen.edges)
+            gradients[name].append(found[begin:end])
+            begin = end
+    return {name: seen.join(gradients[name]) for name, seen in calls.items()}
 
 
 def _recorder(calls: _Calls) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        index = len(calls.inputs)
         calls.inputs.append(inputs[0].detach())
-        output.register_hook(lambda gradient: calls.gradients.__setitem__(index, gradient))
+        calls.edges.append(get_gradient_edge(output))
+        calls.widths.append(output.nbytes)
 
     return record
 
 
-def _jacobians(
-    layer: nn.Module, inputs: Tensor, gradients: Tensor, max_columns: int
-) -> Iterator[tuple[str, tuple[int, Tensor]]]:
-    """(parameter name, (offset in it, J block (B, C)))."""
-    if isinstance(layer, nn.Linear):
-        rows = max(1, max_columns // layer.in_features)
-        for begin in range(0, layer.out_features, rows):
-            part = gradients[:, :, begin : begin + rows]
-            block = torch.bmm(part.transpose(1, 2), inputs).flatten(1)  # (B, out, in)
-            yield "weight", (begin * layer.in_features, block)
-        if layer.bias is not None:
-            yield "bias", (0, gradients.sum(1))
+def _along_positions(tensors: list[Tensor], n_dims: int) -> Tensor:
+    """(B, T, ...) of n_dims + 1 dimensions from the calls' (B, ...) or (B, T, ...)."""
+    own = [x.unsqueeze(1) if x.dim() == n_dims else x for x in tensors]
+    return own[0] if len(own) == 1 else torch.cat(own, dim=1)
+
+
+def _joined_gradients(calls: tuple[Tensor | None, ...]) -> Tensor | None:
+    """(B, T, out) of all calls; zeros for a call that feeds nothing, None if none feeds anything.
+
+    (The first step of a recurrent layer may be such a call.)
+    """
+    known = [gradient for gradient in calls if gradient is not None]
+    if not known:
+        return None
+    filled = [torch.zeros_like(known[0]) if g is None else g for g in calls]
+    return _along_positions(filled, 2)
+
+
+def _write_jacobian(
+    block: Tensor, layer: nn.Module, piece: _Piece, inputs: Tensor, gradients: Tensor
+) -> None:
+    """J of one piece for the samples of one chunk, into block (B, C)."""
+    if isinstance(layer, AddedTable):
+        seen = gradients.flatten(1)  # positions beyond the sequence are not read
+        block[:, : seen.shape[1]] = seen
+        block[:, seen.shape[1] :] = 0
+    elif isinstance(layer, nn.Linear) and piece.parameter == "weight":
+        begin, end = piece.first // layer.in_features, piece.first + piece.width
+        part = gradients[:, :, begin : end // layer.in_features]
+        block[:] = torch.bmm(part.transpose(1, 2), inputs).flatten(1)  # (B, out in)
     elif isinstance(layer, nn.Embedding):
-        rows = max(1, max_columns // layer.embedding_dim)
-        for begin in range(0, layer.num_embeddings, rows):
-            tokens = torch.arange(
-                begin, min(begin + rows, layer.num_embeddings), device=inputs.device
-            )
-            chosen = (inputs[:, :, None] == tokens).to(gradients.dtype)  # (B, T, V)
-            block = torch.einsum("btv,btd->bvd", chosen, gradients).flatten(1)
-            yield "weight", (begin * layer.embedding_dim, block)
-    elif isinstance(layer, nn.LayerNorm):
-        normalised = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-        yield "weight", (0, (gradients * normalised).sum(1))
-        yield "bias", (0, gradients.sum(1))
-    elif isinstance(layer, AddedTable):
-        yield "table", (0, gradients.flatten(1))
+        width = layer.embedding_dim
+        begin, end = piece.first // width, (piece.first + piece.width) // width
+        tokens = torch.arange(begin, end, device=inputs.device)
+        chosen = (inputs[:, :, None] == tokens).to(gradients.dtype)  # (B, T, V)
+        block[:] = torch.bmm(chosen.transpose(1, 2), gradients).flatten(1)
+    else:
+        if isinstance(layer, nn.LayerNorm) and piece.parameter == "weight":
+            gradients = gradients * F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
+        end = piece.first + piece.width
+        torch.sum(gradients[:, :, piece.first : end], dim=1, out=block)

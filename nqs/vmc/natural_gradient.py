@@ -8,23 +8,32 @@ With w_s the weights of the samples (counts / n) and weighted means,
     theta <- theta - learning_rate * delta
 
 which equals (O^T O + lambda)^-1 O^T e, imaginary-time evolution with step learning_rate, at the
-cost of an N_s x N_s instead of a P x P system. SPRING (Goldshlager et al., arXiv:2401.10190)
-subtracts what the last direction already explains:
+cost of an R x R instead of a P x P system (R rows of O, P parameters); where P < R the P x P form
+is the smaller one and taken. SPRING (Goldshlager et al., arXiv:2401.10190) subtracts what the last
+direction already explains:
 
     delta = O^T (O O^T + lambda)^-1 (e - mu O delta_old) + mu delta_old
+          = (O^T O + lambda)^-1 O^T (e - mu O delta_old) + mu delta_old
+
+Complex ln psi of real parameters: O is [Re O; Im O] and e is [Re e; Im e], R = 2 U rows, so that
+O^T O is the real part of the quantum metric O^dagger O.
 
 (NetKet's SR step is twice as long at equal learning rate.)
+
+Letters: U samples, R rows (U, or 2 U for complex ln psi), P parameters, C columns of a panel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from nqs.vmc.gradient import flat_gradient
-from nqs.vmc.layer_jacobians import LayerJacobians
+from nqs.vmc.gradient import centred, flat_gradient, flat_parameters, inner_product, real_parts
+from nqs.vmc.layer_jacobians import LayerJacobians, RowBytes, bytes_per_row, whole_jacobian
 from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -33,9 +42,18 @@ PANEL_COLUMNS = 4_096
 """Columns of the Jacobian contracted at a time: few products, yet the rows of a panel in cache."""
 
 
+@dataclass(frozen=True)
+class _Direction:
+    """delta (P,), |O delta| (the change of ln psi per unit step) and |O^T e|."""
+
+    delta: Tensor
+    length: Tensor
+    force: Tensor
+
+
 @final
 class NaturalGradient(Optimizer):
-    """minSR with SPRING momentum for real ln psi.
+    """minSR with SPRING momentum, for real or complex ln psi of real parameters.
 
     Args:
         learning_rate: imaginary-time step, > 0.
@@ -44,7 +62,9 @@ class NaturalGradient(Optimizer):
         max_norm: trust region: the step is shortened so that sqrt(delta^T S delta) of the applied
             update, the standard deviation of the change of ln psi, is at most this; None is off.
         schedule, shift_schedule: factors on learning_rate and diagonal_shift per step.
-        memory_gb: bound on the Jacobian columns held at a time.
+        memory_gb: bound on what is held of the Jacobian: columns, layers' inputs and gradients, the
+            graph of a backward pass. (The system itself, R x R or P x P, comes on top.) A Jacobian
+            that fits in half of it is kept, which saves the backward pass of O^T a.
     """
 
     def __init__(
@@ -78,44 +98,157 @@ class NaturalGradient(Optimizer):
         self.shift_schedule = shift_schedule or Schedule()
         self.step = 0
         self.direction: Tensor | None = None  # delta of the last step, (P,)
+        self._row_bytes: RowBytes | None = None  # measured once
         self.diagnostics = {}
 
     def update(
         self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor
     ) -> Tensor:
-        weights = samples.weights
-        roots = weights.sqrt()  # (U,)
-        residual = roots * (local_energies - weights @ local_energies)  # e, (U,)
-        jacobians = LayerJacobians(wavefunction, samples.configs)
-        gram, explained = self._contract(jacobians, weights)
         shift = self.diagonal_shift * self.shift_schedule(self.step)
-        alpha = solve_shifted(gram, residual - self.momentum * explained, shift)
-        delta = pull_back(wavefunction, samples, roots * alpha)
-        if self.direction is not None:
-            delta = delta + self.momentum * self.direction
-        change = gram @ alpha + self.momentum * explained  # O delta, (U,)
+        direction = self._direction(wavefunction, samples, local_energies, shift)
         rate = self.learning_rate * self.schedule(self.step)
-        rate *= self._shortening(rate * float(change.norm()))
+        rate *= self._shortening(rate * float(direction.length))
         self.step += 1
-        self.direction = delta
-        force = float(pull_back_norm(gram, residual))
-        self.diagnostics = {"gradient_norm": 2 * force, "learning_rate": rate}
-        return -rate * delta
+        self.direction = direction.delta
+        self.diagnostics = {"gradient_norm": 2 * float(direction.force), "learning_rate": rate}
+        return -rate * direction.delta
 
-    def _contract(self, jacobians: LayerJacobians, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """O O^T (U, U) and O delta_old (U,), float64, one block of columns at a time."""
-        n_rows = len(weights)
-        gram = torch.zeros(n_rows, n_rows, dtype=torch.float64, device=weights.device)
-        explained = torch.zeros(n_rows, dtype=torch.float64, device=weights.device)
-        widest = max(1, min(PANEL_COLUMNS, int(self.memory_gb * 2**30 / (8 * n_rows))))
-        for columns, panel in jacobians.panels(widest):
-            shares = weights.to(panel.dtype)
-            panel -= shares @ panel  # centre before contracting
-            panel *= shares.sqrt()[:, None]
+    def _direction(
+        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor, shift: float
+    ) -> _Direction:
+        """SPRING's delta in the smaller of the two spaces."""
+        weights = samples.weights
+        errors = weights.sqrt() * centred(local_energies, weights)  # (U,)
+        residual = torch.cat(real_parts(errors.to(samples.log_psi.dtype)))  # e, (R,)
+        n_parameters = sum(p.numel() for p in wavefunction.parameters())
+        if fewer_parameters(n_parameters, len(residual)):
+            return self._in_parameter_space(wavefunction, samples, residual, shift)
+        return self._in_sample_space(wavefunction, samples, residual, shift)
+
+    def _in_sample_space(
+        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor, shift: float
+    ) -> _Direction:
+        """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
+        n_rows = len(residual)
+        whole = n_rows * sum(p.nbytes for p in wavefunction.parameters())  # bytes of O
+        keep = whole <= self._max_bytes / 2
+        gram = residual.new_zeros(n_rows, n_rows)
+        explained = residual.new_zeros(n_rows)  # O delta_old
+        kept = []
+        for columns, panel in self._panels(wavefunction, samples, n_rows, whole if keep else 0):
             add_gram(gram, panel)
             if self.direction is not None:
                 explained += panel @ self.direction[columns].to(panel.dtype)
-        return gram.tril() + gram.tril(-1).T, explained
+            if keep:
+                kept.append((columns, panel))
+        gram = gram.tril() + gram.tril(-1).T
+        alpha = solve_shifted(gram, residual - self.momentum * explained, shift)
+        if keep:
+            delta = flat_parameters(wavefunction)
+            for columns, panel in kept:
+                delta[columns] = alpha.to(panel.dtype) @ panel
+        else:
+            roots = samples.weights.sqrt().repeat(n_rows // len(samples.counts))
+            chunk = self._measured(wavefunction, samples).chunk(self._max_bytes / 2)
+            delta = pull_back(wavefunction, samples, roots * alpha, chunk=chunk)
+        if self.direction is not None:
+            delta = delta + self.momentum * self.direction
+        change = gram @ alpha + self.momentum * explained  # O delta, (R,)
+        return _Direction(delta, change.norm(), pull_back_norm(gram, residual))
+
+    def _panels(
+        self, wavefunction: Wavefunction, samples: Samples, n_rows: int, kept_bytes: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(columns (C,), O[:, columns] (R, C)), each column once; kept_bytes: O will be kept whole.
+
+        Whole rows are formed, chunk by chunk, only if O is kept anyway and the record of all layers
+        is what does not fit.
+        """
+        roots = samples.weights.sqrt()
+        free = self._max_bytes - kept_bytes
+        itemsize = next(wavefunction.parameters()).itemsize
+        widest = max(1, min(PANEL_COLUMNS, int(free / 4 / (itemsize * n_rows))))
+        row_bytes = self._measured(wavefunction, samples)
+        panels: Iterable[tuple[Tensor, Tensor]]
+        if kept_bytes and len(roots) * row_bytes.record > 3 / 8 * free:
+            whole = whole_jacobian(
+                wavefunction, samples.configs, roots, max_bytes=3 / 4 * free, row_bytes=row_bytes
+            )
+            places = torch.arange(whole.shape[1], device=whole.device)
+            panels = zip(places.split(widest), whole.split(widest, dim=1), strict=True)
+        else:
+            panels = LayerJacobians(
+                wavefunction,
+                samples.configs,
+                factors=roots,
+                max_bytes=3 / 4 * free,
+                row_bytes=row_bytes,
+            ).panels(widest)
+        for columns, panel in panels:
+            for part in panel.split(len(roots)):
+                centre(part, roots)
+            yield columns, panel
+
+    def _in_parameter_space(
+        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor, shift: float
+    ) -> _Direction:
+        """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
+        metric, force = self._metric(wavefunction, samples, residual)
+        old = torch.zeros_like(force)
+        if self.direction is not None:
+            old = self.momentum * self.direction.to(force.dtype)
+        delta = solve_shifted(metric, force - metric @ old, shift) + old
+        length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
+        dtype = next(wavefunction.parameters()).dtype
+        return _Direction(delta.to(dtype), length, force.norm())
+
+    def _metric(
+        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """O^T O (P, P) and O^T e (P,), float64, one chunk of samples after another.
+
+        Each chunk is centred on its own mean and the chunks joined as in RunningMoments, so nothing
+        cancels. With errors that sum to zero O^T e needs no common mean.
+        """
+        roots = samples.weights.sqrt()  # (U,)
+        errors = residual.view(-1, len(roots))  # (1 or 2, U)
+        n_parameters = sum(p.numel() for p in wavefunction.parameters())
+        row = sum(p.nbytes for p in wavefunction.parameters()) * len(errors)
+        metric = residual.new_zeros(n_parameters, n_parameters)
+        force = residual.new_zeros(n_parameters)
+        means = residual.new_zeros(len(errors), n_parameters)
+        weight = 0.0  # of the samples so far
+        places = torch.arange(len(roots), device=roots.device)
+        for rows in places.split(max(1, int(self._max_bytes / 2 / row))):
+            jacobian = whole_jacobian(
+                wavefunction,
+                samples.configs[rows],
+                roots[rows],
+                max_bytes=self._max_bytes / 2,
+                row_bytes=self._measured(wavefunction, samples),
+            )
+            own = float(roots[rows].square().sum())
+            for mean, part, error in zip(
+                means, jacobian.split(len(rows)), errors[:, rows], strict=True
+            ):
+                own_mean = centre(part, roots[rows]).to(mean.dtype)  # (P,)
+                add_gram(metric, part.T)
+                force += error.to(part.dtype) @ part + (roots[rows] @ error) * own_mean
+                away = own_mean - mean
+                if weight:
+                    metric.addr_(away, away, alpha=weight * own / (weight + own))
+                mean += away * (own / (weight + own))
+            weight += own
+        return metric.tril() + metric.tril(-1).T, force
+
+    def _measured(self, wavefunction: Wavefunction, samples: Samples) -> RowBytes:
+        if self._row_bytes is None:
+            self._row_bytes = bytes_per_row(wavefunction, samples.configs)
+        return self._row_bytes
+
+    @property
+    def _max_bytes(self) -> float:
+        return self.memory_gb * 2**30
 
     def _shortening(self, length: float) -> float:
         return 1.0 if self.max_norm is None or length <= self.max_norm else self.max_norm / length
@@ -127,8 +260,24 @@ class NaturalGradient(Optimizer):
         self.step, self.direction = state["step"], state["direction"]
 
 
-def add_gram(gram: Tensor, rows: Tensor, n_blocks: int = 3) -> None:
-    """gram += rows rows^T on and below the block diagonal: 2/3 of the products for 3 blocks."""
+def fewer_parameters(n_parameters: int, n_rows: int) -> bool:
+    """Whether the P x P system is the smaller one."""
+    return n_parameters < n_rows
+
+
+def centre(scaled: Tensor, roots: Tensor) -> Tensor:
+    """sqrt(w) J (U, C) -> sqrt(w) (J - mean), in place; the weighted mean (C,) of J is returned.
+
+    roots = sqrt(w) (U,), weights of any sum. Two passes over the rows, one of them read-only.
+    """
+    roots = roots.to(scaled.dtype)
+    mean = (roots @ scaled) / roots.square().sum()
+    scaled.addcmul_(roots[:, None], mean, value=-1)
+    return mean
+
+
+def add_gram(gram: Tensor, rows: Tensor, n_blocks: int = 4) -> None:
+    """gram += rows rows^T on and below the block diagonal: 5/8 of the products for 4 blocks."""
     begin = 0
     for part in rows.chunk(n_blocks):
         end = begin + len(part)
@@ -147,14 +296,16 @@ def solve_shifted(gram: Tensor, right: Tensor, shift: float) -> Tensor:
 
 
 def pull_back(
-    wavefunction: Wavefunction, samples: Samples, factors: Tensor, *, chunk: int = 4_096
+    wavefunction: Wavefunction, samples: Samples, factors: Tensor, *, chunk: int = 1_024
 ) -> Tensor:
-    """O^T a for factors = sqrt(w) a (U,): one backward pass -> (P,) in parameter order."""
-    centred = factors - samples.weights * factors.sum()
+    """O^T a for factors = sqrt(w) a (R,): one backward pass -> (P,) in parameter order."""
+    weights = samples.weights
+    parts = factors.view(-1, len(weights))  # (1 or 2, U)
+    parts = parts - weights * parts.sum(1, keepdim=True)
+    combined = torch.complex(parts[0], parts[1]) if len(parts) == 2 else parts[0]
     wavefunction.zero_grad(set_to_none=True)
-    for rows in torch.arange(len(factors), device=factors.device).split(chunk):
-        log_psi = wavefunction.log_psi(samples.configs[rows])
-        (centred[rows] @ log_psi.to(torch.float64)).backward()
+    for rows in torch.arange(len(weights), device=weights.device).split(chunk):
+        inner_product(combined[rows], wavefunction.log_psi(samples.configs[rows])).backward()
     return flat_gradient(wavefunction)
 
 

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg
+from hamiltonians.exact import basis
 from hamiltonians.lattice import Square
 from nqs.core.recurrent import Recurrent
 from nqs.core.transformer import Transformer
 from nqs.vmc import natural_gradient
 from nqs.vmc.gradient import energy_gradient, flat_gradient
-from nqs.vmc.layer_jacobians import LayerJacobians
+from nqs.vmc.layer_jacobians import LayerJacobians, bytes_per_row
 from nqs.vmc.local_energy import local_energies
 from nqs.vmc.natural_gradient import NaturalGradient, solve_shifted
 from nqs.vmc.schedules import Schedule
@@ -137,6 +138,140 @@ def test_memory_budget_changes_nothing() -> None:
     a = NaturalGradient(RATE).update(psi, samples, e_loc)
     b = NaturalGradient(RATE, memory_gb=1e-5).update(psi, samples, e_loc)
     assert_close(a, b, rtol=0, atol=1e-10 * float(a.norm()))
+
+
+def in_space(monkeypatch: pytest.MonkeyPatch, parameter_space: bool) -> None:
+    monkeypatch.setattr(natural_gradient, "fewer_parameters", lambda *sizes: parameter_space)
+
+
+@every_core
+@pytest.mark.parametrize("memory_gb", [1.0, 1e-4])
+def test_both_spaces_and_any_budget_give_one_direction(
+    core: str, memory_gb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept Jacobian and backward pass, groups of layers and chunks of rows: over four steps."""
+    psi = build(core)
+    drawn = [draw(psi, seed) for seed in range(4)]
+    found = []
+    for parameter_space, budget in ((False, 1.0), (False, memory_gb), (True, memory_gb)):
+        in_space(monkeypatch, parameter_space)
+        optimizer = NaturalGradient(RATE, diagonal_shift=SHIFT, momentum=0.8, memory_gb=budget)
+        steps = []
+        for samples, e_loc in drawn:
+            steps.append((optimizer.update(psi, samples, e_loc), optimizer.diagnostics))
+        found.append(steps)
+    for other in found[1:]:
+        for (a, a_figures), (b, b_figures) in zip(found[0], other, strict=True):
+            assert_close(b, a, rtol=0, atol=1e-10 * float(a.norm()))
+            assert b_figures == pytest.approx(a_figures, rel=1e-9)
+
+
+def test_the_smaller_space_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer parameters than rows no R x R matrix is formed, with more no P x P one."""
+    psi = build("elman")
+    n_parameters = sum(p.numel() for p in psi.parameters())
+    sizes: list[int] = []
+    solve = natural_gradient.solve_shifted
+
+    def recorded(matrix: Tensor, *arguments: object) -> Tensor:
+        sizes.append(len(matrix))
+        return solve(matrix, *arguments)
+
+    monkeypatch.setattr(natural_gradient, "solve_shifted", recorded)
+    for n_rows in (20, n_parameters + 1):
+        configs = basis(9)[torch.arange(n_rows) % 512]
+        samples = Samples(configs, torch.ones(n_rows, dtype=torch.int64), psi.log_psi(configs))
+        e_loc = local_energies(psi, HAMILTONIAN, samples)
+        NaturalGradient(RATE).update(psi, samples, e_loc)
+    assert sizes == [20, n_parameters]
+
+
+@every_core
+@pytest.mark.parametrize("max_bytes", [10**6, 10**5, 3 * 10**4])
+def test_what_is_held_is_bounded(core: str, max_bytes: int) -> None:
+    """Inputs and gradients below half of the budget, or those of a single layer, at all times."""
+    psi = build(core)
+    samples, _ = draw(psi)
+    row_bytes = bytes_per_row(psi, samples.configs)
+    whole = len(samples.configs) * row_bytes.record
+    largest = len(samples.configs) * max(row_bytes.layers.values())
+    jacobians = LayerJacobians(psi, samples.configs, max_bytes=max_bytes)
+    held = {jacobians.nbytes for _ in jacobians.panels(50)}
+    assert 0 < max(held) <= max(max_bytes / 2, largest)
+    assert (len(held) > 1) == (whole > max_bytes / 2)  # otherwise one group is enough
+    assert jacobians.nbytes == 0
+    everything = LayerJacobians(psi, samples.configs)
+    assert max(everything.nbytes for _ in everything.panels(50)) == whole  # measured = held
+
+
+@every_core
+def test_the_graph_of_a_chunk_is_bounded(core: str) -> None:
+    """What autograd saves for a chunk of rows grows as measured with one."""
+    psi = build(core)
+    samples, _ = draw(psi)
+    graph = bytes_per_row(psi, samples.configs).graph
+    constants = [*psi.parameters(), *psi.buffers()]
+    known = {tensor.untyped_storage().data_ptr() for tensor in constants}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        psi.log_psi(samples.configs[:40])
+    total = sum(storage.nbytes() for place, storage in saved.items() if place not in known)
+    assert total <= 40 * graph * 1.05
+    chunk = bytes_per_row(psi, samples.configs).chunk(10 * graph)
+    assert chunk == 5  # gradients on the way back count as much again
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 1e-4])
+def test_a_jacobian_that_fits_is_kept(memory_gb: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then O^T a needs no backward pass; the slow twin is that pass."""
+    psi = build("ptf-learned")
+    samples, e_loc = draw(psi)
+    passes: list[Tensor] = []
+    pull_back = natural_gradient.pull_back
+
+    def counted(*arguments: object, **options: object) -> Tensor:
+        passes.append(pull_back(*arguments, **options))
+        return passes[-1]
+
+    monkeypatch.setattr(natural_gradient, "pull_back", counted)
+    NaturalGradient(RATE, memory_gb=memory_gb).update(psi, samples, e_loc)
+    assert len(passes) == (0 if memory_gb == 1.0 else 1)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+def test_float32_gram_matrices_lose_no_more_than_rounding(shift: float) -> None:
+    """Centring comes before the product: a mean of 1000 standard deviations cancels only once."""
+    generator = torch.Generator().manual_seed(0)
+    jacobian = shift + torch.randn(50, 400, generator=generator, dtype=torch.float64)
+    weights = torch.rand(50, generator=generator, dtype=torch.float64)
+    roots = (weights / weights.sum()).sqrt()
+    single = (roots[:, None] * jacobian).float()
+    exact = roots[:, None] * (jacobian - roots.square() @ jacobian)
+    mean = natural_gradient.centre(single, roots)
+    assert_close(mean.double(), roots.square() @ jacobian, rtol=1e-6, atol=1e-6)
+    gram = torch.zeros(50, 50, dtype=torch.float64)
+    natural_gradient.add_gram(gram, single)
+    error = (gram.tril() - (exact @ exact.T).tril()).abs().max() / (exact @ exact.T).abs().max()
+    assert float(error) < (1e-6 if shift == 0 else 1e-4)
+
+
+@every_core
+@pytest.mark.parametrize("parameter_space", [False, True])
+def test_float32_is_close_to_float64(
+    core: str, parameter_space: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_space(monkeypatch, parameter_space)
+    psi = build(core)
+    samples, e_loc = draw(psi)
+    double = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+    single = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi.float(), samples, e_loc)
+    assert single.dtype == torch.float32
+    assert float((single.double() - double).norm() / double.norm()) < 5e-3
 
 
 def test_trust_region() -> None:

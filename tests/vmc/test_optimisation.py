@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from hamiltonians.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.gradient import energy_gradient, flat_parameters
+from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.vmc.product_state import product_state
@@ -94,14 +96,19 @@ def test_finds_the_ground_state(model: str, hamiltonian: Hamiltonian) -> None:
 
 
 @pytest.mark.parametrize("flip_fraction", [0.0, 0.5])
+@pytest.mark.parametrize("method", ["adam", "minsr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("model", ["ptf", "gru"])
-def test_repeats_from_its_seed_bit_for_bit(model: str, flip_fraction: float) -> None:
+def test_repeats_from_its_seed_bit_for_bit(
+    model: str, dtype: torch.dtype, method: str, flip_fraction: float
+) -> None:
     finals, histories = [], []
     for ambient, seed in ((1, 3), (2, 3), (1, 4)):
         torch.manual_seed(ambient)
-        psi = network(model, LATTICE)
+        psi = network(model, LATTICE).to(dtype)
+        optimizer = NaturalGradient(0.05) if method == "minsr" else Adam(0.01)
         generator = torch.Generator().manual_seed(seed)
-        records = run(psi, n_steps=6, generator=generator, flip_fraction=flip_fraction)
+        records = run(psi, optimizer, n_steps=6, generator=generator, flip_fraction=flip_fraction)
         finals.append(flat_parameters(psi))
         histories.append(
             [(r.step, r.energy, r.energy_error, r.variance, r.n_unique) for r in records]
@@ -122,6 +129,32 @@ def test_two_halves_are_the_whole() -> None:
     assert torch.equal(flat_parameters(whole), flat_parameters(halves))
     assert [r.energy for r in straight] == [r.energy for r in first + second]
     assert run(halves, optimizer, first_step=8, n_steps=8, generator=generator) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("model", ["ptf", "lstm"])
+def test_spring_saved_and_restored_is_one_long_run(model: str, dtype: torch.dtype) -> None:
+    """2 N steps = N steps + files + N steps, bit for bit, momentum and random numbers included."""
+    schedule = Schedule("linear", total_steps=8)
+
+    def fresh() -> NaturalGradient:
+        return NaturalGradient(0.05, momentum=0.8, schedule=schedule, shift_schedule=schedule)
+
+    whole, first = network(model, LATTICE).to(dtype), network(model, LATTICE).to(dtype)
+    straight = run(whole, fresh(), n_steps=8, flip_fraction=0.5)
+    optimizer, generator, file = fresh(), torch.Generator().manual_seed(1), io.BytesIO()
+    before = run(first, optimizer, n_steps=4, generator=generator, flip_fraction=0.5)
+    torch.save([first.state_dict(), optimizer.state_dict(), generator.get_state()], file)
+    file.seek(0)
+    parameters, momentum, random = torch.load(file, weights_only=True)
+    second, optimizer, generator = network(model, LATTICE, seed=5), fresh(), torch.Generator()
+    second.to(dtype).load_state_dict(parameters)
+    optimizer.load_state_dict(momentum)
+    generator.set_state(random)
+    after = run(second, optimizer, first_step=4, n_steps=8, generator=generator, flip_fraction=0.5)
+    assert torch.equal(flat_parameters(whole), flat_parameters(second))
+    assert [r.energy for r in straight] == [r.energy for r in before + after]
+    assert [r.gradient_norm for r in straight] == [r.gradient_norm for r in before + after]
 
 
 def test_records_say_what_was_measured() -> None:
