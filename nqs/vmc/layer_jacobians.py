@@ -143,18 +143,23 @@ class LayerJacobians:
         """Bytes of inputs and gradients held now."""
         return sum(record.nbytes for records in self._records.values() for record in records)
 
-    def panels(self, max_columns: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def panels(
+        self, max_columns: int, memory: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """(columns (C,), J[:, columns] (R, C)) with C <= max_columns where a single row allows it.
 
-        Columns follow the flat parameter vector; together the panels cover each column once.
-        Narrow blocks share a panel: few wide products cost less than many narrow ones.
+        Columns count along the flat parameter vector; together the panels cover each once.
+        Narrow blocks share a panel: few wide products cost less than many narrow ones. Panels are
+        laid one after another into `memory` (at least R P,), if given; otherwise each is new.
         """
         for group in self._groups:
             self._record(group)
             for pieces in _packed(self._pieces(group, max_columns), max_columns):
-                panel = self._panel(pieces)
-                begin = pieces[0].column
-                yield torch.arange(begin, begin + panel.shape[1], device=panel.device), panel
+                panel = self._panel(pieces, memory)
+                if memory is not None:
+                    memory = memory[panel.numel() :]
+                spans = [torch.arange(p.column, p.column + p.width) for p in pieces]
+                yield torch.cat(spans).to(panel.device), panel
         self._records = {}
 
     def blocks(self, max_columns: int) -> Iterator[tuple[int, Tensor]]:
@@ -181,15 +186,17 @@ class LayerJacobians:
                     width = min(step, parameter.numel() - first)
                     yield _Piece(layer, name, first, width, column + first)
 
-    def _panel(self, pieces: list[_Piece]) -> Tensor:
-        """J (R, C) of neighbouring pieces."""
+    def _panel(self, pieces: list[_Piece], memory: Tensor | None = None) -> Tensor:
+        """J (R, C) of some pieces, one after another."""
         n_rows, n_columns = len(self._configs), sum(piece.width for piece in pieces)
         first = self._records[pieces[0].layer][0]
-        dtype = next(self._wavefunction.parameters()).dtype
-        shape = (len(first.gradients), n_rows, n_columns)
-        panel = torch.empty(shape, dtype=dtype, device=self._configs.device)
+        n_parts = len(first.gradients)
+        if memory is None:
+            parameter = next(self._wavefunction.parameters())
+            memory = parameter.new_empty(n_parts * n_rows * n_columns)
+        panel = memory[: n_parts * n_rows * n_columns].view(n_parts, n_rows, n_columns).detach()
+        begin = 0
         for piece in pieces:
-            begin = piece.column - pieces[0].column
             row = 0
             for record in self._records[piece.layer]:
                 end = row + len(record.inputs)
@@ -201,6 +208,7 @@ class LayerJacobians:
                         layer = self._layers[piece.layer]
                         _write_jacobian(block, layer, piece, record.inputs, gradients)
                 row = end
+            begin += piece.width
         return panel.flatten(0, 1)
 
     def _record(self, group: list[str]) -> None:
@@ -248,8 +256,7 @@ def whole_jacobian(
             if found is None:
                 n_parameters = sum(p.numel() for p in wavefunction.parameters())
                 found = panel.new_empty(len(parts), n_samples, n_parameters)
-            begin = int(columns[0])
-            found[:, int(rows[0]) : int(rows[-1]) + 1, begin : begin + len(columns)] = parts
+            found[:, int(rows[0]) : int(rows[-1]) + 1].index_copy_(2, columns, parts)
     assert found is not None
     return found.flatten(0, 1)
 
@@ -312,10 +319,13 @@ def _grouped(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
 
 
 def _packed(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]]:
-    """Neighbouring pieces of at most max_columns together, or one piece alone."""
+    """Pieces of at most max_columns together; wide ones alone, as they are formed in place then."""
     packed: list[_Piece] = []
     width = 0
     for piece in pieces:
+        if 4 * piece.width >= max_columns:
+            yield [piece]
+            continue
         if packed and width + piece.width > max_columns:
             yield packed
             packed, width = [], 0
@@ -405,8 +415,11 @@ def _write_jacobian(
         block[:, seen.shape[1] :] = 0
     elif isinstance(layer, nn.Linear) and piece.parameter == "weight":
         begin, end = piece.first // layer.in_features, piece.first + piece.width
-        part = gradients[:, :, begin : end // layer.in_features]
-        block[:] = torch.bmm(part.transpose(1, 2), inputs).flatten(1)  # (B, out in)
+        part = gradients[:, :, begin : end // layer.in_features].transpose(1, 2)
+        if block.is_contiguous():  # a panel of its own: written once, at half the time for short T
+            torch.bmm(part, inputs, out=block.view(len(block), -1, layer.in_features))
+        else:
+            block[:] = torch.bmm(part, inputs).flatten(1)  # (B, out in)
     elif isinstance(layer, nn.Embedding):
         width = layer.embedding_dim
         begin, end = piece.first // width, (piece.first + piece.width) // width

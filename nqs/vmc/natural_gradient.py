@@ -99,6 +99,7 @@ class NaturalGradient(Optimizer):
         self.step = 0
         self.direction: Tensor | None = None  # delta of the last step, (P,)
         self._row_bytes: RowBytes | None = None  # measured once
+        self._memory: Tensor | None = None  # of a kept Jacobian; fresh pages cost 10 % of a step
         self.diagnostics = {}
 
     def update(
@@ -166,7 +167,8 @@ class NaturalGradient(Optimizer):
         """
         roots = samples.weights.sqrt()
         free = self._max_bytes - kept_bytes
-        itemsize = next(wavefunction.parameters()).itemsize
+        parameter = next(wavefunction.parameters())
+        itemsize = parameter.itemsize
         widest = max(1, min(PANEL_COLUMNS, int(free / 4 / (itemsize * n_rows))))
         row_bytes = self._measured(wavefunction, samples)
         panels: Iterable[tuple[Tensor, Tensor]]
@@ -183,11 +185,21 @@ class NaturalGradient(Optimizer):
                 factors=roots,
                 max_bytes=3 / 4 * free,
                 row_bytes=row_bytes,
-            ).panels(widest)
+            ).panels(widest, self._reused(parameter, kept_bytes // itemsize))
         for columns, panel in panels:
             for part in panel.split(len(roots)):
                 centre(part, roots)
             yield columns, panel
+
+    def _reused(self, like: Tensor, size: int) -> Tensor | None:
+        """Memory of at least `size` numbers, the last step's where that is enough; None for 0."""
+        old = self._memory
+        if not size:
+            self._memory = None
+        elif old is None or (old.dtype, old.device) != (like.dtype, like.device) or len(old) < size:
+            self._memory = None  # freed first
+            self._memory = like.detach().new_empty(size)
+        return self._memory
 
     def _in_parameter_space(
         self, wavefunction: Wavefunction, samples: Samples, residual: Tensor, shift: float
