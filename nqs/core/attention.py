@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from nqs.core.sequence import SequenceState
 
+BOUNDED_SCORE = 60.0
+"""Scores up to here need no subtraction of their peak: e^60 and its sums stay in float32."""
+
 
 @dataclass
 class KeyValueState(SequenceState):
@@ -26,6 +29,8 @@ class KeyValueState(SequenceState):
         in_place: whether C > length is room to write into (states made by `start`).
         branch: keys and values of tokens read after a shared prefix, (R, H, S, d) per layer; joined
             with the prefix only if the state is used again, so scoring branches copies nothing.
+        queries: of the first layer, (B, H, T, d), if the state read a whole sequence at once.
+        repeated: what the first layer needs of a sequence that a continuation repeats.
     """
 
     keys: list[Tensor]
@@ -33,6 +38,8 @@ class KeyValueState(SequenceState):
     length: int
     in_place: bool = False
     branch: tuple[list[Tensor], list[Tensor]] | None = field(default=None, repr=False)
+    queries: Tensor | None = field(default=None, repr=False)
+    repeated: Repeated | None = field(default=None, repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -42,7 +49,8 @@ class KeyValueState(SequenceState):
         state = self.joined()
         room = None if state.in_place else state.length
         keys, values = ([x[:, :, :room][rows] for x in kv] for kv in (state.keys, state.values))
-        return type(self)(keys, values, self.length, self.in_place)
+        repeated = None if state.repeated is None else state.repeated.select(rows)
+        return type(self)(keys, values, self.length, self.in_place, repeated=repeated)
 
     def joined(self) -> Self:
         """This state with the shared prefix copied to each of its branches, if it has any."""
@@ -57,6 +65,71 @@ class KeyValueState(SequenceState):
     def filled(self, layer: int) -> tuple[Tensor, Tensor]:
         """Views of the filled part of one layer's keys and values, (B, H, length, d)."""
         return self.keys[layer][:, :, : self.length], self.values[layer][:, :, : self.length]
+
+
+@dataclass
+class Repeated:
+    """First layer of a whole sequence, for branches that differ from it in one token alone.
+
+    There a branch's later queries and all its keys but one are those of the sequence. So with the
+    sequence's exp(q k^T / sqrt(d)) at hand, its softmax without the altered token's key is shared
+    by all branches, and a branch only mixes in the new key's value:
+
+        mixed_j = (1 - a_j) shared_j + a_j v',    a_j = e_j / (Z_j + e_j),  e_j = exp(q_j k')
+
+    Attributes:
+        place: position of the altered token.
+        queries: scaled by 1 / sqrt(d), of the positions after it, (B, H, S - 1, d).
+        weights: e^score of these positions over all T, without the altered one's, causal.
+        values: (B, H, T, d).
+    """
+
+    place: int
+    queries: Tensor
+    weights: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, queries: Tensor, keys: Tensor, values: Tensor) -> Repeated | None:
+        """From (B, H, T, d) each, for place 0; None where scores are too large to share them."""
+        queries = queries * queries.shape[-1] ** -0.5
+        if not bounded(queries, keys):
+            return None
+        weights = (queries @ keys.transpose(2, 3)).exp_().tril_()  # (B, H, T, T)
+        return cls(-1, queries, weights, values)
+
+    def altered_at(self, place: int) -> Repeated:
+        """The same for a branch that differs at `place`."""
+        assert self.place == -1
+        weights = self.weights[:, :, place + 1 :].clone()
+        weights[..., place] = 0
+        return Repeated(place, self.queries[:, :, place + 1 :], weights, self.values)
+
+    def select(self, rows: Tensor) -> Repeated:
+        return Repeated(self.place, self.queries[rows], self.weights[rows], self.values[rows])
+
+    def mix(self, keys: Tensor, values: Tensor) -> Tensor:
+        """The altered token's keys and values (R, H, d) -> mixed later positions (R, S - 1, D)."""
+        n_shared, n_heads, n_own, d_head = self.queries.shape
+        n_branches = keys.shape[0] // n_shared
+        by_head = keys.view(n_shared, n_branches, n_heads, d_head).transpose(1, 2)
+        # (B, H, F, d) x (B, H, d, S - 1); scores are bounded, see `Transformer`
+        e = (by_head @ self.queries.transpose(2, 3)).exp_()
+        norms = self.weights.sum(-1)  # (B, H, S - 1)
+        share = e.div_(norms[:, :, None] + e).permute(0, 2, 3, 1)  # (B, F, S - 1, H)
+        shared = (self.weights @ self.values) / norms[..., None]
+        shared = shared.transpose(1, 2).reshape(n_shared, 1, n_own, -1)  # (B, 1, S - 1, D)
+        spread = torch.eye(n_heads, dtype=e.dtype, device=e.device).repeat_interleave(d_head, 1)
+        weights = share.reshape(-1, n_heads) @ spread  # each head's share on all its channels
+        weights = weights.view(n_shared, n_branches, n_own, -1)
+        new = values.reshape(n_shared, n_branches, 1, -1)  # (B, F, 1, D)
+        return torch.lerp(shared, new, weights).view(len(keys), n_own, -1)
+
+
+def bounded(queries: Tensor, keys: Tensor) -> bool:
+    """Whether no product of a scaled query and a key (..., d) exceeds BOUNDED_SCORE in size."""
+    longest = [torch.linalg.vector_norm(x.detach(), dim=-1).amax() for x in (queries, keys)]
+    return float(longest[0] * longest[1]) < BOUNDED_SCORE
 
 
 def _join(prefix: Tensor, own: Tensor, length: int) -> Tensor:
@@ -75,7 +148,8 @@ def attend(
 
     The prefix is used by broadcast: its scores are B H products of (F S x d) with (d x L).
     The softmax is spelled out because torch.softmax over a short last dimension costs more on CPU
-    than both products together (measured 4 times the time of amax + exp + sum).
+    than both products together (measured 4 times the time of amax + exp + sum); the peak is only
+    looked for where the lengths of queries and keys do not bound it.
     """
     n_rows, n_heads, n_own, d_head = queries.shape
     if prefix is None:
@@ -92,9 +166,11 @@ def attend(
     hidden = queries.new_full((n_own, n_own), -torch.inf).triu(1)  # a row's own later tokens
     near = torch.baddbmm(hidden, queries, keys.transpose(1, 2))  # (B H F, S, S)
     far = far.view(-1, n_own, n_prefix)  # (B H F, S, L)
-    peak = torch.maximum(far.detach().amax(-1, keepdim=True), near.detach().amax(-1, keepdim=True))
-    far = far.sub_(peak).exp_()
-    near = near.sub_(peak).exp_()
+    if not (bounded(queries, keys) and bounded(queries, shared_keys)):
+        peaks = [x.detach().amax(-1, keepdim=True) for x in (far, near)]
+        peak = torch.maximum(*peaks)
+        far, near = far.sub_(peak), near.sub_(peak)
+    far, near = far.exp_(), near.exp_()
     norm = far.sum(-1, keepdim=True) + near.sum(-1, keepdim=True)  # (B H F, S, 1)
     mixed = torch.bmm(far.view(len(shared_keys), -1, n_prefix), shared_values)
     mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values) / norm
@@ -122,11 +198,25 @@ class CausalSelfAttention(nn.Module):
         self, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """qkv(x) (R, S, 3 D) -> mixed (R, S, D), this layer's new keys and values (R, H, S, d)."""
-        n_rows, n_own, _ = projected.shape
-        d_model = self.project.in_features
-        # (R, S, 3 D) -> three of (R, H, S, d)
-        qkv = projected.unflatten(2, (3, self.n_heads, d_model // self.n_heads))
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys, values = self.split(projected)
         mixed = attend(queries, keys, values, prefix)
-        mixed = mixed.transpose(1, 2).reshape(n_rows, n_own, d_model)  # (R, H, S, d) -> (R, S, D)
+        mixed = mixed.transpose(1, 2).flatten(2)  # (R, H, S, d) -> (R, S, D)
         return self.project(mixed), keys, values
+
+    def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, S, 3 D) -> queries, keys, values, each a view (R, H, S, d)."""
+        qkv = projected.unflatten(2, (3, self.n_heads, -1))
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return queries, keys, values
+
+    def repeat(
+        self, projected: Tensor, prefix: tuple[Tensor, Tensor], repeated: Repeated
+    ) -> Tensor:
+        """qkv(x) (R, 1, 3 D) of the altered token -> project(mixed) (R, S, D) of it and the rest.
+
+        `prefix`: keys and values (B, H, L, d) before it.
+        """
+        queries, keys, values = self.split(projected)
+        first = attend(queries, keys, values, prefix).transpose(1, 2).flatten(2)  # (R, 1, D)
+        later = repeated.mix(keys.squeeze(2), values.squeeze(2))
+        return self.project(torch.cat([first, later], dim=1))

@@ -197,5 +197,5 @@ class Recurrent(SequenceModel):
         memory = [self.head.weight.new_zeros(n_rows, width) for _ in self.cells]
         return RecurrentState(memory, 0)
 
-    def prefix(self, state: SequenceState, length: int) -> RecurrentState:
+    def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> RecurrentState:
         raise TypeError("a recurrent state holds only its last position: it has no prefixes")

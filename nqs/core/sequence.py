@@ -81,9 +81,15 @@ class SequenceModel(nn.Module, ABC):
         """An empty state for n_rows sequences with room for `capacity` tokens, allocated once."""
 
     @abstractmethod
-    def prefix(self, state: SequenceState, length: int) -> SequenceState:
+    def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> SequenceState:
         """The first `length` tokens of a state as a state: a view, for models whose state keeps
-        every position (constant_state is False). Others raise TypeError."""
+        every position (constant_state is False). Others raise TypeError.
+
+        repeats=True promises that the prefix will be continued, once, without gradients and to the
+        state's full length, by branches that differ from the state's own tokens in their first
+        token alone: a model may then take from the state what these share. The state after such a
+        continuation cannot be continued.
+        """
 
 
 def check_sizes(**sizes: int) -> None:

@@ -6,13 +6,14 @@ x <- x + Attention(LayerNorm(x)),  x <- x + W2 gelu(W1 LayerNorm(x)),  logits = 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from nqs.core.attention import CausalSelfAttention, KeyValueState
+from nqs.core.attention import CausalSelfAttention, KeyValueState, Repeated, bounded
 from nqs.core.initialise import initialise
 from nqs.core.positions import Positions
 from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
@@ -78,7 +79,8 @@ class Transformer(SequenceModel):
         max_length: T, longest sequence.
         d_model: D, width; a multiple of n_heads.
         n_layers, n_heads: depth and heads per layer.
-        d_ff: width of the perceptrons, 4 D by default.
+        d_ff: width of the perceptrons, 2 D by default: with natural gradients as accurate after
+            as many steps as 4 D (4x4 Rydberg array), and a third cheaper.
         activation: "gelu", "relu" or "silu".
         positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
         generator: source of the initial parameters.
@@ -102,7 +104,7 @@ class Transformer(SequenceModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        d_ff = 4 * d_model if d_ff is None else d_ff
+        d_ff = 2 * d_model if d_ff is None else d_ff
         check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
         check_sizes(d_model=d_model, n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
         if d_model % n_heads:
@@ -137,15 +139,39 @@ class Transformer(SequenceModel):
             assert isinstance(state, KeyValueState)
             state = state.joined()
         start = check_continuation(self, tokens, state)
+        if state is not None and state.repeated is not None:
+            return self._repeating(tokens, state, state.repeated)
         x, projected = self._embedded(tokens, start)
-        keys, values = [], []
+        keys, values, queries = [], [], None
         for layer, block in enumerate(self.blocks):
             prefix = state.filled(layer) if state is not None and start > 0 else None
             projected = projected if layer == 0 else block.project(x)
             x, new_keys, new_values = block(x, projected, prefix)
             keys.append(new_keys)
             values.append(new_values)
-        return self.head(self.norm(x)), _extended(state, keys, values)
+            if layer == 0 and state is None and not torch.is_grad_enabled():
+                queries = block.attention.split(projected)[0].contiguous()
+        extended = _extended(state, keys, values)
+        extended.queries = queries
+        return self.head(self.norm(x)), extended
+
+    def _repeating(
+        self, tokens: Tensor, state: KeyValueState, repeated: Repeated
+    ) -> tuple[Tensor, KeyValueState]:
+        """Forward of branches that repeat a sequence after their first token (see `prefix`)."""
+        start, n_own = state.length, tokens.shape[1]
+        first = self.blocks[0]
+        every = self.embedding.weight[:, None].expand(-1, n_own, -1)
+        table = self.positions(every, start).flatten(0, 1)  # (V S, D)
+        places = tokens * n_own + torch.arange(n_own, device=tokens.device)
+        x = nn.functional.embedding(places, table)  # (R, S, D)
+        altered = first.project(x[:, :1])  # (R, 1, 3 D)
+        if not bounded(repeated.queries, first.attention.split(altered)[1]):
+            return self(tokens, dataclasses.replace(state, repeated=None))
+        x = first.perceptron(x + first.attention.repeat(altered, state.filled(0), repeated))
+        for layer, block in enumerate(self.blocks[1:], start=1):
+            x, _, _ = block(x, block.project(x), state.filled(layer))
+        return self.head(self.norm(x)), KeyValueState([], [], start + n_own)
 
     def _embedded(self, tokens: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Input x (R, S, D) of the first block and its projection (R, S, 3 D).
@@ -171,13 +197,19 @@ class Transformer(SequenceModel):
         empty = [self.head.weight.new_empty(shape) for _ in range(2 * len(self.blocks))]
         return KeyValueState(empty[::2], empty[1::2], 0, in_place=True)
 
-    def prefix(self, state: SequenceState, length: int) -> KeyValueState:
-        """The state after the first `length` tokens, sharing memory with `state`."""
+    def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> KeyValueState:
+        """See SequenceModel.prefix; shares memory with `state`."""
         assert isinstance(state, KeyValueState)
         if not 0 <= length <= state.length:
             raise ValueError(f"prefix length {length} is outside 0..{state.length}")
         state = state.joined()
-        return KeyValueState(state.keys, state.values, length)
+        prefix = KeyValueState(state.keys, state.values, length)
+        if repeats and state.queries is not None and length > 0:
+            if state.repeated is None:
+                state.repeated = Repeated.of(state.queries, state.keys[0], state.values[0])
+            if state.repeated is not None:
+                prefix.repeated = state.repeated.altered_at(length)
+        return prefix
 
 
 def _extended(

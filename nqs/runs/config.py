@@ -166,7 +166,7 @@ class ModelConfig:
     n_heads: int | None = None
     """Attention heads, >= 1; must divide d_model (ptf)."""
     d_ff: int | None = None
-    """Width of the feed-forward layers, >= 1; null means 4 d_model (ptf)."""
+    """Width of the feed-forward layers, >= 1; null means 2 d_model (ptf)."""
     activation: str | None = None
     """Non-linearity of the feed-forward layers: gelu, relu or silu (ptf)."""
     positions: str | None = None

@@ -14,7 +14,7 @@ Letters: B configurations, G flips, T patches, K patch states, R rows of a launc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ LAUNCH_TOKENS = {"cpu": 4_096, "cuda": 1_048_576}
 
 LAUNCH_ROWS = {"cpu": 1_024, "cuda": 1_048_576}
 """The same for one step of a walk; larger groups of branches step one after the other."""
+
+SHARED_PAIRS = 2**24
+"""Pairs of positions, over all configurations at hand, that a core may hold for the branches."""
 
 
 def flipped_log_probs(
@@ -62,7 +65,8 @@ def flipped_log_probs(
             else:
                 _suffixes(psi, tokens, changes[part[1]], acting, result[part], max_rows)
 
-    in_chunks(score, len(configs), max(1, max_rows // n_flips) if walked else max_rows)
+    shared = max(1, min(max_rows, SHARED_PAIRS // changes.shape[1] ** 2))
+    in_chunks(score, len(configs), max(1, max_rows // n_flips) if walked else shared)
     return result
 
 
@@ -96,20 +100,35 @@ def _suffixes(
     before = _exclusive_cumsum(
         chosen - log_norms
     )  # (B, T) float64: ln p of the patches before each
-    first = (changes != 0).to(torch.int8).argmax(1)  # (G,)
-    for k in first.unique().tolist():
-        group = (first == k).nonzero().squeeze(1)  # (F,)
+    for k, alone, group in _groups(changes):
         rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
         altered = tokens[rows, k:] ^ changes[cols, k:]  # (R, T - k)
         total = before[rows, k] + (
             logits[rows, k].gather(1, altered[:, :1]).squeeze(1) - log_norms[rows, k]
         )
         if k < tokens.shape[1] - 1:
-            prefix = psi.core.prefix(state, k + 1)
+            prefix = psi.core.prefix(state, k + 1, repeats=alone)
             total += _score_suffixes(
                 psi, prefix, rows, altered, len(group), needed is None, max_rows
             )
         result[rows, cols] = total
+
+
+def _groups(changes: Tensor) -> Iterator[tuple[int, bool, Tensor]]:
+    """(first touched patch k, whether later ones are touched too: no = True, flips (F,)).
+
+    A flip of one patch alone leaves all later inputs but the next as they are, which the core may
+    use; worth it only if there are such inputs.
+    """
+    n_patches = changes.shape[1]
+    touched = changes != 0
+    first = touched.to(torch.int8).argmax(1)  # (G,)
+    alone = (touched.sum(1) == 1) & (first < n_patches - 2)
+    for k in first.unique().tolist():
+        for kind in (True, False):
+            group = ((first == k) & (alone == kind)).nonzero().squeeze(1)
+            if len(group):
+                yield k, kind, group
 
 
 def _pairs(n_configs: int, group: Tensor, needed: Tensor | None) -> tuple[Tensor, Tensor]:

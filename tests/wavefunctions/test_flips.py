@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hamiltonians.lattice import Chain, Square
+from nqs.core.attention import Repeated
+from nqs.core.transformer import Transformer
 from nqs.wavefunctions import flips as flips_module
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.flips import in_chunks
@@ -81,6 +83,30 @@ def test_chunked(model: str, system: str, max_rows: int) -> None:
         result = psi.log_psi_flipped(configs, flips, part, max_rows=max_rows)
         masked = expected if part is None else torch.where(part, expected, -torch.inf)
         assert_close(result, masked, **EXACT)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 40.0])
+@pytest.mark.parametrize("system", ["square-2x2", "square-3x2", "kagome-1x1"])
+def test_shared_first_layer(system: str, stretch: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flips of one patch take the first layer's softmax from the unflipped configuration, unless
+    its scores are too large (stretched) to be used without their peak."""
+    psi = build_system("ptf", system)
+    assert isinstance(psi.core, Transformer)
+    with torch.no_grad():
+        psi.core.blocks[0].attention.qkv.weight.mul_(stretch)
+    mixed: list[int] = []
+    mix = Repeated.mix
+
+    def counted(self: Repeated, keys: Tensor, values: Tensor) -> Tensor:
+        mixed.append(len(keys))
+        return mix(self, keys, values)
+
+    monkeypatch.setattr(Repeated, "mix", counted)
+    configs, flips = random_bits(6, psi.n_sites), torch.eye(psi.n_sites).bool()
+    expected = brute_force(psi, configs, flips)
+    assert_close(psi.log_psi_flipped(configs, flips), expected, **EXACT)
+    later = (psi.patches.encode(flips) != 0).to(torch.int8).argmax(1) < psi.patches.n_patches - 2
+    assert sum(mixed) == (6 * int(later.sum()) if stretch == 1 else 0)
 
 
 @pytest.mark.parametrize("launch", [1, 5, 17])
