@@ -6,8 +6,9 @@ prefix, H heads, d = D / H channels a head.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, final
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +30,8 @@ class KeyValueState(SequenceState):
         in_place: whether C > length is room to write into (states made by `start`).
         branch: keys and values of tokens read after a shared prefix, (R, H, S, d) per layer; joined
             with the prefix only if the state is used again, so scoring branches copies nothing.
-        queries: of the first layer, (B, H, T, d), if the state read a whole sequence at once.
-        repeated: what the first layer needs of a sequence that a continuation repeats.
+        projected: input of the first layer's attention, (B, T, C), if a whole sequence was read.
+        repeated: what branches share in the first layer that repeat the sequence but for a token.
     """
 
     keys: list[Tensor]
@@ -38,7 +39,7 @@ class KeyValueState(SequenceState):
     length: int
     in_place: bool = False
     branch: tuple[list[Tensor], list[Tensor]] | None = field(default=None, repr=False)
-    queries: Tensor | None = field(default=None, repr=False)
+    projected: Tensor | None = field(default=None, repr=False)
     repeated: Repeated | None = field(default=None, repr=False)
 
     @property
@@ -67,8 +68,21 @@ class KeyValueState(SequenceState):
         return self.keys[layer][:, :, : self.length], self.values[layer][:, :, : self.length]
 
 
+class Repeated(ABC):
+    """What branches share in the first layer that repeat a sequence after one altered token."""
+
+    @abstractmethod
+    def altered_at(self, place: int) -> Repeated:
+        """For branches whose altered token is the one at position `place`."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Repeated:
+        """Rows (B',) of the sequences (B,)."""
+
+
+@final
 @dataclass
-class Repeated:
+class RepeatedSoftmax(Repeated):
     """First layer of a whole sequence, for branches that differ from it in one token alone.
 
     There a branch's later queries and all its keys but one are those of the sequence. So with the
@@ -90,7 +104,7 @@ class Repeated:
     values: Tensor
 
     @classmethod
-    def of(cls, queries: Tensor, keys: Tensor, values: Tensor) -> Repeated | None:
+    def of(cls, queries: Tensor, keys: Tensor, values: Tensor) -> RepeatedSoftmax | None:
         """From (B, H, T, d) each, for place 0; None where scores are too large to share them."""
         queries = queries * queries.shape[-1] ** -0.5
         if not bounded(queries, keys):
@@ -98,22 +112,22 @@ class Repeated:
         weights = (queries @ keys.transpose(2, 3)).exp_().tril_()  # (B, H, T, T)
         return cls(-1, queries, weights, values)
 
-    def altered_at(self, place: int) -> Repeated:
-        """The same for a branch that differs at `place`."""
+    def altered_at(self, place: int) -> RepeatedSoftmax:
         assert self.place == -1
         weights = self.weights[:, :, place + 1 :].clone()
         weights[..., place] = 0
-        return Repeated(place, self.queries[:, :, place + 1 :], weights, self.values)
+        return RepeatedSoftmax(place, self.queries[:, :, place + 1 :], weights, self.values)
 
-    def select(self, rows: Tensor) -> Repeated:
-        return Repeated(self.place, self.queries[rows], self.weights[rows], self.values[rows])
+    def select(self, rows: Tensor) -> RepeatedSoftmax:
+        parts = (self.queries[rows], self.weights[rows], self.values[rows])
+        return RepeatedSoftmax(self.place, *parts)
 
     def mix(self, keys: Tensor, values: Tensor) -> Tensor:
         """The altered token's keys and values (R, H, d) -> mixed later positions (R, S - 1, D)."""
         n_shared, n_heads, n_own, d_head = self.queries.shape
         n_branches = keys.shape[0] // n_shared
         by_head = keys.view(n_shared, n_branches, n_heads, d_head).transpose(1, 2)
-        # (B, H, F, d) x (B, H, d, S - 1); scores are bounded, see `Transformer`
+        # (B, H, F, d) x (B, H, d, S - 1)
         e = (by_head @ self.queries.transpose(2, 3)).exp_()
         norms = self.weights.sum(-1)  # (B, H, S - 1)
         share = e.div_(norms[:, :, None] + e).permute(0, 2, 3, 1)  # (B, F, S - 1, H)
@@ -185,7 +199,46 @@ def _by_head(x: Tensor, n_shared: int) -> Tensor:
     return x.reshape(-1, n_own, d_head)
 
 
-class CausalSelfAttention(nn.Module):
+class Attention(nn.Module, ABC):
+    """Mixes what positions project of themselves, causally; one of its state's layers."""
+
+    project: nn.Linear
+    """Output map, D -> D."""
+
+    @abstractmethod
+    def read(self, x: Tensor) -> Tensor:
+        """What a position offers and asks for: (..., D) -> (..., C)."""
+
+    @abstractmethod
+    def forward(
+        self, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """read(x) (R, S, C) -> output (R, S, D) and this layer's new keys and values.
+
+        Keys and values (R, h, S, d) are what later positions need; `prefix` holds those of the
+        positions before, (B, h, L, d).
+        """
+
+    @abstractmethod
+    def empty(self, n_rows: int, capacity: int) -> tuple[Tensor, Tensor]:
+        """Room for keys and values of `capacity` positions."""
+
+    @abstractmethod
+    def shared(self, projected: Tensor) -> Repeated | None:
+        """From read(x) (B, T, C) of whole sequences; None where nothing can be shared."""
+
+    @abstractmethod
+    def repeat(
+        self, altered: Tensor, prefix: tuple[Tensor, Tensor], repeated: Repeated
+    ) -> Tensor | None:
+        """read(x) (R, 1, C) of the altered token -> output (R, S, D) of it and what it repeats.
+
+        None where the shared part cannot be used for these rows.
+        """
+
+
+@final
+class CausalSelfAttention(Attention):
     """Multi-head causal self-attention with fused query, key and value projections."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
@@ -194,10 +247,14 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.project = nn.Linear(d_model, d_model, bias=False)
 
+    def read(self, x: Tensor) -> Tensor:
+        """Queries, keys and values, (..., D) -> (..., 3 D)."""
+        return self.qkv(x)
+
     def forward(
         self, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """qkv(x) (R, S, 3 D) -> mixed (R, S, D), this layer's new keys and values (R, H, S, d)."""
+        """See Attention.forward; keys and values (R, H, S, d)."""
         queries, keys, values = self.split(projected)
         mixed = attend(queries, keys, values, prefix)
         mixed = mixed.transpose(1, 2).flatten(2)  # (R, H, S, d) -> (R, S, D)
@@ -209,14 +266,22 @@ class CausalSelfAttention(nn.Module):
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return queries, keys, values
 
-    def repeat(
-        self, projected: Tensor, prefix: tuple[Tensor, Tensor], repeated: Repeated
-    ) -> Tensor:
-        """qkv(x) (R, 1, 3 D) of the altered token -> project(mixed) (R, S, D) of it and the rest.
+    def empty(self, n_rows: int, capacity: int) -> tuple[Tensor, Tensor]:
+        weight = self.project.weight
+        shape = (n_rows, self.n_heads, capacity, len(weight) // self.n_heads)
+        return weight.new_empty(shape), weight.new_empty(shape)
 
-        `prefix`: keys and values (B, H, L, d) before it.
-        """
-        queries, keys, values = self.split(projected)
+    def shared(self, projected: Tensor) -> RepeatedSoftmax | None:
+        queries, keys, values = (x.contiguous() for x in self.split(projected))
+        return RepeatedSoftmax.of(queries, keys, values)
+
+    def repeat(
+        self, altered: Tensor, prefix: tuple[Tensor, Tensor], repeated: Repeated
+    ) -> Tensor | None:
+        assert isinstance(repeated, RepeatedSoftmax)
+        queries, keys, values = self.split(altered)
+        if not bounded(repeated.queries, keys):
+            return None
         first = attend(queries, keys, values, prefix).transpose(1, 2).flatten(2)  # (R, 1, D)
         later = repeated.mix(keys.squeeze(2), values.squeeze(2))
         return self.project(torch.cat([first, later], dim=1))

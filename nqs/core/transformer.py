@@ -13,7 +13,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from nqs.core.attention import CausalSelfAttention, KeyValueState, Repeated, bounded
+from nqs.core.attention import Attention, CausalSelfAttention, KeyValueState, Repeated
+from nqs.core.factored import FactoredAttention
 from nqs.core.initialise import initialise
 from nqs.core.positions import Positions
 from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
@@ -21,6 +22,7 @@ from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, 
 CACHED_ACTIVATIONS = 2**19
 """Numbers of one block of perceptron activations: 2 MB in float32, a core's second-level cache."""
 
+ATTENTIONS = ("softmax", "factored")
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -31,10 +33,10 @@ class TransformerBlock(nn.Module):
     a pass over memory that the flip pass feels.
     """
 
-    def __init__(self, d_model: int, n_heads: int, d_ff: int, activation: str) -> None:
+    def __init__(self, attention: Attention, d_model: int, d_ff: int, activation: str) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(d_model)
-        self.attention = CausalSelfAttention(d_model, n_heads)
+        self.attention = attention
         self.norm_mlp = nn.LayerNorm(d_model)
         self.expand = nn.Linear(d_model, d_ff, bias=False)
         self.activation = ACTIVATIONS[activation]()
@@ -43,13 +45,13 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Tensor, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, S, D) and project(x) (R, S, 3 D) -> x, keys, values; the last two (R, H, S, d)."""
+        """x (R, S, D) and project(x) (R, S, C) -> x, keys and values for the state."""
         mixed, keys, values = self.attention(projected, prefix)
         return self.perceptron(x + mixed), keys, values
 
     def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of the normalised input, (..., D) -> (..., 3 D)."""
-        return self.attention.qkv(self.norm_attention(x))
+        """What the attention reads of the normalised input, (..., D) -> (..., C)."""
+        return self.attention.read(self.norm_attention(x))
 
     def perceptron(self, x: Tensor) -> Tensor:
         """x + W2 act(W1 LayerNorm(x)) for x (R, S, D).
@@ -81,6 +83,8 @@ class Transformer(SequenceModel):
         n_layers, n_heads: depth and heads per layer.
         d_ff: width of the perceptrons, 2 D by default: with natural gradients as accurate after
             as many steps as 4 D (4x4 Rydberg array), and a third cheaper.
+        attention: "softmax" of queries and keys, or "factored": learned weights of each pair of
+            positions (see nqs.core.factored).
         activation: "gelu", "relu" or "silu".
         positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
         generator: source of the initial parameters.
@@ -98,6 +102,7 @@ class Transformer(SequenceModel):
         n_layers: int = 2,
         n_heads: int = 4,
         d_ff: int | None = None,
+        attention: str = "softmax",
         activation: str = "gelu",
         positions: str = "learned",
         coordinates: Tensor | None = None,
@@ -116,12 +121,24 @@ class Transformer(SequenceModel):
             raise ValueError(
                 f"activation={activation!r} is unknown; allowed: {', '.join(ACTIVATIONS)}"
             )
+        if attention not in ATTENTIONS:
+            raise ValueError(
+                f"attention={attention!r} is unknown; allowed: {', '.join(ATTENTIONS)}"
+            )
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.n_heads = d_model, n_heads
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.positions = Positions(positions, max_length, d_model, coordinates)
         self.blocks: Sequence[TransformerBlock] = nn.ModuleList(  # type: ignore[assignment]
-            TransformerBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
+            TransformerBlock(
+                CausalSelfAttention(d_model, n_heads)
+                if attention == "softmax"
+                else FactoredAttention(d_model, n_heads, max_length, coordinates),
+                d_model,
+                d_ff,
+                activation,
+            )
+            for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, n_outputs)
@@ -142,7 +159,7 @@ class Transformer(SequenceModel):
         if state is not None and state.repeated is not None:
             return self._repeating(tokens, state, state.repeated)
         x, projected = self._embedded(tokens, start)
-        keys, values, queries = [], [], None
+        keys, values, first = [], [], None
         for layer, block in enumerate(self.blocks):
             prefix = state.filled(layer) if state is not None and start > 0 else None
             projected = projected if layer == 0 else block.project(x)
@@ -150,9 +167,9 @@ class Transformer(SequenceModel):
             keys.append(new_keys)
             values.append(new_values)
             if layer == 0 and state is None and not torch.is_grad_enabled():
-                queries = block.attention.split(projected)[0].contiguous()
+                first = projected
         extended = _extended(state, keys, values)
-        extended.queries = queries
+        extended.projected = first
         return self.head(self.norm(x)), extended
 
     def _repeating(
@@ -165,16 +182,16 @@ class Transformer(SequenceModel):
         table = self.positions(every, start).flatten(0, 1)  # (V S, D)
         places = tokens * n_own + torch.arange(n_own, device=tokens.device)
         x = nn.functional.embedding(places, table)  # (R, S, D)
-        altered = first.project(x[:, :1])  # (R, 1, 3 D)
-        if not bounded(repeated.queries, first.attention.split(altered)[1]):
+        mixed = first.attention.repeat(first.project(x[:, :1]), state.filled(0), repeated)
+        if mixed is None:
             return self(tokens, dataclasses.replace(state, repeated=None))
-        x = first.perceptron(x + first.attention.repeat(altered, state.filled(0), repeated))
+        x = first.perceptron(x + mixed)
         for layer, block in enumerate(self.blocks[1:], start=1):
             x, _, _ = block(x, block.project(x), state.filled(layer))
         return self.head(self.norm(x)), KeyValueState([], [], start + n_own)
 
     def _embedded(self, tokens: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Input x (R, S, D) of the first block and its projection (R, S, 3 D).
+        """Input x (R, S, D) of the first block and its projection (R, S, C).
 
         Both depend on token and position alone, so without gradients and with more rows than
         tokens in the vocabulary each pair is projected once and looked up.
@@ -186,16 +203,15 @@ class Transformer(SequenceModel):
         n_own = tokens.shape[1]
         every = self.embedding.weight[:, None].expand(-1, n_own, -1)
         pairs = self.positions(every, start)  # (V, S, D)
-        table = torch.cat([pairs, first.project(pairs)], dim=-1).flatten(0, 1)  # (V S, 4 D)
+        table = torch.cat([pairs, first.project(pairs)], dim=-1).flatten(0, 1)  # (V S, D + C)
         places = tokens * n_own + torch.arange(n_own, device=tokens.device)
-        found = nn.functional.embedding(places, table)  # (R, S, 4 D)
+        found = nn.functional.embedding(places, table)  # (R, S, D + C)
         return found[..., : self.d_model], found[..., self.d_model :]
 
     def start(self, n_rows: int, capacity: int) -> KeyValueState:
-        """Empty keys and values (n_rows, H, capacity, d) per layer, written in place by forward."""
-        shape = (n_rows, self.n_heads, capacity, self.d_model // self.n_heads)
-        empty = [self.head.weight.new_empty(shape) for _ in range(2 * len(self.blocks))]
-        return KeyValueState(empty[::2], empty[1::2], 0, in_place=True)
+        """Empty keys and values for n_rows sequences, written in place by forward."""
+        pairs = [block.attention.empty(n_rows, capacity) for block in self.blocks]
+        return KeyValueState([k for k, _ in pairs], [v for _, v in pairs], 0, in_place=True)
 
     def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> KeyValueState:
         """See SequenceModel.prefix; shares memory with `state`."""
@@ -204,9 +220,9 @@ class Transformer(SequenceModel):
             raise ValueError(f"prefix length {length} is outside 0..{state.length}")
         state = state.joined()
         prefix = KeyValueState(state.keys, state.values, length)
-        if repeats and state.queries is not None and length > 0:
+        if repeats and state.projected is not None and length > 0:
             if state.repeated is None:
-                state.repeated = Repeated.of(state.queries, state.keys[0], state.values[0])
+                state.repeated = self.blocks[0].attention.shared(state.projected)
             if state.repeated is not None:
                 prefix.repeated = state.repeated.altered_at(length)
         return prefix

@@ -175,15 +175,17 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
     if model.name == "ptf":
         assert model.n_heads is not None
         assert model.activation is not None and model.positions is not None
+        assert model.attention is not None
         return Transformer(
             *sizes,
             d_model=model.d_model,
             n_layers=model.n_layers,
             n_heads=model.n_heads,
             d_ff=model.d_ff,
+            attention=model.attention,
             activation=model.activation,
             positions=model.positions,
-            coordinates=patches.centres if model.positions == "grid" else None,
+            coordinates=patches.centres,
             generator=generator,
         )
     assert model.cell is not None and model.residual is not None

@@ -41,6 +41,7 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
         "n_layers": True,
         "n_heads": True,
         "d_ff": False,
+        "attention": True,
         "activation": True,
         "positions": True,
     },
@@ -167,6 +168,8 @@ class ModelConfig:
     """Attention heads, >= 1; must divide d_model (ptf)."""
     d_ff: int | None = None
     """Width of the feed-forward layers, >= 1; null means 2 d_model (ptf)."""
+    attention: str | None = None
+    """What positions look at: softmax (queries and keys) or factored (learned by place) (ptf)."""
     activation: str | None = None
     """Non-linearity of the feed-forward layers: gelu, relu or silu (ptf)."""
     positions: str | None = None
@@ -184,6 +187,8 @@ class ModelConfig:
             _check_int(f"model.{key}", getattr(self, key), 1)
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
+        if self.attention is not None:
+            require_choice("model.attention", self.attention, ("softmax", "factored"))
         if self.activation is not None:
             require_choice("model.activation", self.activation, ("gelu", "relu", "silu"))
         if self.cell is not None:

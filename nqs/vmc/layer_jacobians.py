@@ -8,6 +8,7 @@ do not mix:
     embedding   y = E[token]          J_E[v] = sum_{t: token_t = v} g_t
     norm        y = gamma x^ + beta   J_gamma = sum_t g_t x^_t, J_beta = sum_t g_t
     added table y = x + table[t]      J_table[t] = g_t
+    pairs       y_i = sum_j a(i, j) x_j           J_a(i, j) = g_i . x_j, on each head's channels
 
 (t runs over positions and, in recurrent cells, over the steps at which the layer is called.)
 Complex ln psi of real parameters takes one pass for Re ln psi and one for Im ln psi; its rows are
@@ -28,11 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
+from nqs.core.factored import PairWeights
 from nqs.core.positions import AddedTable
 from nqs.vmc.gradient import real_parts
 from nqs.wavefunctions.wavefunction import Wavefunction
 
-SUPPORTED = (nn.Linear, nn.Embedding, nn.LayerNorm, AddedTable)
+SUPPORTED = (nn.Linear, nn.Embedding, nn.LayerNorm, AddedTable, PairWeights)
 LONGEST_CHUNK = 1_024
 """Samples of one backward pass, at most."""
 WHOLE_COLUMNS = 4_096
@@ -426,6 +428,10 @@ def _write_jacobian(
         tokens = torch.arange(begin, end, device=inputs.device)
         chosen = (inputs[:, :, None] == tokens).to(gradients.dtype)  # (B, T, V)
         block[:] = torch.bmm(chosen.transpose(1, 2), gradients).flatten(1)
+    elif isinstance(layer, PairWeights):
+        row = layer.weights.shape[1]
+        heads = slice(piece.first // row, (piece.first + piece.width) // row)
+        block[:] = layer.jacobian(inputs, gradients, heads)
     else:
         if isinstance(layer, nn.LayerNorm) and piece.parameter == "weight":
             gradients = gradients * F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)

@@ -21,7 +21,9 @@ VOCAB, OUTPUTS, LENGTH = 6, 5, 9
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-def _transformer(positions: str) -> Callable[[torch.Generator], SequenceModel]:
+def _transformer(
+    positions: str, attention: str = "softmax"
+) -> Callable[[torch.Generator], SequenceModel]:
     places = (
         torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0)) if positions == "grid" else None
     )
@@ -33,6 +35,7 @@ def _transformer(positions: str) -> Callable[[torch.Generator], SequenceModel]:
         n_layers=2,
         n_heads=2,
         d_ff=12,
+        attention=attention,
         positions=positions,
         coordinates=places,
         generator=generator,
@@ -56,6 +59,9 @@ def _recurrent(
 
 TRANSFORMERS = {
     f"transformer-{kind}": _transformer(kind) for kind in ("learned", "sinusoidal", "grid")
+} | {
+    "factored": _transformer("learned", "factored"),
+    "factored-grid": _transformer("grid", "factored"),
 }
 RECURRENTS = {
     f"{cell}-{n_layers}{'-residual' if residual else ''}": _recurrent(cell, n_layers, residual)

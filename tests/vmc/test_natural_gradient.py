@@ -29,6 +29,7 @@ CORES = {
     "ptf-sinusoidal-relu": lambda *sizes: Transformer(
         *sizes, d_model=8, n_heads=2, positions="sinusoidal", activation="relu"
     ),
+    "ptf-factored": lambda *sizes: Transformer(*sizes, d_model=8, n_heads=2, attention="factored"),
     "elman": lambda *sizes: Recurrent(*sizes, d_model=6, cell="elman"),
     "gru-2": lambda *sizes: Recurrent(*sizes, d_model=6, cell="gru", n_layers=2),
     "lstm-3-residual": lambda *sizes: Recurrent(

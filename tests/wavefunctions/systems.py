@@ -43,7 +43,7 @@ SYSTEMS: dict[str, tuple[Lattice, Spec]] = {
 }
 SIZES = {name: Patches.from_spec(*system).sizes.tolist() for name, system in SYSTEMS.items()}
 REMAINDERS = [name for name, sizes in SIZES.items() if len(set(sizes)) > 1]
-MODELS = ("ptf", "elman", "gru", "lstm")
+MODELS = ("ptf", "factored", "elman", "gru", "lstm")
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_remainder = pytest.mark.parametrize("system", REMAINDERS)
@@ -52,9 +52,10 @@ every_model = pytest.mark.parametrize("model", MODELS)
 
 def build_core(model: str, patches: Patches, generator: torch.Generator) -> SequenceModel:
     sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
-    if model == "ptf":
+    if model in ("ptf", "factored"):
         size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
-        return Transformer(*sizes, **size, generator=generator)
+        kind = {"attention": "softmax" if model == "ptf" else "factored"}
+        return Transformer(*sizes, **size, **kind, generator=generator)
     return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, generator=generator)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hamiltonians.lattice import Chain, Square
-from nqs.core.attention import Repeated
+from nqs.core.attention import RepeatedSoftmax
 from nqs.core.transformer import Transformer
 from nqs.wavefunctions import flips as flips_module
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -95,13 +95,13 @@ def test_shared_first_layer(system: str, stretch: float, monkeypatch: pytest.Mon
     with torch.no_grad():
         psi.core.blocks[0].attention.qkv.weight.mul_(stretch)
     mixed: list[int] = []
-    mix = Repeated.mix
+    mix = RepeatedSoftmax.mix
 
-    def counted(self: Repeated, keys: Tensor, values: Tensor) -> Tensor:
+    def counted(self: RepeatedSoftmax, keys: Tensor, values: Tensor) -> Tensor:
         mixed.append(len(keys))
         return mix(self, keys, values)
 
-    monkeypatch.setattr(Repeated, "mix", counted)
+    monkeypatch.setattr(RepeatedSoftmax, "mix", counted)
     configs, flips = random_bits(6, psi.n_sites), torch.eye(psi.n_sites).bool()
     expected = brute_force(psi, configs, flips)
     assert_close(psi.log_psi_flipped(configs, flips), expected, **EXACT)

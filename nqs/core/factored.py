@@ -1,0 +1,187 @@
+"""Factored attention: weights of each pair of places, learned directly, the same for all inputs.
+
+    mixed_i = sum_{j <= i} a_h(i, j) v_j        on the channels of head h
+
+instead of a softmax over q_i k_j. In ground states of lattices what a site must look at is decided
+by where it is, and wavefunctions with a(i, j) alone reach the accuracy of full attention (Rende &
+Viteritti, arXiv:2405.18874; Viteritti, Rende & Becca, arXiv:2211.05504). It costs no exponentials
+and less than half the products; and the part that a shared prefix contributes is the same for all
+branches that continue it.
+
+Letters: B prefixes, F branches of each, R = B F rows, S own tokens of a row, L prefix tokens,
+T positions, H heads, D width, d = D / H channels a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from nqs.core.attention import Attention, Repeated
+
+LONGEST_RANGE = 4.0
+"""Decay length, in nearest distances, of the head that looks farthest at the start."""
+
+
+@final
+class PairWeights(nn.Module):
+    """Mixes values with one learned weight per head and pair of positions.
+
+    At the start a(i, j) falls off as exp(-r_ij / xi_h), r the distance of the place that is
+    predicted at i from the place whose token is read at j, and the weights of each i sum to 1.
+
+    Args:
+        n_heads: H; decay lengths are spread geometrically from 1/2 to LONGEST_RANGE.
+        max_length: T.
+        coordinates: (T, dims) place that each position predicts; its index by default.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, n_heads: int, max_length: int, coordinates: Tensor | None = None) -> None:
+        super().__init__()
+        rows, columns = torch.tril_indices(max_length, max_length)
+        self.n_heads, self.max_length = n_heads, max_length
+        self.register_buffer("rows", rows, persistent=False)  # (M,) with M = T (T + 1) / 2
+        self.register_buffer("columns", columns, persistent=False)
+        dense = decaying(n_heads, distances(max_length, coordinates))
+        self.weights = nn.Parameter(dense[:, rows, columns].to(torch.get_default_dtype()))  # (H, M)
+
+    def dense(self, begin: int, end: int) -> Tensor:
+        """(H, end - begin, end): the weights of positions begin .. end - 1, zero above j = i."""
+        first, last = begin * (begin + 1) // 2, end * (end + 1) // 2
+        table = self.weights.new_zeros(self.n_heads, end - begin, end)
+        heads = torch.arange(self.n_heads, device=self.rows.device)
+        index = (self.rows[first:last] - begin, self.columns[first:last])
+        return table.index_put((heads[:, None], *index), self.weights[:, first:last])
+
+    def forward(self, values: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """values (R, S, D) read after a prefix (B, L, D) -> mixed (R, S, D)."""
+        n_own, n_prefix = values.shape[1], 0 if prefix is None else prefix.shape[1]
+        table = self.dense(n_prefix, n_prefix + n_own)  # (H, S, L + S)
+        mixed = self._product(table[:, :, n_prefix:], values)
+        if prefix is None or n_prefix == 0:
+            return mixed
+        shared = self._product(table[:, :, :n_prefix], prefix)  # (B, S, D)
+        return (mixed.unflatten(0, (len(prefix), -1)) + shared[:, None]).flatten(0, 1)
+
+    def _product(self, table: Tensor, values: Tensor) -> Tensor:
+        """sum_j table_h(i, j) values_j: (H, S, L), (R, L, D) -> (R, S, D).
+
+        One product a head with all rows side by side, (S x L) (L x R d).
+        """
+        n_rows, n_read, d_model = values.shape
+        by_head = values.view(n_rows, n_read, self.n_heads, -1).permute(2, 1, 0, 3)  # (H, L, R, d)
+        mixed = torch.bmm(table, by_head.reshape(self.n_heads, n_read, -1))  # (H, S, R d)
+        mixed = mixed.view(self.n_heads, table.shape[1], n_rows, -1).permute(2, 1, 0, 3)
+        return mixed.reshape(n_rows, table.shape[1], d_model)
+
+    def jacobian(self, values: Tensor, gradients: Tensor, heads: slice) -> Tensor:
+        """Derivative of each sample's output along `gradients`, both (B, T, D) -> (B, heads M)."""
+        n_read = values.shape[1]
+        values, gradients = (
+            x.unflatten(2, (self.n_heads, -1))[:, :, heads].transpose(1, 2)
+            for x in (values, gradients)
+        )  # (B, h, T, d)
+        dense = gradients @ values.transpose(2, 3)  # (B, h, T, T)
+        n_pairs = n_read * (n_read + 1) // 2
+        seen = dense[:, :, self.rows[:n_pairs], self.columns[:n_pairs]]
+        return nn.functional.pad(seen, (0, len(self.rows) - n_pairs)).flatten(1)
+
+
+def distances(max_length: int, coordinates: Tensor | None) -> Tensor:
+    """(T, T) float64: from the place predicted at i to the one whose token is read at j.
+
+    Position j reads the token of place j - 1; the start token (j = 0) counts as far as the farthest
+    place. In units of the smallest distance.
+    """
+    if coordinates is None:
+        coordinates = torch.arange(max_length)[:, None]
+    coordinates = coordinates.to(torch.float64)
+    between = torch.cdist(coordinates, coordinates)
+    if max_length > 1:
+        between = between / between[between > 0].min()
+    return torch.cat([between.amax(1, keepdim=True), between[:, :-1]], dim=1)
+
+
+def decaying(n_heads: int, between: Tensor) -> Tensor:
+    """softmax over j <= i of -between / xi_h, (H, T, T) float64."""
+    lengths = torch.logspace(-1, torch.tensor(LONGEST_RANGE).log2(), n_heads, base=2.0)
+    scores = -between / lengths.to(torch.float64)[:, None, None]
+    hidden = torch.ones_like(between).triu(1).bool()
+    return scores.masked_fill(hidden, -torch.inf).softmax(-1)
+
+
+@final
+@dataclass
+class RepeatedSum(Repeated):
+    """A branch's later positions see one other value: mixed_i + a(i, p) (v'_p - v_p).
+
+    Attributes:
+        mixed: of the sequence, (B, S, D) at the altered position and after it.
+        values: of the sequence (B, T, D), or of the altered position (B, 1, D).
+        column: a_h(i, p) on all channels of head h, (S, D); None before `altered_at`.
+        weights: where the columns come from.
+    """
+
+    mixed: Tensor
+    values: Tensor
+    weights: PairWeights
+    column: Tensor | None = None
+
+    def altered_at(self, place: int) -> RepeatedSum:
+        column = self.weights.dense(place, self.mixed.shape[1])[:, :, place]  # (H, S)
+        width = self.mixed.shape[2] // len(column)
+        column = column.T.repeat_interleave(width, dim=1)  # (S, D)
+        parts = (self.mixed[:, place:], self.values[:, place : place + 1])
+        return RepeatedSum(*parts, self.weights, column)
+
+    def select(self, rows: Tensor) -> RepeatedSum:
+        return RepeatedSum(self.mixed[rows], self.values[rows], self.weights, self.column)
+
+    def mix(self, values: Tensor) -> Tensor:
+        """The altered token's values (R, 1, D) -> mixed (R, S, D)."""
+        assert self.column is not None
+        change = values.unflatten(0, (len(self.values), -1)) - self.values[:, None]  # (B, F, 1, D)
+        return torch.addcmul(self.mixed[:, None], change, self.column).flatten(0, 1)
+
+
+@final
+class FactoredAttention(Attention):
+    """v = W_v x, mixed by PairWeights, projected."""
+
+    def __init__(
+        self, d_model: int, n_heads: int, max_length: int, coordinates: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.values = nn.Linear(d_model, d_model, bias=False)
+        self.pairs = PairWeights(n_heads, max_length, coordinates)
+        self.project = nn.Linear(d_model, d_model, bias=False)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Values, (..., D) -> (..., D)."""
+        return self.values(x)
+
+    def forward(
+        self, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See Attention.forward; keys are empty (R, 1, S, 0), values (R, 1, S, D)."""
+        before = None if prefix is None else prefix[1].squeeze(1)
+        mixed = self.pairs(projected, before)
+        return self.project(mixed), projected[:, None, :, :0], projected[:, None]
+
+    def empty(self, n_rows: int, capacity: int) -> tuple[Tensor, Tensor]:
+        weight = self.project.weight
+        shape = (n_rows, 1, capacity)
+        return weight.new_empty(*shape, 0), weight.new_empty(*shape, len(weight))
+
+    def shared(self, projected: Tensor) -> RepeatedSum:
+        return RepeatedSum(self.pairs(projected), projected, self.pairs)
+
+    def repeat(self, altered: Tensor, prefix: tuple[Tensor, Tensor], repeated: Repeated) -> Tensor:
+        assert isinstance(repeated, RepeatedSum)
+        return self.project(repeated.mix(altered))
