@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from nqs.core import transformer
+from nqs.core import perceptron
 from nqs.core.attention import KeyValueState
+from nqs.core.perceptron import ACTIVATIONS
 from nqs.core.recurrent import Recurrent, RecurrentState
 from nqs.core.sequence import SequenceModel, SequenceState
-from nqs.core.transformer import ACTIVATIONS, Transformer
+from nqs.core.transformer import Transformer
 
 VOCAB, OUTPUTS, LENGTH = 6, 5, 9
 EXACT = {"rtol": 0.0, "atol": 1e-12}
@@ -120,8 +121,8 @@ def test_transformer_written_out(activation: str) -> None:
             scores = (q @ k.mT / 4**0.5).masked_fill(later, -torch.inf)
             heads.append(scores.softmax(-1) @ v)
         x = x + torch.cat(heads, dim=-1) @ block.attention.project.weight.T
-        hidden = norm(x, block.norm_mlp) @ block.expand.weight.T
-        x = x + getattr(nn.functional, activation)(hidden) @ block.contract.weight.T
+        hidden = norm(x, block.perceptron.norm) @ block.perceptron.expand.weight.T
+        x = x + getattr(nn.functional, activation)(hidden) @ block.perceptron.contract.weight.T
     expected = norm(x, model.norm) @ model.head.weight.T + model.head.bias
     assert_close(model(tokens)[0], expected, rtol=0, atol=1e-11)
 
@@ -136,7 +137,7 @@ def test_blocks_and_look_ups_change_nothing(
 
     The slow twin is the same call with gradients, whole; also continued, in branches, from states.
     """
-    monkeypatch.setattr(transformer, "CACHED_ACTIVATIONS", 12 * cached)  # d_ff = 12
+    monkeypatch.setattr(perceptron, "CACHED_ACTIVATIONS", 12 * cached)  # d_ff = 12
     model, tokens = build(name), random_tokens(24)
     tokens[:, :4] = tokens[::4, :4].repeat_interleave(4, dim=0)
     slow, _ = model(tokens)
