@@ -58,9 +58,7 @@ class ConstantStateModel(SequenceModel, ABC):
         return logits, RecurrentState(memory, first + n_own)
 
     @abstractmethod
-    def _run(
-        self, tokens: Tensor, memory: list[Tensor], first: int
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
         """Logits (R, S, K) and next memory of tokens (R, S) read at first, ..., first + S - 1.
 
         memory has B rows, R a multiple of B: row r continues r // F. Its tensors stay as they are,
@@ -183,9 +181,7 @@ class Recurrent(ConstantStateModel):
             for layer in self.cells:
                 nn.init.ones_(layer.hidden.bias[d_model : 2 * d_model])
 
-    def _run(
-        self, tokens: Tensor, memory: list[Tensor], first: int
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, M) per layer, M = D (2 D for the LSTM: hidden, then cell)."""
         n_own = tokens.shape[1]
         driven = self.embedding(tokens)  # (R, S, n_gates D)
