@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def test_zigzag_steps_to_neighbours(rows: int, columns: int) -> None:
     path = list(zigzag(rows, columns))
     assert len(set(path)) == rows * columns and path[0] == (0, 0)
     assert sorted(path) == [(r, c) for r in range(rows) for c in range(columns)]
-    for (r, c), (s, d) in zip(path, path[1:], strict=False):
+    for (r, c), (s, d) in itertools.pairwise(path):
         assert abs(r - s) + abs(c - d) == 1 and s >= r
 
 

@@ -156,7 +156,8 @@ def test_the_cost_is_the_minimum(model: str, system: str) -> None:
 def test_what_is_not_needed_costs_nothing(model: str) -> None:
     psi = build_system(model, "square-2x2")  # T = 4
     needed = torch.zeros(6, 12, dtype=torch.bool)
-    needed[2, 0] = needed[3, 2] = needed[3, 11] = True  # in patches 0, 1 and 3
+    for row, patch in ((2, 0), (3, 1), (3, 3)):
+        needed[row, psi.patches.sites[patch, 0]] = True
     launches = Launches(psi)
     psi.log_psi_flipped(random_bits(6, 12), torch.eye(12).bool(), needed)
     assert launches.tokens == 6 * 4 + 3 + 2 + 0
