@@ -190,11 +190,6 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
-        if d_model % n_heads:
-            divisors = [h for h in range(1, d_model + 1) if d_model % h == 0]
-            raise ValueError(
-                f"n_heads={n_heads} does not divide d_model={d_model}; allowed: {divisors}"
-            )
         self.n_heads = n_heads
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.project = nn.Linear(d_model, d_model, bias=False)

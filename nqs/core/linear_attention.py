@@ -4,7 +4,7 @@
     S_t = sum_{s <= t} phi(k_s) v_s^T,   z_t = sum_{s <= t} phi(k_s)
     mixed_t = phi(q_t)^T S_t / (phi(q_t)^T z_t)
 
-(Katharopoulos et al., arXiv:2006.16236, equations 8 to 20), in the blocks of `transformer`. One
+(Katharopoulos et al., arXiv:2006.16236, equations 8 to 20), in pre-norm blocks as in `transformer`. One
 token at a time that is a recurrence of H matrices (d, d + 1); a whole sequence goes in chunks of C
 positions, attention within a chunk, the running sums between them: T (C + d) D operations and
 memory O(T), where ordinary attention takes T^2 D.
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from nqs.core.initialise import initialise
+from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import check_sizes
-from nqs.core.transformer import TransformerBlock
+from nqs.core.sequence import check_heads, check_sizes
 
 CHUNK = 32
 """Positions whose weights are written out against each other."""
@@ -63,6 +63,38 @@ def linear_attention(
     return torch.cat(mixed, dim=2) if len(mixed) > 1 else mixed[0], memory
 
 
+class LinearAttention(nn.Module):
+    """Multi-head linear attention with fused query, key and value projections."""
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.project = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """x (R, S, D), memory (B, H, d, d + 1) -> mixed (R, S, D), next memory (R, H, d, d + 1)."""
+        qkv = self.qkv(x).unflatten(2, (3, self.n_heads, -1))
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (R, H, S, d)
+        mixed, memory = linear_attention(queries, keys, values, memory)
+        return self.project(mixed.transpose(1, 2).flatten(2)), memory
+
+
+class LinearBlock(nn.Module):
+    """Linear attention and a perceptron, each on a normalised residual branch."""
+
+    def __init__(self, d_model: int, n_heads: int, d_ff: int, activation: str) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(d_model)
+        self.attention = LinearAttention(d_model, n_heads)
+        self.perceptron = Perceptron(d_model, d_ff, activation)
+
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """x (R, S, D), memory (B, H, d, d + 1) -> x, next memory (R, H, d, d + 1)."""
+        mixed, memory = self.attention(self.norm_attention(x), memory)
+        return self.perceptron(x + mixed), memory
+
+
 @final
 class LinearTransformer(ConstantStateModel):
     """Causal transformer with linear attention over integer tokens.
@@ -97,12 +129,13 @@ class LinearTransformer(ConstantStateModel):
         d_ff = 2 * d_model if d_ff is None else d_ff
         check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
         check_sizes(d_model=d_model, n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
+        check_heads(d_model, n_heads)
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.n_heads = d_model, n_heads
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.positions = Positions(positions, max_length, d_model, coordinates)
-        self.blocks: Sequence[TransformerBlock] = nn.ModuleList(  # type: ignore[assignment]
-            TransformerBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
+        self.blocks: Sequence[LinearBlock] = nn.ModuleList(  # type: ignore[assignment]
+            LinearBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, n_outputs)
@@ -116,10 +149,7 @@ class LinearTransformer(ConstantStateModel):
         """Memory is (B, H, d, d + 1) per layer."""
         x = self.positions(self.embedding(tokens), first)  # (R, S, D)
         for layer, block in enumerate(self.blocks):
-            queries, keys, values = block.attention.split(block.project(x))  # (R, H, S, d)
-            mixed, memory[layer] = linear_attention(queries, keys, values, memory[layer])
-            mixed = mixed.transpose(1, 2).flatten(2)  # (R, S, D)
-            x = block.perceptron(x + block.attention.project(mixed))
+            x, memory[layer] = block(x, memory[layer])
         return self.head(self.norm(x)), memory
 
     def start(self, n_rows: int, capacity: int) -> RecurrentState:

@@ -17,7 +17,13 @@ from nqs.core.attention import CausalSelfAttention, KeyValueState, Repeated, bou
 from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
-from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
+from nqs.core.sequence import (
+    SequenceModel,
+    SequenceState,
+    check_continuation,
+    check_heads,
+    check_sizes,
+)
 
 
 class TransformerBlock(nn.Module):
@@ -79,6 +85,7 @@ class Transformer(SequenceModel):
         d_ff = 2 * d_model if d_ff is None else d_ff
         check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
         check_sizes(d_model=d_model, n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
+        check_heads(d_model, n_heads)
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.n_heads = d_model, n_heads
         self.embedding = nn.Embedding(vocab_size, d_model)

@@ -124,7 +124,7 @@ class Patches(nn.Module):
         numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
         if numbers is None:
             raise ValueError(f"patch={spec!r} is not understood; {PATCH_RULE}")
-        along_x, along_y = int(numbers[1]), numbers[2] and int(numbers[2])
+        along_x, along_y = int(numbers[1]), int(numbers[2]) if numbers[2] else None
         if along_y and lattice.shape is not None:
             groups = _tiles(lattice.shape, lattice.n_basis, along_x, along_y)
         else:

@@ -34,8 +34,8 @@ CORES = {
     ),
     "elman": lambda *sizes: Recurrent(*sizes, d_model=6, cell="elman"),
     "gru-2": lambda *sizes: Recurrent(*sizes, d_model=6, cell="gru", n_layers=2),
-    "linear": lambda *sizes: LinearTransformer(*sizes, d_model=6, n_heads=2),
-    "ssm": lambda *sizes: StateSpace(*sizes, d_model=6, d_state=3),
+    "linear": lambda *sizes: LinearTransformer(*sizes, d_model=4, n_heads=2, n_layers=1),
+    "ssm": lambda *sizes: StateSpace(*sizes, d_model=4, d_state=2, n_layers=1),
     "rnn2d": lambda *sizes: Recurrent2D(*sizes[:2], (2, 2), d_model=5, d_embed=2),
     "lstm-3-residual": lambda *sizes: Recurrent(
         *sizes, d_model=5, cell="lstm", n_layers=3, residual=True
