@@ -4,9 +4,9 @@
     S_t = sum_{s <= t} phi(k_s) v_s^T,   z_t = sum_{s <= t} phi(k_s)
     mixed_t = phi(q_t)^T S_t / (phi(q_t)^T z_t)
 
-(Katharopoulos et al., arXiv:2006.16236, equations 8 to 20), in pre-norm blocks as in `transformer`. One
-token at a time that is a recurrence of H matrices (d, d + 1); a whole sequence goes in chunks of C
-positions, attention within a chunk, the running sums between them: T (C + d) D operations and
+(Katharopoulos et al., arXiv:2006.16236, equations 8 to 20), in pre-norm blocks as in `transformer`.
+One token at a time that is a recurrence of H matrices (d, d + 1); a whole sequence goes in chunks
+of C positions, attention within a chunk, the running sums between them: T (C + d) D operations and
 memory O(T), where ordinary attention takes T^2 D.
 
 Letters: B prefixes, F branches of each, R = B F rows, S own tokens, H heads, d = D / H.

@@ -50,6 +50,14 @@ MODELS = ("ptf", "elman", "gru", "lstm", "linear", "ssm", "rnn2d")
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_remainder = pytest.mark.parametrize("system", REMAINDERS)
+FEW_SYSTEMS = ("chain-3", "square-2x2", "kagome-2x1", "positions-4")  # for cores walked alike
+CASES = [
+    (model, system)
+    for model in MODELS
+    for system in (FEW_SYSTEMS if model in ("linear", "ssm") else SYSTEMS)
+]
+
+every_case = pytest.mark.parametrize(("model", "system"), CASES)
 every_model = pytest.mark.parametrize("model", MODELS)
 
 

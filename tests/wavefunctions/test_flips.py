@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import SYSTEMS, build, build_system, every_model, every_system, random_bits
+from systems import SYSTEMS, build, build_system, every_case, every_model, random_bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -55,8 +55,7 @@ class Launches:
         return sum(rows * length for rows, length in self.shapes)
 
 
-@every_system
-@every_model
+@every_case
 def test_brute_force(model: str, system: str) -> None:
     psi = build_system(model, system)
     configs, flips = random_bits(5, psi.n_sites), flip_patterns(psi.n_sites)

@@ -8,8 +8,8 @@ from systems import (
     all_probabilities,
     build,
     build_system,
+    every_case,
     every_model,
-    every_system,
     numbers,
 )
 from torch.testing import assert_close
@@ -20,8 +20,7 @@ N_SAMPLES = 8_000
 
 
 @pytest.mark.parametrize("unique", [False, True])
-@every_system
-@every_model
+@every_case
 def test_distribution(
     model: str, system: str, unique: bool, generator, assert_distribution
 ) -> None:
