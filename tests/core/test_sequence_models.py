@@ -248,6 +248,23 @@ def test_gradients_flow_through_a_state(name: str) -> None:
     assert_close(split, whole, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", LINEAR | STATE_SPACES | RECURRENTS_2D)
+def test_finite_differences(name: str) -> None:
+    """Slope along a random direction of all parameters, by central differences."""
+    model, tokens = build(name), random_tokens(3)
+    model(tokens)[0].sin().sum().backward()
+    generator = torch.Generator().manual_seed(2)
+    steps = [torch.randn(p.shape, generator=generator).double() for p in model.parameters()]
+    slope = sum((p.grad * s).sum() for p, s in zip(model.parameters(), steps, strict=True))
+    values = []
+    with torch.no_grad():
+        for size in (1e-5, -2e-5):
+            for parameter, step in zip(model.parameters(), steps, strict=True):
+                parameter += size * step
+            values.append(float(model(tokens)[0].sin().sum()))
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(slope), rel=1e-6, abs=1e-6)
+
+
 @every_model
 @pytest.mark.parametrize("allocated", [False, True])
 @torch.no_grad()
