@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from nqs.runs.build import build
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
+from nqs.runs.schema import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -48,15 +48,23 @@ def test_groups_and_kinds_agree() -> None:
 
 @pytest.mark.parametrize("lattice", LATTICES)
 def test_every_choice_is_valid_and_buildable(lattice: str) -> None:
-    for hamiltonian, model in itertools.product(HAMILTONIANS, MODELS):
+    choices = {(hamiltonian, "ptf") for hamiltonian in HAMILTONIANS}
+    for hamiltonian, model in sorted(choices | {("rydberg", model) for model in MODELS}):
         mapping, _ = train.compose_config(command(lattice, hamiltonian, model))
         config = Config.from_dict(mapping)
+        if (lattice, model) == ("positions", "rnn2d"):
+            with pytest.raises(InputError, match=r"model\.patch=auto.*not a grid of patches"):
+                build(config)
+            continue
         assert Config.from_dict(config.to_dict()) == config
         job = build(config)
         assert job.wavefunction.n_sites == job.hamiltonian.n_sites == job.lattice.n_sites
 
 
 RUNS = [
+    *(command("kagome", "rydberg", model) for model in ("linear_attention", "ssm", "rnn2d")),
+    ["model=rnn2d", "lattice.Lx=3", "lattice.Ly=5", "model.d_embed=2"],
+    ["model=ssm", "model.positions=grid", "model.d_state=3", "model.n_layers=1"],
     *(command(lattice, "rydberg", "ptf") for lattice in LATTICES),
     *(command("square", hamiltonian, "rnn") for hamiltonian in HAMILTONIANS),
     ["model=rnn", "model.cell=lstm", "model.residual=true", "model.n_layers=2"],

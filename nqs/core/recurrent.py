@@ -21,7 +21,7 @@ from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, 
 
 @dataclass
 class RecurrentState(SequenceState):
-    """memory: one tensor per layer, (B, M) with M = D (2 D for the LSTM: hidden, then cell)."""
+    """memory: tensors (B, ...) of fixed size, each model's own: running sums, hidden vectors."""
 
     memory: list[Tensor]
     length: int
@@ -38,6 +38,35 @@ class RecurrentState(SequenceState):
         """The rows of several states of one length, one after another."""
         columns = zip(*(state.memory for state in states), strict=True)
         return cls([torch.cat(column) for column in columns], states[0].length)
+
+
+class ConstantStateModel(SequenceModel, ABC):
+    """A sequence model whose state is a RecurrentState: all it does is carry its memory along."""
+
+    constant_state: ClassVar[bool] = True
+
+    def forward(
+        self, tokens: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        """See SequenceModel.forward."""
+        first = check_continuation(self, tokens, state)
+        n_rows, n_own = tokens.shape
+        if state is None:
+            state = self.start(n_rows, self.max_length)
+        assert isinstance(state, RecurrentState)
+        logits, memory = self._run(tokens, list(state.memory), first)
+        return logits, RecurrentState(memory, first + n_own)
+
+    @abstractmethod
+    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
+        """Logits (R, S, K) and next memory of tokens (R, S) read at first, ..., first + S - 1.
+
+        memory has B rows, R a multiple of B: row r continues r // F. Its tensors stay as they are,
+        the list may be changed.
+        """
+
+    def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> RecurrentState:
+        raise TypeError("a recurrent state holds only its last position: it has no prefixes")
 
 
 class Cell(nn.Module, ABC):
@@ -106,7 +135,7 @@ CELLS: dict[str, type[Cell]] = {"elman": ElmanCell, "gru": GRUCell, "lstm": LSTM
 
 
 @final
-class Recurrent(SequenceModel):
+class Recurrent(ConstantStateModel):
     """Stacked recurrent network over integer tokens, with a linear head.
 
     The first layer's input map acts on one-hot tokens, so it is an embedding of width n_gates D:
@@ -120,8 +149,6 @@ class Recurrent(SequenceModel):
         residual: layers l > 0 add their input to their output.
         generator: source of the initial parameters.
     """
-
-    constant_state: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -154,20 +181,8 @@ class Recurrent(SequenceModel):
             for layer in self.cells:
                 nn.init.ones_(layer.hidden.bias[d_model : 2 * d_model])
 
-    def forward(
-        self, tokens: Tensor, state: SequenceState | None = None
-    ) -> tuple[Tensor, RecurrentState]:
-        """See SequenceModel.forward."""
-        start = check_continuation(self, tokens, state)
-        n_rows, n_own = tokens.shape
-        if state is None:
-            state = self.start(n_rows, self.max_length)
-        assert isinstance(state, RecurrentState)
-        logits, memory = self._run(tokens, list(state.memory))
-        return logits, RecurrentState(memory, start + n_own)
-
-    def _run(self, tokens: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Logits (R, S, K) and next memory of tokens (R, S) read from memory (B, M) per layer."""
+    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
+        """Memory is (B, M) per layer, M = D (2 D for the LSTM: hidden, then cell)."""
         n_own = tokens.shape[1]
         driven = self.embedding(tokens)  # (R, S, n_gates D)
         outputs = driven
@@ -196,6 +211,3 @@ class Recurrent(SequenceModel):
         width = self.d_model * self.cells[0].memory_per_unit
         memory = [self.head.weight.new_zeros(n_rows, width) for _ in self.cells]
         return RecurrentState(memory, 0)
-
-    def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> RecurrentState:
-        raise TypeError("a recurrent state holds only its last position: it has no prefixes")

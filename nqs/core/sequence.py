@@ -99,6 +99,15 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name}={size!r} must be a positive integer")
 
 
+def check_heads(d_model: int, n_heads: int) -> None:
+    """Raise ValueError unless the heads divide the width."""
+    if d_model % n_heads:
+        divisors = [h for h in range(1, d_model + 1) if d_model % h == 0]
+        raise ValueError(
+            f"n_heads={n_heads} does not divide d_model={d_model}; allowed: {divisors}"
+        )
+
+
 def check_continuation(model: SequenceModel, tokens: Tensor, state: SequenceState | None) -> int:
     """The position of the first token; ValueError if rows or positions do not fit (see forward)."""
     start = 0 if state is None else state.length

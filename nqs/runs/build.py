@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -25,8 +26,11 @@ from hamiltonians.lattice import (
     Triangular,
 )
 from hamiltonians.pauli import PauliSum
+from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
+from nqs.core.recurrent2d import Recurrent2D
 from nqs.core.sequence import SequenceModel
+from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig, OptimizerConfig
 from nqs.runs.schema import InputError, shown
@@ -161,7 +165,8 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     assert not isinstance(patch, int)  # ModelConfig has made it text
     spec = patch if isinstance(patch, str) else [list(sites) for sites in patch]
     with naming(f"model.patch={shown(patch)}"):
-        patches = Patches.from_spec(lattice, spec)
+        path = "zigzag" if model.name == "rnn2d" else "raster"
+        patches = Patches.from_spec(lattice, spec, path=path)
     generator = build_generator(config.seed, "parameters", torch.device("cpu"))
     with naming("model"):
         core = build_core(model, patches, generator)
@@ -172,20 +177,47 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
 def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:
     """The sequence model over patches: K states and a start token in, K logits out."""
     sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
-    if model.name == "ptf":
+    if model.name == "rnn2d":
+        assert patches.grid is not None and model.d_embed is not None
+        return Recurrent2D(
+            *sizes[:2],
+            patches.grid,
+            d_model=model.d_model,
+            d_embed=model.d_embed,
+            generator=generator,
+        )
+    assert model.n_layers is not None
+    if model.name in ("ptf", "linear_attention"):
         assert model.n_heads is not None
         assert model.activation is not None and model.positions is not None
-        assert model.attention is not None
-        return Transformer(
+        if model.name == "linear_attention":
+            transformer = partial[SequenceModel](LinearTransformer)
+        else:
+            assert model.attention is not None
+            transformer = partial[SequenceModel](Transformer, attention=model.attention)
+        return transformer(
             *sizes,
             d_model=model.d_model,
             n_layers=model.n_layers,
             n_heads=model.n_heads,
             d_ff=model.d_ff,
-            attention=model.attention,
             activation=model.activation,
             positions=model.positions,
             coordinates=patches.centres,
+            generator=generator,
+        )
+    if model.name == "ssm":
+        assert model.d_state is not None
+        assert model.activation is not None and model.positions is not None
+        return StateSpace(
+            *sizes,
+            d_model=model.d_model,
+            n_layers=model.n_layers,
+            d_state=model.d_state,
+            d_ff=model.d_ff,
+            activation=model.activation,
+            positions=model.positions,
+            coordinates=patches.centres if model.positions == "grid" else None,
             generator=generator,
         )
     assert model.cell is not None and model.residual is not None

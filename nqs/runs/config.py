@@ -46,6 +46,25 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
         "positions": True,
     },
     "rnn": {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
+    "linear_attention": {
+        "patch": True,
+        "d_model": True,
+        "n_layers": True,
+        "n_heads": True,
+        "d_ff": False,
+        "activation": True,
+        "positions": True,
+    },
+    "ssm": {
+        "patch": True,
+        "d_model": True,
+        "n_layers": True,
+        "d_state": True,
+        "d_ff": False,
+        "activation": True,
+        "positions": True,
+    },
+    "rnn2d": {"patch": True, "d_model": True, "d_embed": True},
 }
 _SCHEDULED: Final = {
     "learning_rate": True,
@@ -154,26 +173,32 @@ class HamiltonianConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The wavefunction: ptf = patched transformer, rnn = patched recurrent network."""
+    """The wavefunction: ptf = patched transformer, rnn = patched recurrent network,
+    linear_attention = transformer of constant state, ssm = diagonal state space, rnn2d = recurrent
+    network in two dimensions."""
 
     name: str
-    """Kind: ptf or rnn (the group option)."""
+    """Kind: ptf, rnn, linear_attention, ssm or rnn2d (the group option)."""
     patch: str | int | tuple[tuple[int, ...], ...]
     """Sites drawn at once: 2x2 (grid), 4 (neighbours), auto, or a list of lists of sites."""
     d_model: int
-    """Width of the network, >= 1; for ptf a multiple of n_heads."""
-    n_layers: int
+    """Width of the network, >= 1; a multiple of n_heads."""
+    n_layers: int | None = None
     """Number of layers, >= 1."""
     n_heads: int | None = None
-    """Attention heads, >= 1; must divide d_model (ptf)."""
+    """Attention heads, >= 1; must divide d_model."""
     d_ff: int | None = None
-    """Width of the feed-forward layers, >= 1; null means 2 d_model (ptf)."""
+    """Width of the feed-forward layers, >= 1; null means 2 d_model."""
     attention: str | None = None
     """What positions look at: softmax (queries and keys) or factored (learned by place) (ptf)."""
     activation: str | None = None
-    """Non-linearity of the feed-forward layers: gelu, relu or silu (ptf)."""
+    """Non-linearity of the feed-forward layers: gelu, relu or silu."""
     positions: str | None = None
-    """Position encoding: learned, sinusoidal or grid (from the patches' centres) (ptf)."""
+    """Position encoding: learned, sinusoidal or grid (from the patches' centres)."""
+    d_state: int | None = None
+    """Complex modes of each recurrence, >= 1 (ssm)."""
+    d_embed: int | None = None
+    """Channels of a patch in its products with hidden units, >= 1 (rnn2d)."""
     cell: str | None = None
     """Recurrent cell: gru, lstm or elman (rnn)."""
     residual: bool | None = None
@@ -183,7 +208,7 @@ class ModelConfig:
         _check_kind("model", self, MODELS)
         if isinstance(self.patch, int):
             object.__setattr__(self, "patch", str(self.patch))
-        for key in ("d_model", "n_layers", "n_heads", "d_ff"):
+        for key in ("d_model", "n_layers", "n_heads", "d_ff", "d_state", "d_embed"):
             _check_int(f"model.{key}", getattr(self, key), 1)
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))

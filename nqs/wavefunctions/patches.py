@@ -8,6 +8,7 @@ Letters: B configurations, N sites, T patches, P sites in the largest patch, K =
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
+PATHS = ("raster", "zigzag")
 PATCH_RULE = "use '2x2', '4', 'auto' or a list of lists of sites"
+NO_GRID = "not a grid of patches; use 'AxB' on a lattice with cells, e.g. 2x2"
 MAX_PATCH_SITES = 12  # a softmax over 4096 states
 
 
@@ -45,11 +48,13 @@ class Patches(nn.Module):
     Args:
         groups: the sites of each patch; together every site exactly once.
         positions: (N, d) site positions, for `centres`; patch indices are used without them.
+        grid: rows and columns of patches, if these are places of a grid, visited row by row.
 
     Attributes:
         sites: (T, P) int64, the sites of each patch, padded with N.
         sizes: (T,) int64, sites in each patch.
         centres: (T, d) float64, mean position of each patch.
+        grid: as given; rows columns = T.
     """
 
     sites: Tensor
@@ -57,8 +62,14 @@ class Patches(nn.Module):
     centres: Tensor
     slots: Tensor
 
-    def __init__(self, groups: Sequence[Sequence[int]], positions: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Sequence[int]],
+        positions: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
+        self.grid = grid
         n_sites = _check_partition(groups)
         n_patches, largest = len(groups), max(len(group) for group in groups)
         sites = torch.full((n_patches, largest), n_sites)
@@ -77,7 +88,13 @@ class Patches(nn.Module):
         self.register_buffer("slots", slots, persistent=False)
 
     @classmethod
-    def from_spec(cls, lattice: Geometry, spec: str | int | Sequence[Sequence[int]]) -> Self:
+    def from_spec(
+        cls,
+        lattice: Geometry,
+        spec: str | int | Sequence[Sequence[int]],
+        *,
+        path: str = "raster",
+    ) -> Self:
         """Patches of a lattice from "AxB", "n", "auto" or an explicit list of site groups.
 
         "AxB": A x B cells of the lattice (every site of a cell, so a kagome 1x1 has 3 sites),
@@ -86,24 +103,38 @@ class Patches(nn.Module):
         "n": n consecutive sites in the lattice's order; on free positions along a Hilbert curve.
         "auto": about four sites: 2x2 on one-site cells, 2x1 (honeycomb), 1x1 (kagome), 4 elsewhere.
 
-        Raises ValueError for any other spec, patches larger than the lattice or than 12 sites, and
-        groups that are not a partition.
+        path: "raster" visits the patches in the order they are listed, rows of a grid all in one
+            direction; "zigzag" visits every second row backwards, so that each step goes to a
+            neighbour. Patches are a grid where they are "AxB" cells, or "n" sites that divide a row
+            of the lattice or are several rows; patches in one line are a grid of one row.
+
+        Raises ValueError for any other spec, patches larger than the lattice or than 12 sites,
+        groups that are not a partition, and a zigzag path over patches that are no grid.
         """
+        if path not in PATHS:
+            raise ValueError(f"path={path!r} is unknown; allowed: {', '.join(PATHS)}")
         if not isinstance(spec, (str, int)):
             groups = _site_groups(spec)
             if _check_partition(groups) != lattice.n_sites:
                 raise ValueError(f"patch: the groups must hold every site 0..{lattice.n_sites - 1}")
+            if path == "zigzag":
+                raise ValueError(f"patch: listed groups are {NO_GRID}")
             return cls(groups, lattice.positions)
         text = _auto(lattice) if spec == "auto" else str(spec)
         numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
         if numbers is None:
             raise ValueError(f"patch={spec!r} is not understood; {PATCH_RULE}")
-        along_x, along_y = int(numbers[1]), numbers[2] and int(numbers[2])
+        along_x, along_y = int(numbers[1]), int(numbers[2]) if numbers[2] else None
         if along_y and lattice.shape is not None:
             groups = _tiles(lattice.shape, lattice.n_basis, along_x, along_y)
         else:
             groups = _runs(lattice, along_x * (along_y or 1))
-        return cls(groups, lattice.positions)
+        grid = _grid(lattice, along_x, along_y)
+        if path == "zigzag":
+            if grid is None:
+                raise ValueError(f"patch={text!r} on this lattice is {NO_GRID}")
+            groups = _zigzag(groups, grid)
+        return cls(groups, lattice.positions, grid)
 
     def encode(self, configs: Tensor) -> Tensor:
         """configs (B, N) bool -> tokens (B, T) int64."""
@@ -179,6 +210,30 @@ def _tiles(shape: tuple[int, int], n_basis: int, along_x: int, along_y: int) -> 
         for x0 in range(0, n_x, along_x)
         for y0 in range(0, n_y, along_y)
     ]
+
+
+def _grid(lattice: Geometry, along_x: int, along_y: int | None) -> tuple[int, int] | None:
+    """Rows and columns of the patches of `_tiles`, or of `_runs` where along_y is None."""
+    if lattice.shape is None:
+        return None
+    n_x, n_y = lattice.shape
+    row = n_y * lattice.n_basis  # sites
+    if along_y:
+        rows, columns = math.ceil(n_x / along_x), math.ceil(n_y / along_y)
+    elif row % along_x == 0:
+        rows, columns = n_x, row // along_x
+    elif along_x % row == 0:
+        rows, columns = math.ceil(n_x * row / along_x), 1
+    else:
+        return None
+    return (1, rows) if columns == 1 else (rows, columns)
+
+
+def _zigzag(groups: list[list[int]], grid: tuple[int, int]) -> list[list[int]]:
+    """Every second row of the grid backwards."""
+    rows, columns = grid
+    lines = [groups[row * columns : (row + 1) * columns] for row in range(rows)]
+    return [group for row, line in enumerate(lines) for group in (line[::-1] if row % 2 else line)]
 
 
 def _runs(lattice: Geometry, length: int) -> list[list[int]]:

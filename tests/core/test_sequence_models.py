@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,41 +12,46 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from nqs.core import transformer
+from nqs.core import perceptron
 from nqs.core.attention import KeyValueState
+from nqs.core.linear_attention import LinearTransformer
+from nqs.core.perceptron import ACTIVATIONS
+from nqs.core.positions import KINDS
 from nqs.core.recurrent import Recurrent, RecurrentState
+from nqs.core.recurrent2d import Recurrent2D
 from nqs.core.sequence import SequenceModel, SequenceState
-from nqs.core.transformer import ACTIVATIONS, Transformer
+from nqs.core.state_space import StateSpace
+from nqs.core.transformer import Transformer
 
 VOCAB, OUTPUTS, LENGTH = 6, 5, 9
 EXACT = {"rtol": 0.0, "atol": 1e-12}
+Builder = Callable[..., SequenceModel]
 
 
-def _transformer(
-    positions: str, attention: str = "softmax"
-) -> Callable[[torch.Generator], SequenceModel]:
-    places = (
-        torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0)) if positions == "grid" else None
-    )
-    return lambda generator: Transformer(
+def _with_positions(kind: type[SequenceModel], positions: str, **sizes: object) -> Builder:
+    grid = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0))
+    return partial(
+        kind,
         VOCAB,
         OUTPUTS,
         LENGTH,
         d_model=8,
         n_layers=2,
-        n_heads=2,
         d_ff=12,
-        attention=attention,
         positions=positions,
-        coordinates=places,
-        generator=generator,
+        coordinates=grid if positions == "grid" else None,
+        **sizes,
     )
 
 
-def _recurrent(
-    cell: str, n_layers: int, residual: bool
-) -> Callable[[torch.Generator], SequenceModel]:
-    return lambda generator: Recurrent(
+TRANSFORMERS = {
+    f"{name}-{kind}": _with_positions(Transformer, kind, n_heads=2, attention=attention)
+    for name, attention in (("transformer", "softmax"), ("factored", "factored"))
+    for kind in (KINDS if attention == "softmax" else ("learned", "grid"))
+}
+RECURRENTS = {
+    f"{cell}-{n_layers}{'-residual' if residual else ''}": partial(
+        Recurrent,
         VOCAB,
         OUTPUTS,
         LENGTH,
@@ -53,22 +59,20 @@ def _recurrent(
         n_layers=n_layers,
         cell=cell,
         residual=residual,
-        generator=generator,
     )
-
-
-TRANSFORMERS = {
-    f"transformer-{kind}": _transformer(kind) for kind in ("learned", "sinusoidal", "grid")
-} | {
-    "factored": _transformer("learned", "factored"),
-    "factored-grid": _transformer("grid", "factored"),
-}
-RECURRENTS = {
-    f"{cell}-{n_layers}{'-residual' if residual else ''}": _recurrent(cell, n_layers, residual)
     for cell in ("elman", "gru", "lstm")
     for n_layers, residual in ((1, False), (3, False), (3, True))
 }
-BUILDERS = TRANSFORMERS | RECURRENTS
+LINEAR = {f"linear-{kind}": _with_positions(LinearTransformer, kind, n_heads=2) for kind in KINDS}
+STATE_SPACES = {f"ssm-{kind}": _with_positions(StateSpace, kind, d_state=3) for kind in KINDS}
+RECURRENTS_2D = {
+    f"rnn2d-{rows}x{columns}": partial(
+        Recurrent2D, VOCAB, OUTPUTS, (rows, columns), d_model=5, d_embed=2
+    )
+    for rows, columns in ((3, 3), (1, 9), (9, 1))
+}
+CONSTANT = RECURRENTS | LINEAR | STATE_SPACES | RECURRENTS_2D
+BUILDERS = TRANSFORMERS | CONSTANT
 
 every_model = pytest.mark.parametrize("name", BUILDERS)
 every_transformer = pytest.mark.parametrize("name", TRANSFORMERS)
@@ -77,7 +81,7 @@ every_transformer = pytest.mark.parametrize("name", TRANSFORMERS)
 def build(name: str) -> SequenceModel:
     """A float64 model in which no parameter, bias or gain is trivial."""
     generator = torch.Generator().manual_seed(3)
-    model = BUILDERS[name](generator).double()
+    model = BUILDERS[name](generator=generator).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(
@@ -126,8 +130,8 @@ def test_transformer_written_out(activation: str) -> None:
             scores = (q @ k.mT / 4**0.5).masked_fill(later, -torch.inf)
             heads.append(scores.softmax(-1) @ v)
         x = x + torch.cat(heads, dim=-1) @ block.attention.project.weight.T
-        hidden = norm(x, block.norm_mlp) @ block.expand.weight.T
-        x = x + getattr(nn.functional, activation)(hidden) @ block.contract.weight.T
+        hidden = norm(x, block.perceptron.norm) @ block.perceptron.expand.weight.T
+        x = x + getattr(nn.functional, activation)(hidden) @ block.perceptron.contract.weight.T
     expected = norm(x, model.norm) @ model.head.weight.T + model.head.bias
     assert_close(model(tokens)[0], expected, rtol=0, atol=1e-11)
 
@@ -142,7 +146,7 @@ def test_blocks_and_look_ups_change_nothing(
 
     The slow twin is the same call with gradients, whole; also continued, in branches, from states.
     """
-    monkeypatch.setattr(transformer, "CACHED_ACTIVATIONS", 12 * cached)  # d_ff = 12
+    monkeypatch.setattr(perceptron, "CACHED_ACTIVATIONS", 12 * cached)  # d_ff = 12
     model, tokens = build(name), random_tokens(24)
     tokens[:, :4] = tokens[::4, :4].repeat_interleave(4, dim=0)
     slow, _ = model(tokens)
@@ -246,6 +250,23 @@ def test_gradients_flow_through_a_state(name: str) -> None:
     assert_close(split, whole, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", LINEAR | STATE_SPACES | RECURRENTS_2D)
+def test_finite_differences(name: str) -> None:
+    """Slope along a random direction of all parameters, by central differences."""
+    model, tokens = build(name), random_tokens(3)
+    model(tokens)[0].sin().sum().backward()
+    generator = torch.Generator().manual_seed(2)
+    steps = [torch.randn(p.shape, generator=generator).double() for p in model.parameters()]
+    slope = sum((p.grad * s).sum() for p, s in zip(model.parameters(), steps, strict=True))
+    values = []
+    with torch.no_grad():
+        for size in (1e-5, -2e-5):
+            for parameter, step in zip(model.parameters(), steps, strict=True):
+                parameter += size * step
+            values.append(float(model(tokens)[0].sin().sum()))
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(slope), rel=1e-6, abs=1e-6)
+
+
 @every_model
 @pytest.mark.parametrize("allocated", [False, True])
 @torch.no_grad()
@@ -329,7 +350,7 @@ def test_prefix_of_a_branched_state(name: str) -> None:
         assert_close(logits, whole[:, length:], **EXACT)
 
 
-@pytest.mark.parametrize("name", RECURRENTS)
+@pytest.mark.parametrize("name", CONSTANT)
 @torch.no_grad()
 def test_concatenated_states(name: str) -> None:
     model, tokens = build(name), random_tokens(5)
@@ -412,6 +433,10 @@ def test_an_allocated_state_does_not_overflow_silently(name: str, step: int) -> 
         (Recurrent, {"cell": "rwkv"}, "cell='rwkv' is unknown; allowed: elman, gru, lstm"),
         (Recurrent, {"d_model": 0}, "d_model=0 must be a positive integer"),
         (Recurrent, {"n_layers": True}, "n_layers=True must be a positive integer"),
+        (LinearTransformer, {"n_heads": 5}, "n_heads=5 does not divide d_model=32"),
+        (LinearTransformer, {"n_layers": 0}, "n_layers=0 must be a positive integer"),
+        (StateSpace, {"d_state": 0}, "d_state=0 must be a positive integer"),
+        (StateSpace, {"activation": "tanh"}, "'tanh' is unknown; allowed: gelu, relu, silu"),
     ],
 )
 def test_bad_arguments(kind: type[SequenceModel], options: dict[str, object], message: str) -> None:
@@ -421,7 +446,7 @@ def test_bad_arguments(kind: type[SequenceModel], options: dict[str, object], me
 
 
 @pytest.mark.parametrize("sizes", [(0, 5, 9), (6, 0, 9), (6, 5, 0)])
-@pytest.mark.parametrize("kind", [Transformer, Recurrent])
+@pytest.mark.parametrize("kind", [Transformer, Recurrent, LinearTransformer, StateSpace])
 def test_bad_sizes(kind: type[SequenceModel], sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="=0 must be a positive integer"):
         kind(*sizes)
@@ -430,9 +455,9 @@ def test_bad_sizes(kind: type[SequenceModel], sizes: tuple[int, int, int]) -> No
 @every_model
 def test_parameters_come_from_the_generator_alone(name: str) -> None:
     torch.manual_seed(1)
-    first = BUILDERS[name](torch.Generator().manual_seed(5)).state_dict()
+    first = BUILDERS[name](generator=torch.Generator().manual_seed(5)).state_dict()
     torch.manual_seed(2)
-    second = BUILDERS[name](torch.Generator().manual_seed(5)).state_dict()
-    other = BUILDERS[name](torch.Generator().manual_seed(6)).state_dict()
+    second = BUILDERS[name](generator=torch.Generator().manual_seed(5)).state_dict()
+    other = BUILDERS[name](generator=torch.Generator().manual_seed(6)).state_dict()
     assert_close(first, second, rtol=0, atol=0)
     assert not torch.equal(first["head.weight"], other["head.weight"])

@@ -10,7 +10,10 @@ from torch.testing import assert_close
 from hamiltonians import Rydberg
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Square
+from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
+from nqs.core.recurrent2d import Recurrent2D
+from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.vmc import natural_gradient
 from nqs.vmc.gradient import energy_gradient, flat_gradient
@@ -32,6 +35,9 @@ CORES = {
     "ptf-factored": lambda *sizes: Transformer(*sizes, d_model=8, n_heads=2, attention="factored"),
     "elman": lambda *sizes: Recurrent(*sizes, d_model=6, cell="elman"),
     "gru-2": lambda *sizes: Recurrent(*sizes, d_model=6, cell="gru", n_layers=2),
+    "linear": lambda *sizes: LinearTransformer(*sizes, d_model=4, n_heads=2, n_layers=1),
+    "ssm": lambda *sizes: StateSpace(*sizes, d_model=4, d_state=2, n_layers=1),
+    "rnn2d": lambda *sizes: Recurrent2D(*sizes[:2], (2, 2), d_model=5, d_embed=2),
     "lstm-3-residual": lambda *sizes: Recurrent(
         *sizes, d_model=5, cell="lstm", n_layers=3, residual=True
     ),

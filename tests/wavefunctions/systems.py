@@ -10,8 +10,11 @@ from torch import Tensor
 
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
+from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
+from nqs.core.recurrent2d import Recurrent2D
 from nqs.core.sequence import SequenceModel
+from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -43,10 +46,18 @@ SYSTEMS: dict[str, tuple[Lattice, Spec]] = {
 }
 SIZES = {name: Patches.from_spec(*system).sizes.tolist() for name, system in SYSTEMS.items()}
 REMAINDERS = [name for name, sizes in SIZES.items() if len(set(sizes)) > 1]
-MODELS = ("ptf", "factored", "elman", "gru", "lstm")
+MODELS = ("ptf", "factored", "elman", "gru", "lstm", "linear", "ssm", "rnn2d")
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_remainder = pytest.mark.parametrize("system", REMAINDERS)
+FEW_SYSTEMS = ("chain-3", "square-2x2", "kagome-2x1", "positions-4")  # for cores walked alike
+CASES = [
+    (model, system)
+    for model in MODELS
+    for system in (FEW_SYSTEMS if model in ("linear", "ssm") else SYSTEMS)
+]
+
+every_case = pytest.mark.parametrize(("model", "system"), CASES)
 every_model = pytest.mark.parametrize("model", MODELS)
 
 
@@ -56,6 +67,13 @@ def build_core(model: str, patches: Patches, generator: torch.Generator) -> Sequ
         size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
         kind = {"attention": "softmax" if model == "ptf" else "factored"}
         return Transformer(*sizes, **size, **kind, generator=generator)
+    if model == "linear":
+        return LinearTransformer(*sizes, d_model=8, n_heads=2, d_ff=12, generator=generator)
+    if model == "ssm":
+        return StateSpace(*sizes, d_model=8, d_state=3, d_ff=12, generator=generator)
+    if model == "rnn2d":
+        grid = patches.grid or (1, patches.n_patches)
+        return Recurrent2D(*sizes[:2], grid, d_model=5, d_embed=2, generator=generator)
     return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, generator=generator)
 
 
@@ -65,6 +83,8 @@ def build(
     """A wavefunction whose every parameter is random: its conditionals are far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     patches = Patches.from_spec(lattice, spec)
+    if model == "rnn2d" and patches.grid is not None:
+        patches = Patches.from_spec(lattice, spec, path="zigzag")
     psi = Autoregressive(build_core(model, patches, generator), patches).to(dtype)
     with torch.no_grad():
         for parameter in psi.parameters():

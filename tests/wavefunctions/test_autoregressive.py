@@ -11,9 +11,9 @@ from systems import (
     build,
     build_core,
     build_system,
+    every_case,
     every_model,
     every_remainder,
-    every_system,
     random_bits,
 )
 from torch import Tensor
@@ -28,16 +28,14 @@ from nqs.wavefunctions.patches import Patches
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-@every_system
-@every_model
+@every_case
 def test_normalised(model: str, system: str) -> None:
     p = all_probabilities(build_system(model, system))
     assert_close(p.sum(), torch.ones(()).double(), **EXACT)
     assert p.max() > 1.5 * p.mean()  # not the uniform state, for which much would hold trivially
 
 
-@every_system
-@every_model
+@every_case
 @torch.no_grad()
 def test_log_psi_is_the_product_of_conditionals(model: str, system: str) -> None:
     """Slow twin: p(patch | earlier patches) by summing |psi|^2 over everything else."""
@@ -55,8 +53,7 @@ def test_log_psi_is_the_product_of_conditionals(model: str, system: str) -> None
             assert_close(conditional, p[upto].sum() / p[before].sum(), rtol=1e-10, atol=1e-12)
 
 
-@every_system
-@every_model
+@every_case
 @torch.no_grad()
 def test_later_patches_leave_earlier_conditionals_untouched(model: str, system: str) -> None:
     psi = build_system(model, system)
@@ -106,8 +103,7 @@ def test_site_order_never_leaks(model: str) -> None:
         assert torch.equal(theirs.counts, ours.counts)
 
 
-@every_system
-@every_model
+@every_case
 def test_product_state(model: str, system: str) -> None:
     """With the head silenced the bias alone gives prod_i p_i^{n_i} (1 - p_i)^{1 - n_i}."""
     psi = build_system(model, system)

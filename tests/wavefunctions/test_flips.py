@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import SYSTEMS, build, build_system, every_model, every_system, random_bits
+from systems import SYSTEMS, build, build_system, every_case, every_model, random_bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -55,8 +55,7 @@ class Launches:
         return sum(rows * length for rows, length in self.shapes)
 
 
-@every_system
-@every_model
+@every_case
 def test_brute_force(model: str, system: str) -> None:
     psi = build_system(model, system)
     configs, flips = random_bits(5, psi.n_sites), flip_patterns(psi.n_sites)
@@ -156,7 +155,8 @@ def test_the_cost_is_the_minimum(model: str, system: str) -> None:
 def test_what_is_not_needed_costs_nothing(model: str) -> None:
     psi = build_system(model, "square-2x2")  # T = 4
     needed = torch.zeros(6, 12, dtype=torch.bool)
-    needed[2, 0] = needed[3, 2] = needed[3, 11] = True  # in patches 0, 1 and 3
+    for row, patch in ((2, 0), (3, 1), (3, 3)):
+        needed[row, psi.patches.sites[patch, 0]] = True
     launches = Launches(psi)
     psi.log_psi_flipped(random_bits(6, 12), torch.eye(12).bool(), needed)
     assert launches.tokens == 6 * 4 + 3 + 2 + 0

@@ -77,6 +77,55 @@ def test_known_patches(lattice: Lattice, spec: object, groups: list[list[int]]) 
     assert groups_of(Patches.from_spec(lattice, spec)) == groups
 
 
+@pytest.mark.parametrize(
+    ("lattice", "spec", "grid", "path"),
+    [
+        (Square(4, 4), "2x2", (2, 2), [0, 1, 3, 2]),
+        (Square(3, 4), "2x2", (2, 2), [0, 1, 3, 2]),  # does not divide
+        (Square(5, 3), "2x2", (3, 2), [0, 1, 3, 2, 4, 5]),
+        (Square(3, 6), "1x2", (3, 3), [0, 1, 2, 5, 4, 3, 6, 7, 8]),
+        (Square(2, 6), "3", (2, 2), [0, 1, 3, 2]),  # two runs a row
+        (Square(4, 2), "4", (1, 2), [0, 1]),  # two rows a run
+        (Square(4, 3), "2x3", (1, 2), [0, 1]),  # a single column is a line
+        (Kagome(2, 2), "auto", (2, 2), [0, 1, 3, 2]),
+        (Kagome(2, 2), "2x1", (1, 2), [0, 1]),
+        (Honeycomb(3, 2), "2x1", (2, 2), [0, 1, 3, 2]),
+        (Honeycomb(2, 2), "1", (2, 4), [0, 1, 2, 3, 7, 6, 5, 4]),
+        (Triangular(3, 2), "1x1", (3, 2), [0, 1, 3, 2, 4, 5]),
+        (Chain(7), "3", (1, 3), [0, 1, 2]),
+        (Chain(6), "2x1", (1, 3), [0, 1, 2]),
+        (Chain(5), "auto", (1, 2), [0, 1]),
+    ],
+)
+def test_zigzag_path(lattice: Lattice, spec: str, grid: tuple[int, int], path: list[int]) -> None:
+    """The same patches, every second row of the grid backwards."""
+    raster = Patches.from_spec(lattice, spec)
+    zigzag = Patches.from_spec(lattice, spec, path="zigzag")
+    assert raster.grid == zigzag.grid == grid
+    assert groups_of(zigzag) == [groups_of(raster)[t] for t in path]
+
+
+@pytest.mark.parametrize(
+    ("lattice", "spec"),
+    [
+        (scattered(8), "2x2"),
+        (scattered(8), "4"),
+        (Square(3, 4), "3"),
+        (Square(3, 4), "5"),
+        (Square(3, 3), GROUPS),
+    ],
+)
+def test_patches_that_are_no_grid(lattice: Lattice, spec: object) -> None:
+    assert Patches.from_spec(lattice, spec).grid is None
+    with pytest.raises(ValueError, match="not a grid of patches; use 'AxB'"):
+        Patches.from_spec(lattice, spec, path="zigzag")
+
+
+def test_unknown_path() -> None:
+    with pytest.raises(ValueError, match="path='spiral' is unknown; allowed: raster, zigzag"):
+        Patches.from_spec(Square(4, 4), "2x2", path="spiral")
+
+
 def test_centres() -> None:
     patches = Patches.from_spec(Square(3, 4), "2x2")
     expected = [[0.5, 0.5], [0.5, 2.5], [2.0, 0.5], [2.0, 2.5]]

@@ -8,8 +8,8 @@ from systems import (
     all_probabilities,
     build,
     build_system,
+    every_case,
     every_model,
-    every_system,
     numbers,
 )
 from torch.testing import assert_close
@@ -20,8 +20,7 @@ N_SAMPLES = 8_000
 
 
 @pytest.mark.parametrize("unique", [False, True])
-@every_system
-@every_model
+@every_case
 def test_distribution(
     model: str, system: str, unique: bool, generator, assert_distribution
 ) -> None:
@@ -81,7 +80,7 @@ def test_counts_scatter_as_a_multinomial(model: str, generator) -> None:
     false-alarm rate below 1e-6 (counts are near normal: n p > 50).
     """
     psi = build(model, Chain(3), "2")
-    n, repeats = 10_000, 400
+    n, repeats = 12_000, 400
     counts = torch.zeros(repeats, 8, dtype=torch.float64)
     for row in counts:
         samples = psi.sample(n, generator, unique=True)
