@@ -4,7 +4,7 @@ line that names the section, before any work and before the run's folder is made
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -191,10 +191,10 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
         assert model.n_heads is not None
         assert model.activation is not None and model.positions is not None
         if model.name == "linear_attention":
-            transformer = partial[SequenceModel](LinearTransformer)
+            transformer: Callable[..., SequenceModel] = LinearTransformer
         else:
             assert model.attention is not None
-            transformer = partial[SequenceModel](Transformer, attention=model.attention)
+            transformer = partial(Transformer, attention=model.attention)
         return transformer(
             *sizes,
             d_model=model.d_model,
