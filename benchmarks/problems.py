@@ -85,12 +85,13 @@ PROBLEMS = {
         rydberg("4x4-ordered", 4, 120, delta=3.3),
         rydberg("6x6", 6, 300),
         rydberg("8x8", 8, 900),
+        rydberg("12x12", 12, 300),
         ising("chain16", (16,), 120, periodic=False, h=1.0),
         ising("chain32", (32,), 600, periodic=True, h=1.0),
         ising("tfim6x6", (6, 6), 600, periodic=True, h=3.0),
     )
 }
-DEFAULT_PROBLEMS = tuple(name for name in PROBLEMS if name not in ("2x2", "3x3"))
+DEFAULT_PROBLEMS = tuple(name for name in PROBLEMS if name not in ("2x2", "3x3", "12x12"))
 
 
 def references() -> dict[str, float]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmarks.problems import Problem
 from nqs.runs.build import Job, build, build_generator, start_from_product_state
+from nqs.runs.ground_state_run import advance
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.optimisation import optimise
 
 
 class Program(ABC):
@@ -78,18 +78,7 @@ class Ours(Program):
         self._evaluation = build_generator(self.config.seed, "evaluation", self.job.device)
 
     def step(self) -> None:
-        job, train = self.job, self.config.train
-        optimise(
-            job.wavefunction,
-            job.hamiltonian,
-            job.optimizer,
-            first_step=self.steps,
-            n_steps=train.steps,
-            n_samples=train.n_samples,
-            generator=job.generator,
-            flip_fraction=train.flip_fraction,
-            after_step=lambda record: True,
-        )
+        advance(self.job, self.steps, lambda record: True)
         self.steps += 1
 
     @property

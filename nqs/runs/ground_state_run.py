@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -172,19 +172,25 @@ def train(session: Session) -> None:
     config, job = session.config, session.job
     if session.step < config.train.steps and not out_of_time(session):
         with ProgressDisplay(session.log, config.train.steps, config.train.max_seconds) as display:
-            optimise(
-                job.wavefunction,
-                job.hamiltonian,
-                job.optimizer,
-                first_step=session.step,
-                n_steps=config.train.steps,
-                n_samples=config.train.n_samples,
-                generator=job.generator,
-                flip_fraction=config.train.flip_fraction,
-                after_step=Recorder(session, display),
-            )
+            advance(job, session.step, Recorder(session, display))
     if session.saved_step != session.step:
         save(session)
+
+
+def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool]) -> None:
+    """Steps first_step + 1 .. train.steps of a job as its configuration says."""
+    config = job.config.train
+    optimise(
+        job.wavefunction,
+        job.hamiltonian,
+        job.optimizer,
+        first_step=first_step,
+        n_steps=config.steps,
+        n_samples=config.n_samples,
+        generator=job.generator,
+        flip_fraction=config.flip_fraction,
+        after_step=after_step,
+    )
 
 
 def out_of_time(session: Session) -> bool:
