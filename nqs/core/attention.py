@@ -262,7 +262,8 @@ class CausalSelfAttention(Attention):
 
     def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(R, S, 3 D) -> queries, keys, values, each a view (R, H, S, d)."""
-        qkv = projected.unflatten(2, (3, self.n_heads, -1))
+        d_head = self.project.in_features // self.n_heads
+        qkv = projected.unflatten(2, (3, self.n_heads, d_head))
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return queries, keys, values
 

@@ -67,7 +67,8 @@ class PairWeights(nn.Module):
         if prefix is None or n_prefix == 0:
             return mixed
         shared = self._product(table[:, :, :n_prefix], prefix)  # (B, S, D)
-        return (mixed.unflatten(0, (len(prefix), -1)) + shared[:, None]).flatten(0, 1)
+        n_branches = len(values) // max(1, len(prefix))
+        return (mixed.unflatten(0, (len(prefix), n_branches)) + shared[:, None]).flatten(0, 1)
 
     def _product(self, table: Tensor, values: Tensor) -> Tensor:
         """sum_j table_h(i, j) values_j: (H, S, L), (R, L, D) -> (R, S, D).
@@ -75,9 +76,10 @@ class PairWeights(nn.Module):
         One product a head with all rows side by side, (S x L) (L x R d).
         """
         n_rows, n_read, d_model = values.shape
-        by_head = values.view(n_rows, n_read, self.n_heads, -1).permute(2, 1, 0, 3)  # (H, L, R, d)
-        mixed = torch.bmm(table, by_head.reshape(self.n_heads, n_read, -1))  # (H, S, R d)
-        mixed = mixed.view(self.n_heads, table.shape[1], n_rows, -1).permute(2, 1, 0, 3)
+        by_head = values.unflatten(2, (self.n_heads, d_model // self.n_heads))
+        by_head = by_head.permute(2, 1, 0, 3)  # (H, L, R, d)
+        mixed = torch.bmm(table, by_head.flatten(2))  # (H, S, R d)
+        mixed = mixed.view(*table.shape[:2], *by_head.shape[2:]).permute(2, 1, 0, 3)
         return mixed.reshape(n_rows, table.shape[1], d_model)
 
     def jacobian(self, values: Tensor, gradients: Tensor, heads: slice) -> Tensor:

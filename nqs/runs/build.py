@@ -193,8 +193,7 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
         if model.name == "linear_attention":
             transformer: Callable[..., SequenceModel] = LinearTransformer
         else:
-            assert model.attention is not None
-            transformer = partial(Transformer, attention=model.attention)
+            transformer = partial(Transformer, attention=model.attention or "factored")
         return transformer(
             *sizes,
             d_model=model.d_model,

@@ -41,7 +41,7 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
         "n_layers": True,
         "n_heads": True,
         "d_ff": False,
-        "attention": True,
+        "attention": False,
         "activation": True,
         "positions": True,
     },
@@ -190,7 +190,8 @@ class ModelConfig:
     d_ff: int | None = None
     """Width of the feed-forward layers, >= 1; null means 2 d_model."""
     attention: str | None = None
-    """What positions look at: softmax (queries and keys) or factored (learned by place) (ptf)."""
+    """What decides where to look: factored (learned for each pair of places; also null) or softmax
+    (of queries and keys) (ptf)."""
     activation: str | None = None
     """Non-linearity of the feed-forward layers: gelu, relu or silu."""
     positions: str | None = None
