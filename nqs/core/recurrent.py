@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nqs.core.initialise import initialise
-from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
+from nqs.core.sequence import EmbeddingModel, SequenceState, check_continuation, check_sizes
 
 
 @dataclass
@@ -106,7 +106,7 @@ CELLS: dict[str, type[Cell]] = {"elman": ElmanCell, "gru": GRUCell, "lstm": LSTM
 
 
 @final
-class Recurrent(SequenceModel):
+class Recurrent(EmbeddingModel):
     """Stacked recurrent network over integer tokens, with a linear head.
 
     The first layer's input map acts on one-hot tokens, so it is an embedding of width n_gates D:
@@ -158,18 +158,23 @@ class Recurrent(SequenceModel):
         self, tokens: Tensor, state: SequenceState | None = None
     ) -> tuple[Tensor, RecurrentState]:
         """See SequenceModel.forward."""
-        start = check_continuation(self, tokens, state)
-        n_rows, n_own = tokens.shape
+        return self.read(self.embedding(tokens), state)
+
+    def read(
+        self, embedded: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        """See EmbeddingModel.read; E = n_gates D."""
+        start = check_continuation(self, embedded, state)
+        n_rows, n_own = embedded.shape[:2]
         if state is None:
             state = self.start(n_rows, self.max_length)
         assert isinstance(state, RecurrentState)
-        logits, memory = self._run(tokens, list(state.memory))
+        logits, memory = self._run(embedded, list(state.memory))
         return logits, RecurrentState(memory, start + n_own)
 
-    def _run(self, tokens: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Logits (R, S, K) and next memory of tokens (R, S) read from memory (B, M) per layer."""
-        n_own = tokens.shape[1]
-        driven = self.embedding(tokens)  # (R, S, n_gates D)
+    def _run(self, driven: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Logits (R, S, K) and next memory of inputs (R, S, E) read from memory (B, M) per layer."""
+        n_own = driven.shape[1]
         outputs = driven
         for layer, cell in enumerate(self.cells):
             if layer > 0:
