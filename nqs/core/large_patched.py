@@ -79,7 +79,8 @@ class LargePatched(SequenceModel):
 
     Args:
         large: model with vocab_size = S K + 1, n_outputs = E and max_length >= T.
-        sub: model with vocab_size = n_outputs = K, max_length >= S; E = sub.embedding.embedding_dim.
+        sub: model with vocab_size = n_outputs = K, max_length >= S; E is the width of its
+            embedding.
         lengths: number of tokens in each large patch.
 
     Raises ValueError if these sizes do not fit.

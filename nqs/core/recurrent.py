@@ -173,7 +173,7 @@ class Recurrent(EmbeddingModel):
         return logits, RecurrentState(memory, start + n_own)
 
     def _run(self, driven: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Logits (R, S, K) and next memory of inputs (R, S, E) read from memory (B, M) per layer."""
+        """Logits (R, S, K), next memory of inputs (R, S, E) read from memory (B, M) per layer."""
         n_own = driven.shape[1]
         outputs = driven
         for layer, cell in enumerate(self.cells):

@@ -105,7 +105,7 @@ class EmbeddingModel(SequenceModel):
     def read(
         self, embedded: Tensor, state: SequenceState | None = None
     ) -> tuple[Tensor, SequenceState]:
-        """`forward` of inputs that are vectors (R, S, E): forward(tokens) = read(embedding(tokens)).
+        """`forward` of vectors (R, S, E); forward(tokens) = read(embedding(tokens)).
 
         So another network may write some of the inputs, or one input may stand for many tokens.
         """

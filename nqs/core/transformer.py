@@ -158,7 +158,7 @@ class Transformer(EmbeddingModel):
     def _continued(
         self, inputs: Tensor, state: SequenceState | None
     ) -> tuple[KeyValueState | None, int]:
-        """The state with its branches joined, and the position of the first of inputs (R, S, ...)."""
+        """The state with its branches joined, the position of the first of inputs (R, S, ...)."""
         if state is not None:
             assert isinstance(state, KeyValueState)
             state = state.joined()

@@ -76,8 +76,8 @@ class _Piece:
 class _Calls:
     """What one layer saw, a list entry per call.
 
-    inputs (B, T, in), tokens (B, T), or as many numbers in other shapes; edges of the outputs in the
-    graph; per real part of ln psi the gradients (B, T, out), None where the layer does not feed
+    inputs (B, T, in), tokens (B, T), or as many numbers in other shapes; edges of the outputs in
+    the graph; per real part of ln psi the gradients (B, T, out), None where the layer does not feed
     that part.
     """
 
@@ -86,7 +86,7 @@ class _Calls:
     widths: list[int] = field(default_factory=list)  # bytes of an output
 
     def join(self, n_rows: int, gradients: list[tuple[Tensor | None, ...]]) -> _Record:
-        """All calls' positions along dim 1, from the gradients of each part's calls; n_rows is B."""
+        """All calls' positions along dim 1, from the gradients of each part's calls; B = n_rows."""
         first = self.inputs[0]
         width = first.shape[-1:] if first.is_floating_point() else ()
         own = [x.reshape(n_rows, -1, *width) for x in self.inputs]

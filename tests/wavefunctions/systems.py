@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
+from nqs.core.large_patched import LargePatched
 from nqs.core.recurrent import Recurrent
-from nqs.core.sequence import SequenceModel
+from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.transformer import Transformer
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -43,7 +44,7 @@ SYSTEMS: dict[str, tuple[Lattice, Spec]] = {
 }
 SIZES = {name: Patches.from_spec(*system).sizes.tolist() for name, system in SYSTEMS.items()}
 REMAINDERS = [name for name, sizes in SIZES.items() if len(set(sizes)) > 1]
-MODELS = ("ptf", "elman", "gru", "lstm")
+MODELS = ("ptf", "elman", "gru", "lstm", "lptf-ptf", "lptf-gru")
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_remainder = pytest.mark.parametrize("system", REMAINDERS)
@@ -55,7 +56,27 @@ def build_core(model: str, patches: Patches, generator: torch.Generator) -> Sequ
     if model == "ptf":
         size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
         return Transformer(*sizes, **size, generator=generator)
+    if model.startswith("lptf-"):
+        return build_large_core(model.removeprefix("lptf-"), patches, generator)
     return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, generator=generator)
+
+
+def build_large_core(sub: str, patches: Patches, generator: torch.Generator) -> LargePatched:
+    """Pairs of successive patches as large ones, the last alone if their number is odd."""
+    n_states, n_patches = patches.n_states, patches.n_patches
+    lengths = [min(2, n_patches - t) for t in range(0, n_patches, 2)]
+    sizes = (n_states, n_states, max(lengths))
+    size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
+    inner: EmbeddingModel = (
+        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, generator=generator)
+        if sub == "ptf"
+        else Recurrent(*sizes, d_model=5, cell=sub, generator=generator)
+    )
+    width = inner.embedding.embedding_dim
+    outer = Transformer(
+        max(lengths) * n_states + 1, width, len(lengths), **size, generator=generator
+    )
+    return LargePatched(outer, inner, lengths)
 
 
 def build(
