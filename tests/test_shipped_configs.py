@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 from pathlib import Path
 
@@ -48,7 +47,8 @@ def test_groups_and_kinds_agree() -> None:
 
 @pytest.mark.parametrize("lattice", LATTICES)
 def test_every_choice_is_valid_and_buildable(lattice: str) -> None:
-    for hamiltonian, model in itertools.product(HAMILTONIANS, MODELS):
+    pairs = [*((name, "ptf") for name in HAMILTONIANS), *(("rydberg", name) for name in MODELS)]
+    for hamiltonian, model in pairs:
         mapping, _ = train.compose_config(command(lattice, hamiltonian, model))
         config = Config.from_dict(mapping)
         assert Config.from_dict(config.to_dict()) == config
