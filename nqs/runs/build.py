@@ -4,13 +4,13 @@ line that names the section, before any work and before the run's folder is made
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import memory_estimate
@@ -26,10 +26,11 @@ from hamiltonians.lattice import (
     Triangular,
 )
 from hamiltonians.pauli import PauliSum
+from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
 from nqs.core.recurrent2d import Recurrent2D
-from nqs.core.sequence import SequenceModel
+from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig, OptimizerConfig
@@ -39,6 +40,7 @@ from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.vmc.product_state import product_state
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.large_patches import LargePatches, large_patches
 from nqs.wavefunctions.patches import Patches
 
 EXACT_SITES: Final = 16
@@ -161,17 +163,29 @@ def build_exchange(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonian:
 def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     """The network; its parameters are drawn on the CPU so that every device starts alike."""
     model = config.model
-    patch = model.patch
-    assert not isinstance(patch, int)  # ModelConfig has made it text
-    spec = patch if isinstance(patch, str) else [list(sites) for sites in patch]
-    with naming(f"model.patch={shown(patch)}"):
-        path = "zigzag" if model.name == "rnn2d" else "raster"
-        patches = Patches.from_spec(lattice, spec, path=path)
     generator = build_generator(config.seed, "parameters", torch.device("cpu"))
+    if model.sub_patch is not None:
+        named = f"model.patch={shown(model.patch)}, model.sub_patch={shown(model.sub_patch)}"
+        with naming(named):
+            large = large_patches(lattice, patch_spec(model.patch), patch_spec(model.sub_patch))
+        patches = large.patches
+        with naming("model"):
+            core: SequenceModel = build_large_core(model, large, generator)
+    else:
+        with naming(f"model.patch={shown(model.patch)}"):
+            path = "zigzag" if model.name == "rnn2d" else "raster"
+            patches = Patches.from_spec(lattice, patch_spec(model.patch), path=path)
+        with naming("model"):
+            core = build_core(model, patches, generator)
     with naming("model"):
-        core = build_core(model, patches, generator)
         wavefunction = Autoregressive(core, patches)
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
+
+
+def patch_spec(patch: str | int | tuple[tuple[int, ...], ...]) -> str | list[list[int]]:
+    """model.patch as `Patches.from_spec` takes it."""
+    assert not isinstance(patch, int)  # ModelConfig has made it text
+    return patch if isinstance(patch, str) else [list(sites) for sites in patch]
 
 
 def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:
@@ -187,15 +201,12 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
             generator=generator,
         )
     assert model.n_layers is not None
-    if model.name in ("ptf", "linear_attention"):
+    if model.name == "ptf":
+        return build_transformer(model, sizes, patches.centres, generator)
+    if model.name == "linear_attention":
         assert model.n_heads is not None
         assert model.activation is not None and model.positions is not None
-        if model.name == "linear_attention":
-            transformer: Callable[..., SequenceModel] = LinearTransformer
-        else:
-            assert model.attention is not None
-            transformer = partial(Transformer, attention=model.attention)
-        return transformer(
+        return LinearTransformer(
             *sizes,
             d_model=model.d_model,
             n_layers=model.n_layers,
@@ -228,6 +239,62 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
         cell=model.cell,
         residual=model.residual,
         generator=generator,
+    )
+
+
+def build_transformer(
+    model: ModelConfig, sizes: tuple[int, int, int], centres: Tensor, generator: torch.Generator
+) -> Transformer:
+    """The transformer over (large) patches with the given centres."""
+    assert model.n_layers is not None and model.n_heads is not None
+    assert model.attention is not None
+    assert model.activation is not None and model.positions is not None
+    return Transformer(
+        *sizes,
+        d_model=model.d_model,
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        d_ff=model.d_ff,
+        attention=model.attention,
+        activation=model.activation,
+        positions=model.positions,
+        coordinates=centres,
+        generator=generator,
+    )
+
+
+def build_large_core(
+    model: ModelConfig, large: LargePatches, generator: torch.Generator
+) -> LargePatched:
+    """The transformer over large patches and the sub-sampler within them."""
+    n_states, longest = large.patches.n_states, max(large.lengths)
+    assert model.sub_d_model is not None and model.sub_n_layers is not None
+    sub: EmbeddingModel
+    if model.sub_cell is not None:
+        sub = Recurrent(
+            n_states,
+            n_states,
+            longest,
+            d_model=model.sub_d_model,
+            n_layers=model.sub_n_layers,
+            cell=model.sub_cell,
+            generator=generator,
+        )
+    else:
+        assert model.sub_n_heads is not None and model.activation is not None
+        sub = Transformer(
+            n_states,
+            n_states,
+            longest,
+            d_model=model.sub_d_model,
+            n_layers=model.sub_n_layers,
+            n_heads=model.sub_n_heads,
+            activation=model.activation,
+            generator=generator,
+        )
+    sizes = (longest * n_states + 1, sub.embedding.embedding_dim, len(large.lengths))
+    return LargePatched(
+        build_transformer(model, sizes, large.centres, generator), sub, large.lengths
     )
 
 
