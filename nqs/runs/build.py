@@ -4,6 +4,7 @@ line that names the section, before any work and before the run's folder is made
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import memory_estimate
+from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.heisenberg import Marshall
 from hamiltonians.lattice import (
@@ -37,8 +38,8 @@ from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 
-EXACT_SITES: Final = 16
-"""train.exact=auto compares with exact diagonalisation up to this many sites (about a second)."""
+EXACT_CONFIGURATIONS: Final = 2**16
+"""train.exact=auto compares with exact diagonalisation up to this many (about a second)."""
 EXACT_GIGABYTES: Final = 8.0
 """Memory that exact diagonalisation may take."""
 GRIDS: Final = {
@@ -81,8 +82,9 @@ def build(config: Config) -> Job:
         lattice = build_lattice(config.lattice)
     with naming("hamiltonian"):
         hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
-    exact = compares_with_exact(config.train.exact, hamiltonian)
     wavefunction = build_wavefunction(config, lattice)
+    check_conserved(config.model.n_up, hamiltonian)
+    exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
         optimizer = build_optimizer(config.optimizer, config.train.steps)
     return Job(
@@ -165,13 +167,15 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     generator = build_generator(config.seed, "parameters", torch.device("cpu"))
     with naming("model"):
         core = build_core(model, patches, generator)
-        wavefunction = Autoregressive(core, patches)
+        wavefunction = Autoregressive(core, patches, n_up=model.n_up, phase=model.phase)
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
 
 
 def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:
-    """The sequence model over patches: K states and a start token in, K logits out."""
-    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+    """The sequence model over patches: K states and a start token in, K logits out, and K phases
+    with model.phase."""
+    n_outputs = 2 * patches.n_states if model.phase else patches.n_states
+    sizes = (patches.n_states + 1, n_outputs, patches.n_patches)
     if model.name == "ptf":
         assert model.n_heads is not None
         assert model.activation is not None and model.positions is not None
@@ -244,18 +248,32 @@ def start_from_product_state(job: Job) -> None:
     job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
 
 
-def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian) -> bool:
+def check_conserved(n_up: int | None, hamiltonian: Hamiltonian) -> None:
+    """Raises InputError for a fixed number of 1 bits that the Hamiltonian changes."""
+    if n_up is not None and not hamiltonian.conserves_magnetisation:
+        raise InputError(
+            f"model.n_up={n_up}: {hamiltonian.describe()} does not conserve the number of 1 bits; "
+            "use model.n_up=null"
+        )
+
+
+def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian, n_up: int | None) -> bool:
     """Whether to diagonalise. Raises InputError if it was asked for and does not fit in memory."""
     n_sites = hamiltonian.n_sites
+    n_configs = 2**n_sites if n_up is None else math.comb(n_sites, n_up)
     if wanted == "auto":
-        return n_sites <= EXACT_SITES
-    needed = memory_estimate(n_sites, 1) * (2 if hamiltonian.is_complex else 1) / 1e9
-    if wanted and needed > EXACT_GIGABYTES:
+        return n_configs <= EXACT_CONFIGURATIONS
+    if not wanted:
+        return False
+    needed = memory_needed(hamiltonian, 1, n_up) / 1e9
+    if needed > EXACT_GIGABYTES:
+        where = "" if n_up is None else f" with {n_up} up"
         raise InputError(
-            f"train.exact=true: exact diagonalisation of {n_sites} sites needs {needed:.3g} GB, "
+            f"train.exact=true: exact diagonalisation of {n_sites} sites{where} needs "
+            f"{needed:.3g} GB, "
             f"allowed are {EXACT_GIGABYTES:g} GB; use train.exact=auto or false"
         )
-    return bool(wanted)
+    return True
 
 
 @contextlib.contextmanager

@@ -46,6 +46,8 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
     },
     "rnn": {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
 }
+for _keys in MODELS.values():
+    _keys |= {"n_up": False, "phase": True}
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -175,6 +177,11 @@ class ModelConfig:
     """Recurrent cell: gru, lstm or elman (rnn)."""
     residual: bool | None = None
     """Add each layer's input to its output (rnn)."""
+    n_up: int | None = None
+    """Number of 1 bits, kept exactly (magnetisation sum sz = N - 2 n_up), 0 .. sites, for a
+    Hamiltonian that conserves it; null leaves it free."""
+    phase: bool
+    """Whether psi is complex: phases beside the amplitudes, for ground states with signs."""
 
     def __post_init__(self) -> None:
         _check_kind("model", self, MODELS)
@@ -182,6 +189,7 @@ class ModelConfig:
             object.__setattr__(self, "patch", str(self.patch))
         for key in ("d_model", "n_layers", "n_heads", "d_ff"):
             _check_int(f"model.{key}", getattr(self, key), 1)
+        _check_int("model.n_up", self.n_up, 0)
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
         if self.activation is not None:
@@ -260,7 +268,8 @@ class TrainConfig:
     eval_samples: int
     """Fresh configurations for the final energy, >= 2."""
     exact: str | bool
-    """Compare with exact diagonalisation: auto (up to 16 sites), true or false."""
+    """Compare with exact diagonalisation: auto (up to 2^16 configurations: 16 sites, more with
+    model.n_up), true or false."""
     checkpoint_every: int
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
 
