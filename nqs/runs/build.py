@@ -33,7 +33,7 @@ from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfi
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
-from nqs.vmc.product_state import product_state
+from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -245,7 +245,11 @@ def start_from_product_state(job: Job) -> None:
     """Puts the wavefunction at the best product state; without it every model sits on that plateau
     for thousands of steps."""
     generator = build_generator(job.config.seed, "product_state", job.device)
-    job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
+    if job.config.model.phase:
+        chances, phases = complex_product_state(job.hamiltonian, generator)
+        job.wavefunction.set_product_state(chances, phases=phases)
+    else:
+        job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
 
 
 def check_conserved(n_up: int | None, hamiltonian: Hamiltonian) -> None:

@@ -22,7 +22,7 @@ from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import flipped_log_psi
 from nqs.wavefunctions.patches import Patches
-from nqs.wavefunctions.sector import SectorState, log_completions, ones_read
+from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
@@ -83,11 +83,14 @@ class Autoregressive(Wavefunction):
             self.register_buffer("ones", ones, persistent=False)  # (K + 1,)
 
     @torch.no_grad()
-    def set_product_state(self, probabilities: Tensor, spread: float = 0.05) -> None:
+    def set_product_state(
+        self, probabilities: Tensor, spread: float = 0.05, *, phases: Tensor | None = None
+    ) -> None:
         """Start from independent sites: bias = sum_j ln p(bit_j), head weights times `spread`.
 
         probabilities (N,): chance of bit 1 on each site, strictly between 0 and 1. With n_up, the
-        product state's projection on the sector. Phases start at 0, up to the head's weights.
+        product state's projection on the sector. phases (N,): phase of bit 1 on each site, for
+        wavefunctions with a phase; None is 0.
         """
         if probabilities.shape != (self.n_sites,) or not bool(
             ((probabilities > 0) & (probabilities < 1)).all()
@@ -102,6 +105,12 @@ class Autoregressive(Wavefunction):
         self.bias.table[:, : self.patches.n_states] = log_p.sum(-1).to(self.bias.table.dtype)
         if self.n_up is not None:
             self.sector.copy_(self._sector_table(probabilities))
+        if phases is not None:
+            if not self.phase or phases.shape != (self.n_sites,):
+                raise ValueError(f"phases need phase=True and {self.n_sites} numbers")
+            padded = torch.cat([phases, phases.new_zeros(1)]).to(torch.float64)
+            turned = bits * padded[self.patches.sites].to(self.closed.device)[:, None, :]
+            self.bias.table[:, self.patches.n_states :] = turned.sum(-1).to(self.bias.table.dtype)
         self.core.head.weight.mul_(spread)
         self.core.head.bias.zero_()
 
@@ -174,7 +183,7 @@ class Autoregressive(Wavefunction):
         """See Wavefunction.log_psi; (B,) float64 or complex128 (conditionals as the parameters)."""
         tokens = self.patches.encode(configs)  # (B, T)
         logits, log_norms, _ = self.conditionals(self.inputs(tokens))
-        return self.chosen(logits, log_norms, tokens).sum(1, dtype=self.log_psi_dtype)
+        return cleared(self.chosen(logits, log_norms, tokens).sum(1, dtype=self.log_psi_dtype))
 
     @torch.no_grad()
     def log_psi_flipped(
@@ -186,7 +195,7 @@ class Autoregressive(Wavefunction):
         max_rows: int = 32_768,
     ) -> Tensor:
         """See Wavefunction.log_psi_flipped; (B, G) float64 or complex128."""
-        return flipped_log_psi(self, configs, flips, needed, max_rows=max_rows)
+        return cleared(flipped_log_psi(self, configs, flips, needed, max_rows=max_rows))
 
     @torch.no_grad()
     def sample(

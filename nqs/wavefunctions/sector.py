@@ -69,6 +69,14 @@ def ones_read(state: SectorState | None, read: Tensor) -> Tensor:
     return seen + state.ones[:, -1:].repeat_interleave(n_branches, dim=0)
 
 
+def cleared(log_psi: Tensor) -> Tensor:
+    """Complex ln psi with phase 0 where psi is 0: torch's x + y is x + (1 + 0 i) y, so that adding
+    up -inf + i phi has made the phase there NaN. Real ln psi as it is."""
+    if not log_psi.is_complex():
+        return log_psi
+    return log_psi.masked_fill(log_psi.real == -torch.inf, -torch.inf)
+
+
 def log_completions(patches: Patches, probabilities: Tensor, n_up: int) -> Tensor:
     """ln W (T, n_up + 2, K) float64: what a patch state's logit gets after u = 0 .. n_up ones.
 

@@ -197,9 +197,7 @@ def test_gradients_are_numbers() -> None:
     parameters = list(psi.parameters())
     gradient = torch.autograd.grad(value(), parameters)
     generator = torch.Generator().manual_seed(0)
-    direction = [
-        torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters
-    ]
+    direction = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
     values = []
     with torch.no_grad():
         for step in (1e-5, -2e-5):
@@ -259,9 +257,7 @@ def test_the_loop_finds_the_sectors_ground_state(model: str) -> None:
     psi = build(model, Chain(8), "3", 3)
     psi.set_product_state(torch.full((8,), 0.5))
     generator = torch.Generator().manual_seed(0)
-    optimise(
-        psi, hamiltonian, NaturalGradient(0.1), n_steps=60, n_samples=256, generator=generator
-    )
+    optimise(psi, hamiltonian, NaturalGradient(0.1), n_steps=60, n_samples=256, generator=generator)
     found = evaluate(psi, hamiltonian, 4_000, generator)
     assert found.energy == pytest.approx(exact, rel=2e-3)
     assert found.energy > exact - 5 * found.energy_error
