@@ -47,7 +47,7 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
     "rnn": {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
 }
 for _keys in MODELS.values():
-    _keys |= {"n_up": False, "phase": True}
+    _keys |= {"n_up": False, "phase": False}
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -180,7 +180,7 @@ class ModelConfig:
     n_up: int | None = None
     """Number of 1 bits, kept exactly (magnetisation sum sz = N - 2 n_up), 0 .. sites, for a
     Hamiltonian that conserves it; null leaves it free."""
-    phase: bool
+    phase: bool = False
     """Whether psi is complex: phases beside the amplitudes, for ground states with signs."""
 
     def __post_init__(self) -> None:

@@ -1,11 +1,11 @@
 """Autoregressive wavefunction: |psi(s)|^2 = prod_t p(x_t | x_0 .. x_{t-1}) over patches.
 
 ln psi = 1/2 sum_t ln p, or 1/2 sum_t ln p + i sum_t phi(x_t | x_0 .. x_{t-1}) with a phase
-(Hibat-Allah et al., arXiv:2002.02973, eq. 5-9, here without bounds on phi). Any SequenceModel gives the conditionals: it reads a start token and the
-patches so far, its logits plus a bias of each patch and state go through a softmax over the states
-that exist in the patch (a patch of p < P sites has 2^p of the K = 2^P states). Normalised exactly
-(Sharir et al., arXiv:1902.04057; Hibat-Allah et al., arXiv:2002.02973; patches: Sprague & Czischek,
-Commun. Phys. 7, 90 (2024)).
+(Hibat-Allah et al., arXiv:2002.02973; here phi is not bounded). Any SequenceModel gives the
+conditionals: it reads a start token and the patches so far, its logits plus a bias of each patch
+and state go through a softmax over the states that exist in the patch (a patch of p < P sites has
+2^p of the K = 2^P states). Normalised exactly (Sharir et al., arXiv:1902.04057; Hibat-Allah et al.;
+patches: Sprague & Czischek, Commun. Phys. 7, 90 (2024)).
 
 Letters: B configurations, N sites, T patches, K patch states, G flips, R rows of a launch.
 """

@@ -179,7 +179,7 @@ def _exclusive_cumsum(x: Tensor) -> Tensor:
 
 @dataclass
 class _Branches:
-    """Open branches of a walk: row and flip of each (R,), ln psi so far (R,), state before `read`."""
+    """Open branches of a walk: row, flip, ln psi so far of each (R,), and state before `read`."""
 
     rows: Tensor
     cols: Tensor

@@ -1,8 +1,8 @@
 """Fixed magnetisation: |psi|^2 on the configurations with n_up 1 bits alone, normalised there.
 
 A prefix with u ones may go on with a patch state of o ones only if the sites left can hold the
-other n_up - u - o (Hibat-Allah et al., arXiv:2002.02973, sec. III C; Barrett, Malyshev & Lvovsky,
-arXiv:2109.12606). The conditionals' logits get
+other n_up - u - o (masks of this kind: Hibat-Allah et al., arXiv:2002.02973; Barrett, Malyshev &
+Lvovsky, arXiv:2109.12606). The conditionals' logits get
 
     ln W_t(n_up - u - o),    W_t(m) = sum over the sites after patch t with m ones of prod_i p_i
 

@@ -18,7 +18,7 @@ from systems import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians import XXZ, J1J2
+from hamiltonians import J1J2, XXZ
 from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import Chain, Lattice, Square

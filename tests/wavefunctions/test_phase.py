@@ -268,7 +268,7 @@ def test_signs_are_found(model: str) -> None:
     chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
     psi.set_product_state(chances, phases=phases)
     optimizer = NaturalGradient(0.05, diagonal_shift=1e-2, max_norm=0.3)
-    optimise(psi, hamiltonian, optimizer, n_steps=100, n_samples=256, generator=generator)
+    optimise(psi, hamiltonian, optimizer, n_steps=60, n_samples=256, generator=generator)
     found = evaluate(psi, hamiltonian, 4_000, generator)
     assert found.energy == pytest.approx(exact, rel=1e-2)
     assert found.energy > exact - 5 * found.energy_error
