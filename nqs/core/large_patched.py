@@ -79,8 +79,8 @@ class LargePatched(SequenceModel):
 
     Args:
         large: model with vocab_size = S K + 1, n_outputs = E and max_length >= T.
-        sub: model with vocab_size = n_outputs = K, max_length >= S; E is the width of its
-            embedding.
+        sub: model with vocab_size = K, max_length >= S; n_outputs is K or whatever is wanted of
+            each token; E is the width of its embedding.
         lengths: number of tokens in each large patch.
 
     Raises ValueError if these sizes do not fit.
@@ -97,18 +97,19 @@ class LargePatched(SequenceModel):
             raise ValueError("lengths is empty; give the number of tokens in each large patch")
         for length in lengths:
             check_sizes(length=length)
-        n_states, longest, width = sub.n_outputs, max(lengths), sub.embedding.embedding_dim
-        wanted = (longest * n_states + 1, width, n_states)
-        if (large.vocab_size, large.n_outputs, sub.vocab_size) != wanted:
+        n_states, longest, width = sub.vocab_size, max(lengths), sub.embedding.embedding_dim
+        wanted = (longest * n_states + 1, width)
+        if (large.vocab_size, large.n_outputs) != wanted:
             raise ValueError(
                 f"the large model reads {large.vocab_size} tokens and writes {large.n_outputs}, "
                 f"the sub-sampler reads {sub.vocab_size}; large patches of up to {longest} tokens "
-                f"of {n_states} values need {wanted[0]}, {wanted[1]} and {wanted[2]}"
+                f"of {n_states} values need {wanted[0]} and {wanted[1]}"
             )
         for name, model, needed in (("large", large, len(lengths)), ("sub", sub, longest)):
             if model.max_length < needed:
                 raise ValueError(f"{name}: max_length={model.max_length} is below {needed}")
-        self.vocab_size, self.n_outputs, self.max_length = n_states + 1, n_states, sum(lengths)
+        self.vocab_size, self.n_outputs = n_states + 1, sub.n_outputs
+        self.max_length = sum(lengths)
         self.large, self.sub = large, sub
         self.lengths = tuple(lengths)
         self.begins = [sum(lengths[:t]) for t in range(len(lengths))]

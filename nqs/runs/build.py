@@ -4,6 +4,7 @@ line that names the section, before any work and before the run's folder is made
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import memory_estimate
+from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.heisenberg import Marshall
 from hamiltonians.lattice import (
@@ -37,14 +38,14 @@ from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfi
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
-from nqs.vmc.product_state import product_state
+from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.large_patches import LargePatches, large_patches
 from nqs.wavefunctions.patches import Patches
 
-EXACT_SITES: Final = 16
-"""train.exact=auto compares with exact diagonalisation up to this many sites (about a second)."""
+EXACT_CONFIGURATIONS: Final = 2**16
+"""train.exact=auto compares with exact diagonalisation up to this many (about a second)."""
 EXACT_GIGABYTES: Final = 8.0
 """Memory that exact diagonalisation may take."""
 GRIDS: Final = {
@@ -87,8 +88,9 @@ def build(config: Config) -> Job:
         lattice = build_lattice(config.lattice)
     with naming("hamiltonian"):
         hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
-    exact = compares_with_exact(config.train.exact, hamiltonian)
     wavefunction = build_wavefunction(config, lattice)
+    check_conserved(config.model.n_up, hamiltonian)
+    exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
         optimizer = build_optimizer(config.optimizer, config.train.steps)
     return Job(
@@ -178,7 +180,7 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
         with naming("model"):
             core = build_core(model, patches, generator)
     with naming("model"):
-        wavefunction = Autoregressive(core, patches)
+        wavefunction = Autoregressive(core, patches, n_up=model.n_up, phase=model.phase)
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
 
 
@@ -189,8 +191,10 @@ def patch_spec(patch: str | int | tuple[tuple[int, ...], ...]) -> str | list[lis
 
 
 def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:
-    """The sequence model over patches: K states and a start token in, K logits out."""
-    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+    """The sequence model over patches: K states and a start token in, K logits out, and K phases
+    with model.phase."""
+    n_outputs = 2 * patches.n_states if model.phase else patches.n_states
+    sizes = (patches.n_states + 1, n_outputs, patches.n_patches)
     if model.name == "rnn2d":
         assert patches.grid is not None and model.d_embed is not None
         return Recurrent2D(
@@ -268,13 +272,12 @@ def build_large_core(
 ) -> LargePatched:
     """The transformer over large patches and the sub-sampler within them."""
     n_states, longest = large.patches.n_states, max(large.lengths)
+    sub_sizes = (n_states, 2 * n_states if model.phase else n_states, longest)
     assert model.sub_d_model is not None and model.sub_n_layers is not None
     sub: EmbeddingModel
     if model.sub_cell is not None:
         sub = Recurrent(
-            n_states,
-            n_states,
-            longest,
+            *sub_sizes,
             d_model=model.sub_d_model,
             n_layers=model.sub_n_layers,
             cell=model.sub_cell,
@@ -283,9 +286,7 @@ def build_large_core(
     else:
         assert model.sub_n_heads is not None and model.activation is not None
         sub = Transformer(
-            n_states,
-            n_states,
-            longest,
+            *sub_sizes,
             d_model=model.sub_d_model,
             n_layers=model.sub_n_layers,
             n_heads=model.sub_n_heads,
@@ -342,21 +343,39 @@ def start_from_product_state(job: Job) -> None:
     """Puts the wavefunction at the best product state; without it every model sits on that plateau
     for thousands of steps."""
     generator = build_generator(job.config.seed, "product_state", job.device)
-    job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
+    if job.config.model.phase:
+        chances, phases = complex_product_state(job.hamiltonian, generator)
+        job.wavefunction.set_product_state(chances, phases=phases)
+    else:
+        job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
 
 
-def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian) -> bool:
+def check_conserved(n_up: int | None, hamiltonian: Hamiltonian) -> None:
+    """Raises InputError for a fixed number of 1 bits that the Hamiltonian changes."""
+    if n_up is not None and not hamiltonian.conserves_magnetisation:
+        raise InputError(
+            f"model.n_up={n_up}: {hamiltonian.describe()} does not conserve the number of 1 bits; "
+            "use model.n_up=null"
+        )
+
+
+def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian, n_up: int | None) -> bool:
     """Whether to diagonalise. Raises InputError if it was asked for and does not fit in memory."""
     n_sites = hamiltonian.n_sites
+    n_configs = 2**n_sites if n_up is None else math.comb(n_sites, n_up)
     if wanted == "auto":
-        return n_sites <= EXACT_SITES
-    needed = memory_estimate(n_sites, 1) * (2 if hamiltonian.is_complex else 1) / 1e9
-    if wanted and needed > EXACT_GIGABYTES:
+        return n_configs <= EXACT_CONFIGURATIONS
+    if not wanted:
+        return False
+    needed = memory_needed(hamiltonian, 1, n_up) / 1e9
+    if needed > EXACT_GIGABYTES:
+        where = "" if n_up is None else f" with {n_up} up"
         raise InputError(
-            f"train.exact=true: exact diagonalisation of {n_sites} sites needs {needed:.3g} GB, "
+            f"train.exact=true: exact diagonalisation of {n_sites} sites{where} needs "
+            f"{needed:.3g} GB, "
             f"allowed are {EXACT_GIGABYTES:g} GB; use train.exact=auto or false"
         )
-    return bool(wanted)
+    return True
 
 
 @contextlib.contextmanager

@@ -69,6 +69,8 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
 _LARGE: Final = MODELS["ptf"] | {"sub_patch": True, "sub_d_model": True, "sub_n_layers": True}
 MODELS["lptf"] = _LARGE | {"sub_cell": True}
 MODELS["lptf_ptf"] = _LARGE | {"sub_n_heads": True}
+for _keys in MODELS.values():
+    _keys |= {"n_up": False, "phase": False}
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -218,6 +220,11 @@ class ModelConfig:
     """Recurrent cell of the sub-sampler: gru, lstm or elman."""
     sub_n_heads: int | None = None
     """Attention heads of the sub-sampler, >= 1; must divide sub_d_model."""
+    n_up: int | None = None
+    """Number of 1 bits, kept exactly (magnetisation sum sz = N - 2 n_up), 0 .. sites, for a
+    Hamiltonian that conserves it; null leaves it free."""
+    phase: bool = False
+    """Whether psi is complex: phases beside the amplitudes, for ground states with signs."""
 
     def __post_init__(self) -> None:
         _check_kind("model", self, MODELS)
@@ -227,6 +234,7 @@ class ModelConfig:
         widths = ("d_model", "n_layers", "n_heads", "d_ff", "d_state", "d_embed")
         for key in (*widths, "sub_d_model", "sub_n_layers", "sub_n_heads"):
             _check_int(f"model.{key}", getattr(self, key), 1)
+        _check_int("model.n_up", self.n_up, 0)
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
         if self.attention is not None:
@@ -310,7 +318,8 @@ class TrainConfig:
     eval_samples: int
     """Fresh configurations for the final energy, >= 2."""
     exact: str | bool
-    """Compare with exact diagonalisation: auto (up to 16 sites), true or false."""
+    """Compare with exact diagonalisation: auto (up to 2^16 configurations: 16 sites, more with
+    model.n_up), true or false."""
     checkpoint_every: int
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
 

@@ -64,8 +64,11 @@ every_case = pytest.mark.parametrize(("model", "system"), CASES)
 every_model = pytest.mark.parametrize("model", MODELS)
 
 
-def build_core(model: str, patches: Patches, generator: torch.Generator) -> SequenceModel:
-    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+def build_core(
+    model: str, patches: Patches, generator: torch.Generator, *, phase: bool = False
+) -> SequenceModel:
+    n_outputs = 2 * patches.n_states if phase else patches.n_states
+    sizes = (patches.n_states + 1, n_outputs, patches.n_patches)
     if model in ("ptf", "factored"):
         size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
         kind = {"attention": "softmax" if model == "ptf" else "factored"}
@@ -78,18 +81,20 @@ def build_core(model: str, patches: Patches, generator: torch.Generator) -> Sequ
         grid = patches.grid or (1, patches.n_patches)
         return Recurrent2D(*sizes[:2], grid, d_model=5, d_embed=2, generator=generator)
     if model.startswith("lptf-"):
-        return build_large_core(model.removeprefix("lptf-"), patches, generator)
+        return build_large_core(model.removeprefix("lptf-"), patches, generator, phase=phase)
     return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, generator=generator)
 
 
-def build_large_core(sub: str, patches: Patches, generator: torch.Generator) -> LargePatched:
+def build_large_core(
+    sub: str, patches: Patches, generator: torch.Generator, *, phase: bool = False
+) -> LargePatched:
     """Pairs of successive patches as large ones, the last alone if their number is odd.
 
     sub: "ptf", a cell, or "factored": a GRU below factored attention.
     """
     n_states, n_patches = patches.n_states, patches.n_patches
     lengths = [min(2, n_patches - t) for t in range(0, n_patches, 2)]
-    sizes = (n_states, n_states, max(lengths))
+    sizes = (n_states, 2 * n_states if phase else n_states, max(lengths))
     size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
     cell = "gru" if sub == "factored" else sub
     inner: EmbeddingModel = (
