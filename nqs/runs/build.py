@@ -10,11 +10,13 @@ from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import memory_estimate
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.heisenberg import Marshall
+from hamiltonians.invariance import check_invariance
 from hamiltonians.lattice import (
     Chain,
     Honeycomb,
@@ -36,6 +38,7 @@ from nqs.vmc.product_state import product_state
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
+from nqs.wavefunctions.symmetrised import Symmetrised
 
 EXACT_SITES: Final = 16
 """train.exact=auto compares with exact diagonalisation up to this many sites (about a second)."""
@@ -63,7 +66,7 @@ class Job:
     device: torch.device
     lattice: Lattice
     hamiltonian: Hamiltonian
-    wavefunction: Autoregressive
+    wavefunction: Autoregressive | Symmetrised
     optimizer: Optimizer
     generator: torch.Generator
     exact: bool
@@ -82,7 +85,9 @@ def build(config: Config) -> Job:
     with naming("hamiltonian"):
         hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
     exact = compares_with_exact(config.train.exact, hamiltonian)
-    wavefunction = build_wavefunction(config, lattice)
+    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
+    with naming(symmetry_keys(config.model)):
+        check_invariance(hamiltonian, wavefunction.generators())
     with naming("optimizer"):
         optimizer = build_optimizer(config.optimizer, config.train.steps)
     return Job(
@@ -167,6 +172,38 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
         core = build_core(model, patches, generator)
         wavefunction = Autoregressive(core, patches)
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
+
+
+def symmetrised(
+    model: ModelConfig, lattice: Lattice, base: Autoregressive
+) -> Autoregressive | Symmetrised:
+    """The average of the network over model.symmetry and model.spin_flip, or the network itself."""
+    if model.symmetry == "none" and not model.spin_flip:
+        return base
+    with naming(symmetry_keys(model)):
+        return Symmetrised(base, build_symmetry(model, lattice), spin_flip=bool(model.spin_flip))
+
+
+def build_symmetry(model: ModelConfig, lattice: Lattice) -> Tensor:
+    """(n_elements, N) permutations of the sites. ValueError where there is but the identity."""
+    if model.symmetry in ("translations", "all") and not any(lattice.periodic):
+        raise ValueError("this lattice has no periodic direction; use model.symmetry=point_group")
+    groups = {
+        "none": lambda: torch.arange(lattice.n_sites)[None],
+        "point_group": lattice.point_group,
+        "translations": lattice.translations,
+        "all": lattice.space_group,
+    }
+    assert model.symmetry is not None
+    permutations = groups[model.symmetry]()
+    if model.symmetry != "none" and len(permutations) == 1:
+        raise ValueError("this lattice has no such symmetry; use model.symmetry=none")
+    return permutations
+
+
+def symmetry_keys(model: ModelConfig) -> str:
+    """What an error about the symmetry is about."""
+    return f"model.symmetry={model.symmetry} model.spin_flip={shown(model.spin_flip)}"
 
 
 def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:

@@ -10,12 +10,15 @@ do not mix:
     added table y = x + table[t]      J_table[t] = g_t
 
 (t runs over positions and, in recurrent cells, over the steps at which the layer is called.)
+A wavefunction that evaluates M images of each sample passes them through its layers as M
+neighbouring rows; they count as further positions, M T in all, so the sums add the images.
 Complex ln psi of real parameters takes one pass for Re ln psi and one for Im ln psi; its rows are
 those of Re, then those of Im. Fused attention stays, no vmap; only one panel of columns is formed
 at a time. Where the inputs and gradients of all layers would not fit in memory, the passes are
 repeated for one group of layers after another.
 
-Letters: B samples, R rows (B, or 2 B for complex ln psi), T positions, P parameters.
+Letters: B samples, M images of each (1 as a rule), R rows (B, or 2 B for complex ln psi), T
+positions, P parameters.
 """
 
 from __future__ import annotations
@@ -74,29 +77,33 @@ class _Piece:
 class _Calls:
     """What one layer saw, a list entry per call.
 
-    inputs (B, T, in), tokens (B, T); edges of the outputs in the graph; per real part of ln psi the
-    gradients (B, T, out), None where the layer does not feed that part.
+    inputs (B M, T, in), tokens (B M, T); edges of the outputs in the graph; per real part of ln psi
+    the gradients (B M, T, out), None where the layer does not feed that part.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
     edges: list[GradientEdge] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)  # bytes of an output
 
-    def join(self, gradients: list[tuple[Tensor | None, ...]]) -> _Record:
-        """All calls' positions along dim 1, from the gradients of each part's calls."""
+    def join(self, gradients: list[tuple[Tensor | None, ...]], n_samples: int) -> _Record:
+        """All calls' and images' positions along dim 1, from the gradients of each part's calls."""
         tokens = not self.inputs[0].is_floating_point()
-        return _Record(
-            _along_positions(self.inputs, 1 if tokens else 2),
-            [_joined_gradients(part) for part in gradients],
-        )
+        inputs = _along_positions(self.inputs, 1 if tokens else 2)
+        joined = [_joined_gradients(part) for part in gradients]
+        n_images = len(inputs) // n_samples
+        if n_images > 1:
+            inputs = _images_as_positions(inputs, n_images)
+            joined = [g if g is None else _images_as_positions(g, n_images) for g in joined]
+        return _Record(inputs, joined, n_images)
 
 
 @dataclass(frozen=True)
 class _Record:
-    """inputs (B, T, in) or tokens (B, T); gradients (B, T, out) of each real part of ln psi."""
+    """inputs (B, M T, in) or tokens (B, M T); gradients (B, M T, out) of each part of ln psi."""
 
     inputs: Tensor
     gradients: list[Tensor | None]
+    n_images: int
 
     @property
     def nbytes(self) -> int:
@@ -206,7 +213,7 @@ class LayerJacobians:
                         block.zero_()
                     else:
                         layer = self._layers[piece.layer]
-                        _write_jacobian(block, layer, piece, record.inputs, gradients)
+                        _write_jacobian(block, layer, piece, record, gradients)
                 row = end
             begin += piece.width
         return panel.flatten(0, 1)
@@ -375,7 +382,7 @@ def _recorded(
             end = begin + len(seen.edges)
             gradients[name].append(found[begin:end])
             begin = end
-    return {name: seen.join(gradients[name]) for name, seen in calls.items()}
+    return {name: seen.join(gradients[name], len(configs)) for name, seen in calls.items()}
 
 
 def _recorder(calls: _Calls) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -393,6 +400,11 @@ def _along_positions(tensors: list[Tensor], n_dims: int) -> Tensor:
     return own[0] if len(own) == 1 else torch.cat(own, dim=1)
 
 
+def _images_as_positions(tensor: Tensor, n_images: int) -> Tensor:
+    """(B M, T, ...) -> (B, M T, ...)."""
+    return tensor.reshape(-1, n_images * tensor.shape[1], *tensor.shape[2:])
+
+
 def _joined_gradients(calls: tuple[Tensor | None, ...]) -> Tensor | None:
     """(B, T, out) of all calls; zeros for a call that feeds nothing, None if none feeds anything.
 
@@ -406,10 +418,13 @@ def _joined_gradients(calls: tuple[Tensor | None, ...]) -> Tensor | None:
 
 
 def _write_jacobian(
-    block: Tensor, layer: nn.Module, piece: _Piece, inputs: Tensor, gradients: Tensor
+    block: Tensor, layer: nn.Module, piece: _Piece, record: _Record, gradients: Tensor
 ) -> None:
     """J of one piece for the samples of one chunk, into block (B, C)."""
+    inputs = record.inputs
     if isinstance(layer, AddedTable):
+        if record.n_images > 1:
+            gradients = gradients.unflatten(1, (record.n_images, -1)).sum(1)  # (B, T, out)
         seen = gradients.flatten(1)  # positions beyond the sequence are not read
         block[:, : seen.shape[1]] = seen
         block[:, seen.shape[1] :] = 0
