@@ -181,7 +181,7 @@ def symmetrised(
     if model.symmetry == "none" and not model.spin_flip:
         return base
     with naming(symmetry_keys(model)):
-        return Symmetrised(base, build_symmetry(model, lattice), spin_flip=bool(model.spin_flip))
+        return Symmetrised(base, build_symmetry(model, lattice), spin_flip=model.spin_flip)
 
 
 def build_symmetry(model: ModelConfig, lattice: Lattice) -> Tensor:
@@ -194,7 +194,6 @@ def build_symmetry(model: ModelConfig, lattice: Lattice) -> Tensor:
         "translations": lattice.translations,
         "all": lattice.space_group,
     }
-    assert model.symmetry is not None
     permutations = groups[model.symmetry]()
     if model.symmetry != "none" and len(permutations) == 1:
         raise ValueError("this lattice has no such symmetry; use model.symmetry=none")

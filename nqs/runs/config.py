@@ -34,10 +34,8 @@ HAMILTONIANS: Final[dict[str, dict[str, bool]]] = {
     "j1j2": {"J1": True, "J2": True, "marshall": True},
     "pauli": {"file": True},
 }
-_AVERAGED: Final = {"symmetry": True, "spin_flip": True}
 MODELS: Final[dict[str, dict[str, bool]]] = {
-    "ptf": _AVERAGED
-    | {
+    "ptf": {
         "patch": True,
         "d_model": True,
         "n_layers": True,
@@ -46,9 +44,10 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
         "activation": True,
         "positions": True,
     },
-    "rnn": _AVERAGED
-    | {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
+    "rnn": {"patch": True, "d_model": True, "n_layers": True, "cell": True, "residual": True},
 }
+for _keys in MODELS.values():
+    _keys |= {"symmetry": True, "spin_flip": True}
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -178,10 +177,10 @@ class ModelConfig:
     """Recurrent cell: gru, lstm or elman (rnn)."""
     residual: bool | None = None
     """Add each layer's input to its output (rnn)."""
-    symmetry: str | None = None
+    symmetry: str
     """Average |psi|^2 over symmetries of the lattice: none, point_group, translations (periodic
     lattices) or all, their product. A step costs as many times more as there are elements."""
-    spin_flip: bool | None = None
+    spin_flip: bool
     """Average over configurations with all bits inverted too: true or false; twice the cost."""
 
     def __post_init__(self) -> None:
@@ -196,9 +195,8 @@ class ModelConfig:
             require_choice("model.activation", self.activation, ("gelu", "relu", "silu"))
         if self.cell is not None:
             require_choice("model.cell", self.cell, ("gru", "lstm", "elman"))
-        if self.symmetry is not None:
-            choices = ("none", "point_group", "translations", "all")
-            require_choice("model.symmetry", self.symmetry, choices)
+        choices = ("none", "point_group", "translations", "all")
+        require_choice("model.symmetry", self.symmetry, choices)
         if self.n_heads is not None:
             divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             allowed = ", ".join(map(str, divisors[:8]))

@@ -24,7 +24,7 @@ Letters: B configurations, N sites, M = |G| images, G flips (F distinct ones wit
 from __future__ import annotations
 
 import math
-from typing import Protocol, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -44,13 +44,6 @@ LAUNCH_NUMBERS = 2**22
 
 VANISHING = 1e-5
 """Sums of images below this fraction of the sum of their moduli count as zero: float32 rounding."""
-
-
-class ProductStart(Protocol):
-    """A wavefunction that can start from a product state."""
-
-    def set_product_state(self, probabilities: Tensor) -> None:
-        """Start from independent sites; probabilities (N,): chance of bit 1."""
 
 
 @final
@@ -136,13 +129,12 @@ class Symmetrised(Wavefunction):
         in_chunks(choose, len(configs), max(1, per_launch))
         return chosen
 
-    def set_product_state(self, probabilities: Tensor) -> None:
-        """See Autoregressive.set_product_state, of the base; its images may be other states.
+    def set_product_state(self, *arguments: Any, **options: Any) -> None:
+        """The base's set_product_state; the start is the average of that state's images.
 
-        Not averaged: the mean of a staggered or magnetised start and of its images is featureless,
-        the average over the group of the states is not.
+        The state itself is not averaged: a staggered or magnetised start would become featureless.
         """
-        cast(ProductStart, self.base).set_product_state(probabilities)
+        cast(Any, self.base).set_product_state(*arguments, **options)
 
     def log_psi(self, configs: Tensor) -> Tensor:
         """See Wavefunction.log_psi; the images of a configuration are M neighbouring rows."""
@@ -229,7 +221,8 @@ class Symmetrised(Wavefunction):
 
         Kept until other flips come: a Hamiltonian's are the same at every step.
         """
-        if self._flips is None or not torch.equal(self._flips[0], flips):
+        known = self._flips is not None and self._flips[0].device == flips.device
+        if self._flips is None or not known or not torch.equal(self._flips[0], flips):
             moved = flips[:, self.permutations].transpose(0, 1)  # (M, G, N)
             words, place = torch.unique(packed(moved).flatten(0, 1), dim=0, return_inverse=True)
             example = torch.empty(len(words), dtype=torch.int64, device=flips.device)

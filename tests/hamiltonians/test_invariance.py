@@ -20,7 +20,7 @@ CASES: dict[str, tuple[Hamiltonian, Tensor]] = {
     "rydberg-detuned": (Rydberg(RING, V=3.0, delta=UNEVEN), RING.space_group()),
     "rydberg-driven": (Rydberg(RING, V=3.0, Omega=UNEVEN), RING.translations()),
     "tfim": (TransverseFieldIsing(Kagome(2, 1), J=1.0, h=0.5), Kagome(2, 1).point_group()),
-    "tfim-bonds": (TransverseFieldIsing(RING, J=UNEVEN, h=0.5), RING.point_group()),
+    "tfim-bonds": (TransverseFieldIsing(RING, J=UNEVEN, h=0.5), RING.space_group()),
     "marshall": (Heisenberg(RING, marshall=True), RING.space_group()),
     "marshall-field": (XXZ(RING, h=0.2, marshall=True), RING.translations()),
     "j1j2-marshall": (J1J2(Square(2, 4), 1.0, 0.5, marshall=True), SQUARE.point_group()),

@@ -34,6 +34,8 @@ TINY: dict[str, Any] = {
         "n_heads": 2,
         "activation": "gelu",
         "positions": "learned",
+        "symmetry": "none",
+        "spin_flip": False,
     },
     "optimizer": {
         "name": "adam",

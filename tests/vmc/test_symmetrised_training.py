@@ -68,7 +68,7 @@ def test_minsr_is_the_dense_jacobians_direction(
     model: str, parameter_space: bool, memory_gb: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     psi = symmetrised(model)
-    samples = psi.sample(60, torch.Generator().manual_seed(0), unique=True)
+    samples = psi.sample(25, torch.Generator().manual_seed(0), unique=True)
     e_loc = local_energies(psi, HAMILTONIAN, samples)
     monkeypatch.setattr(natural_gradient, "fewer_parameters", lambda p, r: parameter_space)
     optimizer = NaturalGradient(RATE, diagonal_shift=SHIFT, memory_gb=memory_gb)
@@ -100,7 +100,7 @@ def test_minsr_of_a_complex_state(odd: bool) -> None:
     characters = (-1.0) ** rows[:, 0] if odd else None
     psi = Symmetrised(ComplexWavefunction(network("gru", ring, "2")), rows, characters=characters)
     hamiltonian = TransverseFieldIsing(ring, J=1.0, h=0.7)
-    samples = psi.sample(60, torch.Generator().manual_seed(0), unique=True)
+    samples = psi.sample(25, torch.Generator().manual_seed(0), unique=True)
     e_loc = local_energies(psi, hamiltonian, samples)
     update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
     expected = -RATE * direction(psi, samples, e_loc)

@@ -182,7 +182,7 @@ def complex_base(kind: str) -> Wavefunction:
 def momentum(k: int) -> Tensor:
     """Characters of the six translations of a ring: chi(T_x) = exp(2 pi i k x / 6)."""
     rows = Chain(6, True).translations()
-    return torch.polar(torch.ones(6), 2 * math.pi * k / 6 * rows[:, 0]).to(torch.complex128)
+    return torch.polar(torch.ones(6).double(), 2 * math.pi * k / 6 * rows[:, 0].double())
 
 
 @pytest.mark.parametrize("kind", ["network", "table"])
