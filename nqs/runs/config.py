@@ -179,7 +179,8 @@ class ModelConfig:
     """Add each layer's input to its output (rnn)."""
     symmetry: str
     """Average |psi|^2 over symmetries of the lattice: none, point_group, translations (periodic
-    lattices) or all, their product. A step costs as many times more as there are elements."""
+    lattices) or all, their product. A configuration costs as many times more as there are elements;
+    configurations that they connect are evaluated once a step."""
     spin_flip: bool
     """Average over configurations with all bits inverted too: true or false; twice the cost."""
 

@@ -91,6 +91,8 @@ class _Calls:
         inputs = _along_positions(self.inputs, 1 if tokens else 2)
         joined = [_joined_gradients(part) for part in gradients]
         n_images = len(inputs) // n_samples
+        if len(inputs) != n_images * n_samples:
+            raise ValueError(f"a layer saw {len(inputs)} rows for {n_samples} samples")
         if n_images > 1:
             inputs = _images_as_positions(inputs, n_images)
             joined = [g if g is None else _images_as_positions(g, n_images) for g in joined]
