@@ -17,6 +17,7 @@ from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.heisenberg import Marshall
+from hamiltonians.invariance import check_invariance
 from hamiltonians.lattice import (
     Chain,
     Honeycomb,
@@ -43,6 +44,7 @@ from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.large_patches import LargePatches, large_patches
 from nqs.wavefunctions.patches import Patches
+from nqs.wavefunctions.symmetrised import Symmetrised
 
 EXACT_CONFIGURATIONS: Final = 2**16
 """train.exact=auto compares with exact diagonalisation up to this many (about a second)."""
@@ -70,7 +72,7 @@ class Job:
     device: torch.device
     lattice: Lattice
     hamiltonian: Hamiltonian
-    wavefunction: Autoregressive
+    wavefunction: Autoregressive | Symmetrised
     optimizer: Optimizer
     generator: torch.Generator
     exact: bool
@@ -88,8 +90,10 @@ def build(config: Config) -> Job:
         lattice = build_lattice(config.lattice)
     with naming("hamiltonian"):
         hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
-    wavefunction = build_wavefunction(config, lattice)
+    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
     check_conserved(config.model.n_up, hamiltonian)
+    with naming(symmetry_keys(config.model)):
+        check_invariance(hamiltonian, wavefunction.generators())
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
         optimizer = build_optimizer(config.optimizer, config.train.steps)
@@ -188,6 +192,42 @@ def patch_spec(patch: str | int | tuple[tuple[int, ...], ...]) -> str | list[lis
     """model.patch as `Patches.from_spec` takes it."""
     assert not isinstance(patch, int)  # ModelConfig has made it text
     return patch if isinstance(patch, str) else [list(sites) for sites in patch]
+
+
+def symmetrised(
+    model: ModelConfig, lattice: Lattice, base: Autoregressive
+) -> Autoregressive | Symmetrised:
+    """The average of the network over model.symmetry and model.spin_flip, or the network itself."""
+    if model.symmetry == "none" and not model.spin_flip:
+        return base
+    with naming(symmetry_keys(model)):
+        if model.spin_flip and model.n_up is not None and 2 * model.n_up != lattice.n_sites:
+            raise ValueError(
+                f"model.n_up={model.n_up} is not half of {lattice.n_sites} sites, which the spin "
+                "flip leaves; use model.spin_flip=false"
+            )
+        return Symmetrised(base, build_symmetry(model, lattice), spin_flip=model.spin_flip)
+
+
+def build_symmetry(model: ModelConfig, lattice: Lattice) -> Tensor:
+    """(n_elements, N) permutations of the sites. ValueError where there is but the identity."""
+    if model.symmetry in ("translations", "all") and not any(lattice.periodic):
+        raise ValueError("this lattice has no periodic direction; use model.symmetry=point_group")
+    groups = {
+        "none": lambda: torch.arange(lattice.n_sites)[None],
+        "point_group": lattice.point_group,
+        "translations": lattice.translations,
+        "all": lattice.space_group,
+    }
+    permutations = groups[model.symmetry]()
+    if model.symmetry != "none" and len(permutations) == 1:
+        raise ValueError("this lattice has no such symmetry; use model.symmetry=none")
+    return permutations
+
+
+def symmetry_keys(model: ModelConfig) -> str:
+    """What an error about the symmetry is about."""
+    return f"model.symmetry={model.symmetry} model.spin_flip={shown(model.spin_flip)}"
 
 
 def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:

@@ -70,7 +70,7 @@ _LARGE: Final = MODELS["ptf"] | {"sub_patch": True, "sub_d_model": True, "sub_n_
 MODELS["lptf"] = _LARGE | {"sub_cell": True}
 MODELS["lptf_ptf"] = _LARGE | {"sub_n_heads": True}
 for _keys in MODELS.values():
-    _keys |= {"n_up": False, "phase": False}
+    _keys |= {"n_up": False, "phase": False, "symmetry": True, "spin_flip": True}
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -225,6 +225,12 @@ class ModelConfig:
     Hamiltonian that conserves it; null leaves it free."""
     phase: bool = False
     """Whether psi is complex: phases beside the amplitudes, for ground states with signs."""
+    symmetry: str = "none"
+    """Average |psi|^2 over symmetries of the lattice: none, point_group, translations (periodic
+    lattices) or all, their product. A configuration costs as many times more as there are elements;
+    configurations that they connect are evaluated once a step."""
+    spin_flip: bool = False
+    """Average over configurations with all bits inverted too: true or false; twice the cost."""
 
     def __post_init__(self) -> None:
         _check_kind("model", self, MODELS)
@@ -241,6 +247,8 @@ class ModelConfig:
             require_choice("model.attention", self.attention, ("softmax", "factored"))
         if self.activation is not None:
             require_choice("model.activation", self.activation, ("gelu", "relu", "silu"))
+        choices = ("none", "point_group", "translations", "all")
+        require_choice("model.symmetry", self.symmetry, choices)
         for key in ("cell", "sub_cell"):
             if getattr(self, key) is not None:
                 require_choice(f"model.{key}", getattr(self, key), ("gru", "lstm", "elman"))

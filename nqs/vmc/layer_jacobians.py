@@ -11,14 +11,15 @@ do not mix:
     pairs       y_i = sum_j a(i, j) x_j           J_a(i, j) = g_i . x_j, on each head's channels
 
 (t runs over positions and, in recurrent cells, over the steps at which the layer is called. Where a
-layer sees each sample in several rows, R' = B R rows with a sample's next to each other, it runs
-over those too, and the table's derivative is summed over them.)
+layer sees each sample in several rows, B M rows with a sample's next to each other (images of it,
+its large patches), it runs over those too: they count as further positions, and the sums add them.)
 Complex ln psi of real parameters takes one pass for Re ln psi and one for Im ln psi; its rows are
 those of Re, then those of Im. Fused attention stays, no vmap; only one panel of columns is formed
 at a time. Where the inputs and gradients of all layers would not fit in memory, the passes are
 repeated for one group of layers after another.
 
-Letters: B samples, R rows (B, or 2 B for complex ln psi), T positions, P parameters.
+Letters: B samples, M rows of each in a layer (1 as a rule), R rows (B, or 2 B for complex ln psi),
+T positions, P parameters.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ class _Piece:
 class _Calls:
     """What one layer saw, a list entry per call.
 
-    inputs (B, T, in), tokens (B, T), or as many numbers in other shapes; edges of the outputs in
-    the graph; per real part of ln psi the gradients (B, T, out), None where the layer does not feed
-    that part.
+    inputs (B M, T, in), tokens (B M, T), or as many numbers in other shapes; edges of the outputs
+    in the graph; per real part of ln psi the gradients (B M, T, out), None where the layer does not
+    feed that part.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
@@ -90,6 +91,8 @@ class _Calls:
     def join(self, n_rows: int, gradients: list[tuple[Tensor | None, ...]]) -> _Record:
         """All calls' positions along dim 1, from the gradients of each part's calls; B = n_rows."""
         first = self.inputs[0]
+        if len(first) % n_rows:
+            raise ValueError(f"a layer saw {len(first)} rows for {n_rows} samples")
         width = first.shape[-1:] if first.is_floating_point() else ()
         own = [x.reshape(n_rows, -1, *width) for x in self.inputs]
         lengths = [x.shape[1] for x in own]
@@ -102,9 +105,9 @@ class _Calls:
 
 @dataclass(frozen=True)
 class _Record:
-    """inputs (B, T, in) or tokens (B, T); gradients (B, T, out) of each real part of ln psi.
+    """inputs (B, M T, in) or tokens (B, M T); gradients (B, M T, out) of each part of ln psi.
 
-    length: positions of one call, of which T holds one or more runs.
+    length: T, the positions of one call.
     """
 
     inputs: Tensor
@@ -442,7 +445,7 @@ def _write_jacobian(
     elif isinstance(layer, PairWeights):
         row = layer.weights.shape[1]
         heads = slice(piece.first // row, (piece.first + piece.width) // row)
-        block[:] = layer.jacobian(inputs, gradients, heads)
+        block[:] = layer.jacobian(inputs, gradients, heads, record.length)
     else:
         if isinstance(layer, nn.LayerNorm) and piece.parameter == "weight":
             gradients = gradients * F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)

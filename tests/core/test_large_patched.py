@@ -201,9 +201,7 @@ def test_models_that_do_not_fit() -> None:
     assert LargePatched(large, sub, [2, 2, 1, 2]).max_length == 7
     with pytest.raises(ValueError, match="large: max_length=4 is below 5"):
         LargePatched(large, sub, [2] * 5)
-    with pytest.raises(
-        ValueError, match=r"reads 7 tokens.*up to 1 tokens.* need 4 and 15"
-    ):
+    with pytest.raises(ValueError, match=r"reads 7 tokens.*up to 1 tokens.* need 4 and 15"):
         LargePatched(large, sub, [1, 1])
     with pytest.raises(ValueError, match="sub: max_length=2 is below 3"):
         LargePatched(one("transformer", 10, 15, 4), sub, [3])

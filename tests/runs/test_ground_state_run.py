@@ -35,6 +35,8 @@ TINY: dict[str, Any] = {
         "attention": "factored",
         "activation": "gelu",
         "positions": "learned",
+        "symmetry": "none",
+        "spin_flip": False,
     },
     "optimizer": {
         "name": "adam",
