@@ -75,9 +75,14 @@ class PairWeights(nn.Module):
         One product a head with all rows side by side, (S x L) (L x R d).
         """
         n_rows, n_read, d_model = values.shape
-        by_head = values.view(n_rows, n_read, self.n_heads, -1).permute(2, 1, 0, 3)  # (H, L, R, d)
-        mixed = torch.bmm(table, by_head.reshape(self.n_heads, n_read, -1))  # (H, S, R d)
-        mixed = mixed.view(self.n_heads, table.shape[1], n_rows, -1).permute(2, 1, 0, 3)
+        d_head = d_model // self.n_heads  # spelled out: there may be no rows
+        by_head = values.view(n_rows, n_read, self.n_heads, d_head).permute(
+            2, 1, 0, 3
+        )  # (H, L, R, d)
+        mixed = torch.bmm(
+            table, by_head.reshape(self.n_heads, n_read, n_rows * d_head)
+        )  # (H, S, R d)
+        mixed = mixed.view(self.n_heads, table.shape[1], n_rows, d_head).permute(2, 1, 0, 3)
         return mixed.reshape(n_rows, table.shape[1], d_model)
 
     def jacobian(
