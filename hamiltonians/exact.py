@@ -501,6 +501,13 @@ def memory_estimate(n_sites: int, k: int = 2) -> int:
     return _bytes(2**n_sites, k, max(FEWEST_VECTORS, 2 * k + 3), False)
 
 
+def memory_needed(H: Hamiltonian, k: int = 2, n_up: int | None = None) -> int:
+    """Bytes of memory `ground_state(H, k, n_up=n_up)` needs at least; ValueError as there."""
+    size, _ = _sector_size(H, n_up)
+    matrix_bytes = 0 if n_up is None else _matrix_bytes(H, size)
+    return _bytes(size, k, max(FEWEST_VECTORS, 2 * k + 3), H.is_complex) + matrix_bytes
+
+
 def _bytes(size: int, k: int, n_vectors: int, is_complex: bool) -> int:
     return size * (16 if is_complex else 8) * (n_vectors + 2 * k + SPARE_VECTORS)
 

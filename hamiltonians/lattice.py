@@ -177,6 +177,10 @@ class Lattice:
         """
         return symmetry.translations(self)
 
+    def space_group(self) -> Tensor:
+        """(n_elements, N) int64: all translations times all of the point group, each once."""
+        return symmetry.space_group(self)
+
     def __repr__(self) -> str:
         assert self.shape is not None
         sizes = ", ".join(map(str, self.shape))

@@ -58,6 +58,15 @@ def translations(lattice: Lattice) -> Tensor:
     return torch.stack(rows)
 
 
+def space_group(lattice: Lattice) -> Tensor:
+    """(n_elements, N) int64: every translation after every element of the point group, distinct.
+
+    A group, since isometries carry translations by cells into translations by cells.
+    """
+    products = translations(lattice)[:, point_group(lattice)]  # (n_translations, n_point, N)
+    return torch.unique(products.flatten(0, 1), dim=0)  # sorted: the identity first
+
+
 class _SiteMatcher:
     """Finds which site lies where an isometry carries each site (None if one lands in between)."""
 

@@ -48,8 +48,8 @@ def test_groups_and_kinds_agree() -> None:
 
 @pytest.mark.parametrize("lattice", LATTICES)
 def test_every_choice_is_valid_and_buildable(lattice: str) -> None:
-    choices = {(hamiltonian, "ptf") for hamiltonian in HAMILTONIANS}
-    for hamiltonian, model in sorted(choices | {("rydberg", model) for model in MODELS}):
+    pairs = [*((name, "ptf") for name in HAMILTONIANS), *(("rydberg", name) for name in MODELS)]
+    for hamiltonian, model in dict.fromkeys(pairs):
         mapping, _ = train.compose_config(command(lattice, hamiltonian, model))
         config = Config.from_dict(mapping)
         if (lattice, model) == ("positions", "rnn2d"):
@@ -69,6 +69,9 @@ RUNS = [
     *(command("square", hamiltonian, "rnn") for hamiltonian in HAMILTONIANS),
     ["model=rnn", "model.cell=lstm", "model.residual=true", "model.n_layers=2"],
     ["model=rnn", "model.cell=elman", "train.flip_fraction=0"],
+    ["model=lptf", "model.patch=2x4", "model.sub_patch=2x2"],
+    ["model=lptf", "model.patch=3x3", "model.sub_patch=2", "model.sub_cell=lstm", "lattice.Ly=3"],
+    ["model=lptf_ptf", "model.sub_d_model=8", "lattice=kagome", "lattice.Lx=2", "lattice.Ly=2"],
     ["optimizer=adam", "optimizer.clip_norm=1"],
     ["optimizer=minsr", "optimizer.max_norm=0.1", "optimizer.momentum=0"],
     ["model.positions=grid", "lattice.Lx=3", "lattice.Ly=5", "dtype=float64"],

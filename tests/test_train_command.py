@@ -76,6 +76,13 @@ def test_the_lecture_s_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert result(tmp_path / "again")["energy"] == summary["energy"]
 
 
+@pytest.mark.parametrize("sub", ["--rnn L=8 patch=2x2 Nh=8", "--ptf L=2x4 patch=2 Nh=8 nhead=2"])
+def test_the_older_large_patches(tmp_path: Path, sub: str) -> None:
+    command = f"--train L=16 steps=2 K=8 dir=out --lptf patch=2x4 Nh=8 nhead=2 {sub}"
+    assert train.main(command.split()) == 0
+    assert result(tmp_path / "out")["status"] == "finished"
+
+
 def test_the_lecture_s_recurrent_network(tmp_path: Path) -> None:
     command = "--train L=2x3 steps=2 B=8 seed=7 dir=out --rnn patch=2 rnntype=GRU Nh=8"
     assert train.main(command.split()) == 0

@@ -75,20 +75,29 @@ class PairWeights(nn.Module):
 
         One product a head with all rows side by side, (S x L) (L x R d).
         """
-        n_rows, n_read, d_model = values.shape
+        n_rows, _, d_model = values.shape
         by_head = values.unflatten(2, (self.n_heads, d_model // self.n_heads))
         by_head = by_head.permute(2, 1, 0, 3)  # (H, L, R, d)
         mixed = torch.bmm(table, by_head.flatten(2))  # (H, S, R d)
         mixed = mixed.view(*table.shape[:2], *by_head.shape[2:]).permute(2, 1, 0, 3)
         return mixed.reshape(n_rows, table.shape[1], d_model)
 
-    def jacobian(self, values: Tensor, gradients: Tensor, heads: slice) -> Tensor:
-        """Derivative of each sample's output along `gradients`, both (B, T, D) -> (B, heads M)."""
-        n_read = values.shape[1]
+    def jacobian(
+        self, values: Tensor, gradients: Tensor, heads: slice, n_read: int | None = None
+    ) -> Tensor:
+        """Derivative of each sample's output along `gradients`, both (B, I T, D) -> (B, heads M).
+
+        I sequences of T = n_read positions (one of all by default) belong to a sample; their
+        derivatives are summed.
+        """
+        n_read = values.shape[1] if n_read is None else n_read
         values, gradients = (
-            x.unflatten(2, (self.n_heads, -1))[:, :, heads].transpose(1, 2)
+            x.unflatten(2, (self.n_heads, -1))
+            .unflatten(1, (-1, n_read))[:, :, :, heads]
+            .permute(0, 3, 2, 1, 4)
+            .flatten(3)
             for x in (values, gradients)
-        )  # (B, h, T, d)
+        )  # (B, h, T, I d)
         dense = gradients @ values.transpose(2, 3)  # (B, h, T, T)
         n_pairs = n_read * (n_read + 1) // 2
         seen = dense[:, :, self.rows[:n_pairs], self.columns[:n_pairs]]

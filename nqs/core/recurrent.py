@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from nqs.core.initialise import initialise
-from nqs.core.sequence import SequenceModel, SequenceState, check_continuation, check_sizes
+from nqs.core.sequence import (
+    EmbeddingModel,
+    SequenceModel,
+    SequenceState,
+    check_continuation,
+    check_sizes,
+)
 
 
 @dataclass
@@ -135,7 +141,7 @@ CELLS: dict[str, type[Cell]] = {"elman": ElmanCell, "gru": GRUCell, "lstm": LSTM
 
 
 @final
-class Recurrent(ConstantStateModel):
+class Recurrent(ConstantStateModel, EmbeddingModel):
     """Stacked recurrent network over integer tokens, with a linear head.
 
     The first layer's input map acts on one-hot tokens, so it is an embedding of width n_gates D:
@@ -181,10 +187,25 @@ class Recurrent(ConstantStateModel):
             for layer in self.cells:
                 nn.init.ones_(layer.hidden.bias[d_model : 2 * d_model])
 
+    def read(
+        self, embedded: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        """See EmbeddingModel.read; E = n_gates D."""
+        first = check_continuation(self, embedded, state)
+        n_rows, n_own = embedded.shape[:2]
+        if state is None:
+            state = self.start(n_rows, self.max_length)
+        assert isinstance(state, RecurrentState)
+        logits, memory = self._driven(embedded, list(state.memory))
+        return logits, RecurrentState(memory, first + n_own)
+
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, M) per layer, M = D (2 D for the LSTM: hidden, then cell)."""
-        n_own = tokens.shape[1]
-        driven = self.embedding(tokens)  # (R, S, n_gates D)
+        return self._driven(self.embedding(tokens), memory)
+
+    def _driven(self, driven: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Logits (R, S, K), next memory of inputs (R, S, n_gates D) read from memory."""
+        n_own = driven.shape[1]
         outputs = driven
         for layer, cell in enumerate(self.cells):
             if layer > 0:

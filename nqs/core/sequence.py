@@ -92,6 +92,25 @@ class SequenceModel(nn.Module, ABC):
         """
 
 
+class EmbeddingModel(SequenceModel):
+    """A sequence model that embeds its tokens and can be given vectors in their place.
+
+    Attributes:
+        embedding: vectors of width E of the input tokens.
+    """
+
+    embedding: nn.Embedding
+
+    @abstractmethod
+    def read(
+        self, embedded: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, SequenceState]:
+        """`forward` of vectors (R, S, E); forward(tokens) = read(embedding(tokens)).
+
+        So another network may write some of the inputs, or one input may stand for many tokens.
+        """
+
+
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError naming the first size that is not a positive integer."""
     for name, size in sizes.items():
@@ -108,10 +127,10 @@ def check_heads(d_model: int, n_heads: int) -> None:
         )
 
 
-def check_continuation(model: SequenceModel, tokens: Tensor, state: SequenceState | None) -> int:
-    """The position of the first token; ValueError if rows or positions do not fit (see forward)."""
+def check_continuation(model: SequenceModel, inputs: Tensor, state: SequenceState | None) -> int:
+    """The position of the first of inputs (R, S, ...); ValueError if they do not fit (forward)."""
     start = 0 if state is None else state.length
-    n_rows, n_own = tokens.shape
+    n_rows, n_own = inputs.shape[:2]
     if state is not None and n_rows % state.n_rows:
         raise ValueError(
             f"{n_rows} rows cannot continue a state of {state.n_rows} rows: not a multiple"

@@ -19,7 +19,7 @@ from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.sequence import (
-    SequenceModel,
+    EmbeddingModel,
     SequenceState,
     check_continuation,
     check_heads,
@@ -51,7 +51,7 @@ class TransformerBlock(nn.Module):
 
 
 @final
-class Transformer(SequenceModel):
+class Transformer(EmbeddingModel):
     """Causal transformer over integer tokens.
 
     Args:
@@ -123,16 +123,42 @@ class Transformer(SequenceModel):
         self, tokens: Tensor, state: SequenceState | None = None
     ) -> tuple[Tensor, KeyValueState]:
         """See SequenceModel.forward."""
+        state, start = self._continued(tokens, state)
+        if state is not None and state.repeated is not None:
+            n_own = tokens.shape[1]
+            every = self.embedding.weight[:, None].expand(-1, n_own, -1)
+            table = self.positions(every, start).flatten(0, 1)  # (V S, D)
+            places = tokens * n_own + torch.arange(n_own, device=tokens.device)
+            x = nn.functional.embedding(places, table)  # (R, S, D)
+            return self._repeating(x, state, state.repeated)
+        return self._run(*self._embedded(tokens, start), state)
+
+    def read(
+        self, embedded: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, KeyValueState]:
+        """See EmbeddingModel.read; E = D."""
+        state, start = self._continued(embedded, state)
+        x = self.positions(embedded, start)
+        if state is not None and state.repeated is not None:
+            return self._repeating(x, state, state.repeated)
+        return self._run(x, self.blocks[0].project(x), state)
+
+    def _continued(
+        self, inputs: Tensor, state: SequenceState | None
+    ) -> tuple[KeyValueState | None, int]:
+        """The state with its branches joined, the position of the first of inputs (R, S, ...)."""
         if state is not None:
             assert isinstance(state, KeyValueState)
             state = state.joined()
-        start = check_continuation(self, tokens, state)
-        if state is not None and state.repeated is not None:
-            return self._repeating(tokens, state, state.repeated)
-        x, projected = self._embedded(tokens, start)
+        return state, check_continuation(self, inputs, state)
+
+    def _run(
+        self, x: Tensor, projected: Tensor, state: KeyValueState | None
+    ) -> tuple[Tensor, KeyValueState]:
+        """Logits and the next state of inputs x (R, S, D), projected (R, S, C) for block 0."""
         keys, values, first = [], [], None
         for layer, block in enumerate(self.blocks):
-            prefix = state.filled(layer) if state is not None and start > 0 else None
+            prefix = state.filled(layer) if state is not None and state.length > 0 else None
             projected = projected if layer == 0 else block.project(x)
             x, new_keys, new_values = block(x, projected, prefix)
             keys.append(new_keys)
@@ -144,18 +170,14 @@ class Transformer(SequenceModel):
         return self.head(self.norm(x)), extended
 
     def _repeating(
-        self, tokens: Tensor, state: KeyValueState, repeated: Repeated
+        self, x: Tensor, state: KeyValueState, repeated: Repeated
     ) -> tuple[Tensor, KeyValueState]:
-        """Forward of branches that repeat a sequence after their first token (see `prefix`)."""
-        start, n_own = state.length, tokens.shape[1]
+        """Branches x (R, S, D) that repeat a sequence after their first input (see `prefix`)."""
+        start, n_own = state.length, x.shape[1]
         first = self.blocks[0]
-        every = self.embedding.weight[:, None].expand(-1, n_own, -1)
-        table = self.positions(every, start).flatten(0, 1)  # (V S, D)
-        places = tokens * n_own + torch.arange(n_own, device=tokens.device)
-        x = nn.functional.embedding(places, table)  # (R, S, D)
         mixed = first.attention.repeat(first.project(x[:, :1]), state.filled(0), repeated)
         if mixed is None:
-            return self(tokens, dataclasses.replace(state, repeated=None))
+            return self._run(x, first.project(x), dataclasses.replace(state, repeated=None))
         x = first.perceptron(x + mixed)
         for layer, block in enumerate(self.blocks[1:], start=1):
             x, _, _ = block(x, block.project(x), state.filled(layer))

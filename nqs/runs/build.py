@@ -4,18 +4,20 @@ line that names the section, before any work and before the run's folder is made
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import memory_estimate
+from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.heisenberg import Marshall
+from hamiltonians.invariance import check_invariance
 from hamiltonians.lattice import (
     Chain,
     Honeycomb,
@@ -26,23 +28,26 @@ from hamiltonians.lattice import (
     Triangular,
 )
 from hamiltonians.pauli import PauliSum
+from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
 from nqs.core.recurrent2d import Recurrent2D
-from nqs.core.sequence import SequenceModel
+from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig, OptimizerConfig
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
-from nqs.vmc.product_state import product_state
+from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.large_patches import LargePatches, large_patches
 from nqs.wavefunctions.patches import Patches
+from nqs.wavefunctions.symmetrised import Symmetrised
 
-EXACT_SITES: Final = 16
-"""train.exact=auto compares with exact diagonalisation up to this many sites (about a second)."""
+EXACT_CONFIGURATIONS: Final = 2**16
+"""train.exact=auto compares with exact diagonalisation up to this many (about a second)."""
 EXACT_GIGABYTES: Final = 8.0
 """Memory that exact diagonalisation may take."""
 GRIDS: Final = {
@@ -67,7 +72,7 @@ class Job:
     device: torch.device
     lattice: Lattice
     hamiltonian: Hamiltonian
-    wavefunction: Autoregressive
+    wavefunction: Autoregressive | Symmetrised
     optimizer: Optimizer
     generator: torch.Generator
     exact: bool
@@ -85,8 +90,11 @@ def build(config: Config) -> Job:
         lattice = build_lattice(config.lattice)
     with naming("hamiltonian"):
         hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
-    exact = compares_with_exact(config.train.exact, hamiltonian)
-    wavefunction = build_wavefunction(config, lattice)
+    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
+    check_conserved(config.model.n_up, hamiltonian)
+    with naming(symmetry_keys(config.model)):
+        check_invariance(hamiltonian, wavefunction.generators())
+    exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
         optimizer = build_optimizer(config.optimizer, config.train.steps)
     return Job(
@@ -161,22 +169,72 @@ def build_exchange(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonian:
 def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     """The network; its parameters are drawn on the CPU so that every device starts alike."""
     model = config.model
-    patch = model.patch
-    assert not isinstance(patch, int)  # ModelConfig has made it text
-    spec = patch if isinstance(patch, str) else [list(sites) for sites in patch]
-    with naming(f"model.patch={shown(patch)}"):
-        path = "zigzag" if model.name == "rnn2d" else "raster"
-        patches = Patches.from_spec(lattice, spec, path=path)
     generator = build_generator(config.seed, "parameters", torch.device("cpu"))
+    if model.sub_patch is not None:
+        named = f"model.patch={shown(model.patch)}, model.sub_patch={shown(model.sub_patch)}"
+        with naming(named):
+            large = large_patches(lattice, patch_spec(model.patch), patch_spec(model.sub_patch))
+        patches = large.patches
+        with naming("model"):
+            core: SequenceModel = build_large_core(model, large, generator)
+    else:
+        with naming(f"model.patch={shown(model.patch)}"):
+            path = "zigzag" if model.name == "rnn2d" else "raster"
+            patches = Patches.from_spec(lattice, patch_spec(model.patch), path=path)
+        with naming("model"):
+            core = build_core(model, patches, generator)
     with naming("model"):
-        core = build_core(model, patches, generator)
-        wavefunction = Autoregressive(core, patches)
+        wavefunction = Autoregressive(core, patches, n_up=model.n_up, phase=model.phase)
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
 
 
+def patch_spec(patch: str | int | tuple[tuple[int, ...], ...]) -> str | list[list[int]]:
+    """model.patch as `Patches.from_spec` takes it."""
+    assert not isinstance(patch, int)  # ModelConfig has made it text
+    return patch if isinstance(patch, str) else [list(sites) for sites in patch]
+
+
+def symmetrised(
+    model: ModelConfig, lattice: Lattice, base: Autoregressive
+) -> Autoregressive | Symmetrised:
+    """The average of the network over model.symmetry and model.spin_flip, or the network itself."""
+    if model.symmetry == "none" and not model.spin_flip:
+        return base
+    with naming(symmetry_keys(model)):
+        if model.spin_flip and model.n_up is not None and 2 * model.n_up != lattice.n_sites:
+            raise ValueError(
+                f"model.n_up={model.n_up} is not half of {lattice.n_sites} sites, which the spin "
+                "flip leaves; use model.spin_flip=false"
+            )
+        return Symmetrised(base, build_symmetry(model, lattice), spin_flip=model.spin_flip)
+
+
+def build_symmetry(model: ModelConfig, lattice: Lattice) -> Tensor:
+    """(n_elements, N) permutations of the sites. ValueError where there is but the identity."""
+    if model.symmetry in ("translations", "all") and not any(lattice.periodic):
+        raise ValueError("this lattice has no periodic direction; use model.symmetry=point_group")
+    groups = {
+        "none": lambda: torch.arange(lattice.n_sites)[None],
+        "point_group": lattice.point_group,
+        "translations": lattice.translations,
+        "all": lattice.space_group,
+    }
+    permutations = groups[model.symmetry]()
+    if model.symmetry != "none" and len(permutations) == 1:
+        raise ValueError("this lattice has no such symmetry; use model.symmetry=none")
+    return permutations
+
+
+def symmetry_keys(model: ModelConfig) -> str:
+    """What an error about the symmetry is about."""
+    return f"model.symmetry={model.symmetry} model.spin_flip={shown(model.spin_flip)}"
+
+
 def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator) -> SequenceModel:
-    """The sequence model over patches: K states and a start token in, K logits out."""
-    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+    """The sequence model over patches: K states and a start token in, K logits out, and K phases
+    with model.phase."""
+    n_outputs = 2 * patches.n_states if model.phase else patches.n_states
+    sizes = (patches.n_states + 1, n_outputs, patches.n_patches)
     if model.name == "rnn2d":
         assert patches.grid is not None and model.d_embed is not None
         return Recurrent2D(
@@ -187,14 +245,12 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
             generator=generator,
         )
     assert model.n_layers is not None
-    if model.name in ("ptf", "linear_attention"):
+    if model.name == "ptf":
+        return build_transformer(model, sizes, patches.centres, generator)
+    if model.name == "linear_attention":
         assert model.n_heads is not None
         assert model.activation is not None and model.positions is not None
-        if model.name == "linear_attention":
-            transformer: Callable[..., SequenceModel] = LinearTransformer
-        else:
-            transformer = partial(Transformer, attention=model.attention or "factored")
-        return transformer(
+        return LinearTransformer(
             *sizes,
             d_model=model.d_model,
             n_layers=model.n_layers,
@@ -227,6 +283,58 @@ def build_core(model: ModelConfig, patches: Patches, generator: torch.Generator)
         cell=model.cell,
         residual=model.residual,
         generator=generator,
+    )
+
+
+def build_transformer(
+    model: ModelConfig, sizes: tuple[int, int, int], centres: Tensor, generator: torch.Generator
+) -> Transformer:
+    """The transformer over (large) patches with the given centres."""
+    assert model.n_layers is not None and model.n_heads is not None
+    assert model.activation is not None and model.positions is not None
+    return Transformer(
+        *sizes,
+        d_model=model.d_model,
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        d_ff=model.d_ff,
+        attention=model.attention or "factored",
+        activation=model.activation,
+        positions=model.positions,
+        coordinates=centres,
+        generator=generator,
+    )
+
+
+def build_large_core(
+    model: ModelConfig, large: LargePatches, generator: torch.Generator
+) -> LargePatched:
+    """The transformer over large patches and the sub-sampler within them."""
+    n_states, longest = large.patches.n_states, max(large.lengths)
+    sub_sizes = (n_states, 2 * n_states if model.phase else n_states, longest)
+    assert model.sub_d_model is not None and model.sub_n_layers is not None
+    sub: EmbeddingModel
+    if model.sub_cell is not None:
+        sub = Recurrent(
+            *sub_sizes,
+            d_model=model.sub_d_model,
+            n_layers=model.sub_n_layers,
+            cell=model.sub_cell,
+            generator=generator,
+        )
+    else:
+        assert model.sub_n_heads is not None and model.activation is not None
+        sub = Transformer(
+            *sub_sizes,
+            d_model=model.sub_d_model,
+            n_layers=model.sub_n_layers,
+            n_heads=model.sub_n_heads,
+            activation=model.activation,
+            generator=generator,
+        )
+    sizes = (longest * n_states + 1, sub.embedding.embedding_dim, len(large.lengths))
+    return LargePatched(
+        build_transformer(model, sizes, large.centres, generator), sub, large.lengths
     )
 
 
@@ -274,21 +382,39 @@ def start_from_product_state(job: Job) -> None:
     """Puts the wavefunction at the best product state; without it every model sits on that plateau
     for thousands of steps."""
     generator = build_generator(job.config.seed, "product_state", job.device)
-    job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
+    if job.config.model.phase:
+        chances, phases = complex_product_state(job.hamiltonian, generator)
+        job.wavefunction.set_product_state(chances, phases=phases)
+    else:
+        job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
 
 
-def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian) -> bool:
+def check_conserved(n_up: int | None, hamiltonian: Hamiltonian) -> None:
+    """Raises InputError for a fixed number of 1 bits that the Hamiltonian changes."""
+    if n_up is not None and not hamiltonian.conserves_magnetisation:
+        raise InputError(
+            f"model.n_up={n_up}: {hamiltonian.describe()} does not conserve the number of 1 bits; "
+            "use model.n_up=null"
+        )
+
+
+def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian, n_up: int | None) -> bool:
     """Whether to diagonalise. Raises InputError if it was asked for and does not fit in memory."""
     n_sites = hamiltonian.n_sites
+    n_configs = 2**n_sites if n_up is None else math.comb(n_sites, n_up)
     if wanted == "auto":
-        return n_sites <= EXACT_SITES
-    needed = memory_estimate(n_sites, 1) * (2 if hamiltonian.is_complex else 1) / 1e9
-    if wanted and needed > EXACT_GIGABYTES:
+        return n_configs <= EXACT_CONFIGURATIONS
+    if not wanted:
+        return False
+    needed = memory_needed(hamiltonian, 1, n_up) / 1e9
+    if needed > EXACT_GIGABYTES:
+        where = "" if n_up is None else f" with {n_up} up"
         raise InputError(
-            f"train.exact=true: exact diagonalisation of {n_sites} sites needs {needed:.3g} GB, "
+            f"train.exact=true: exact diagonalisation of {n_sites} sites{where} needs "
+            f"{needed:.3g} GB, "
             f"allowed are {EXACT_GIGABYTES:g} GB; use train.exact=auto or false"
         )
-    return bool(wanted)
+    return True
 
 
 @contextlib.contextmanager

@@ -66,6 +66,11 @@ MODELS: Final[dict[str, dict[str, bool]]] = {
     },
     "rnn2d": {"patch": True, "d_model": True, "d_embed": True},
 }
+_LARGE: Final = MODELS["ptf"] | {"sub_patch": True, "sub_d_model": True, "sub_n_layers": True}
+MODELS["lptf"] = _LARGE | {"sub_cell": True}
+MODELS["lptf_ptf"] = _LARGE | {"sub_n_heads": True}
+for _keys in MODELS.values():
+    _keys |= {"n_up": False, "phase": False, "symmetry": True, "spin_flip": True}
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -173,16 +178,20 @@ class HamiltonianConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The wavefunction: ptf = patched transformer, rnn = patched recurrent network,
+    """The wavefunction: ptf = patched transformer, rnn = patched recurrent network, lptf = large
+    patched transformer over a recurrent sub-sampler, lptf_ptf = the same over a transformer,
     linear_attention = transformer of constant state, ssm = diagonal state space, rnn2d = recurrent
     network in two dimensions."""
 
     name: str
-    """Kind: ptf, rnn, linear_attention, ssm or rnn2d (the group option)."""
+    """Kind: ptf, rnn, lptf, lptf_ptf, linear_attention, ssm or rnn2d (the group option)."""
     patch: str | int | tuple[tuple[int, ...], ...]
-    """Sites drawn at once: 2x2 (grid), 4 (neighbours), auto, or a list of lists of sites."""
+    """Sites drawn at once: 2x2 (grid), 4 (neighbours), auto, or a list of lists of sites. For lptf
+    the large patches, one position of the transformer each."""
+    sub_patch: str | int | tuple[tuple[int, ...], ...] | None = None
+    """Sites of a large patch that its sub-sampler draws at once, written as patch (lptf)."""
     d_model: int
-    """Width of the network, >= 1; a multiple of n_heads."""
+    """Width of the network, >= 1; with attention a multiple of n_heads."""
     n_layers: int | None = None
     """Number of layers, >= 1."""
     n_heads: int | None = None
@@ -191,7 +200,7 @@ class ModelConfig:
     """Width of the feed-forward layers, >= 1; null means 2 d_model."""
     attention: str | None = None
     """What decides where to look: factored (learned for each pair of places; also null) or softmax
-    (of queries and keys) (ptf)."""
+    (of queries and keys)."""
     activation: str | None = None
     """Non-linearity of the feed-forward layers: gelu, relu or silu."""
     positions: str | None = None
@@ -204,26 +213,53 @@ class ModelConfig:
     """Recurrent cell: gru, lstm or elman (rnn)."""
     residual: bool | None = None
     """Add each layer's input to its output (rnn)."""
+    sub_d_model: int | None = None
+    """Width of the sub-sampler, >= 1; for a transformer a multiple of sub_n_heads."""
+    sub_n_layers: int | None = None
+    """Number of layers of the sub-sampler, >= 1."""
+    sub_cell: str | None = None
+    """Recurrent cell of the sub-sampler: gru, lstm or elman."""
+    sub_n_heads: int | None = None
+    """Attention heads of the sub-sampler, >= 1; must divide sub_d_model."""
+    n_up: int | None = None
+    """Number of 1 bits, kept exactly (magnetisation sum sz = N - 2 n_up), 0 .. sites, for a
+    Hamiltonian that conserves it; null leaves it free."""
+    phase: bool = False
+    """Whether psi is complex: phases beside the amplitudes, for ground states with signs."""
+    symmetry: str = "none"
+    """Average |psi|^2 over symmetries of the lattice: none, point_group, translations (periodic
+    lattices) or all, their product. A configuration costs as many times more as there are elements;
+    configurations that they connect are evaluated once a step."""
+    spin_flip: bool = False
+    """Average over configurations with all bits inverted too: true or false; twice the cost."""
 
     def __post_init__(self) -> None:
         _check_kind("model", self, MODELS)
-        if isinstance(self.patch, int):
-            object.__setattr__(self, "patch", str(self.patch))
-        for key in ("d_model", "n_layers", "n_heads", "d_ff", "d_state", "d_embed"):
+        for key in ("patch", "sub_patch"):
+            if isinstance(getattr(self, key), int):
+                object.__setattr__(self, key, str(getattr(self, key)))
+        widths = ("d_model", "n_layers", "n_heads", "d_ff", "d_state", "d_embed")
+        for key in (*widths, "sub_d_model", "sub_n_layers", "sub_n_heads"):
             _check_int(f"model.{key}", getattr(self, key), 1)
+        _check_int("model.n_up", self.n_up, 0)
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
         if self.attention is not None:
             require_choice("model.attention", self.attention, ("softmax", "factored"))
         if self.activation is not None:
             require_choice("model.activation", self.activation, ("gelu", "relu", "silu"))
-        if self.cell is not None:
-            require_choice("model.cell", self.cell, ("gru", "lstm", "elman"))
-        if self.n_heads is not None:
-            divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
-            allowed = ", ".join(map(str, divisors[:8]))
-            rule = f"must divide model.d_model={self.d_model}; use one of {allowed}"
-            require(self.d_model % self.n_heads == 0, "model.n_heads", self.n_heads, rule)
+        choices = ("none", "point_group", "translations", "all")
+        require_choice("model.symmetry", self.symmetry, choices)
+        for key in ("cell", "sub_cell"):
+            if getattr(self, key) is not None:
+                require_choice(f"model.{key}", getattr(self, key), ("gru", "lstm", "elman"))
+        for sub in ("", "sub_"):
+            width, heads = getattr(self, f"{sub}d_model"), getattr(self, f"{sub}n_heads")
+            if heads is not None:
+                divisors = [n for n in range(1, width + 1) if width % n == 0]
+                allowed = ", ".join(map(str, divisors[:8]))
+                rule = f"must divide model.{sub}d_model={width}; use one of {allowed}"
+                require(width % heads == 0, f"model.{sub}n_heads", heads, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +327,8 @@ class TrainConfig:
     eval_samples: int
     """Fresh configurations for the final energy, >= 2."""
     exact: str | bool
-    """Compare with exact diagonalisation: auto (up to 16 sites), true or false."""
+    """Compare with exact diagonalisation: auto (up to 2^16 configurations: 16 sites, more with
+    model.n_up), true or false."""
     checkpoint_every: int
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
 

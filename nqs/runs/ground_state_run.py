@@ -24,8 +24,8 @@ from nqs.vmc.optimisation import StepRecord, optimise
 CHECKPOINT_SECONDS: Final = 300.0
 """A checkpoint is at most this old, however slow the steps are."""
 MAY_BE_EXCITED: Final = (
-    "warning: this Hamiltonian has off-diagonal elements of either sign; "
-    "the energy is the lowest among positive states, only an upper bound of the ground state's"
+    "warning: this Hamiltonian has off-diagonal elements that are not <= 0; the energy is the "
+    "lowest among positive states, only an upper bound of the ground state's; see model.phase=true"
 )
 
 
@@ -131,7 +131,7 @@ def prepare(session: Session) -> None:
     log.say(f"{job.hamiltonian.describe()}")
     log.say(f"{session.config.model.name}, {job.n_parameters} parameters, on {job.device}")
     log.say(f"files in {session.path}")
-    if not job.hamiltonian.is_stoquastic:
+    if not (job.hamiltonian.is_stoquastic or session.config.model.phase):
         session.warning = MAY_BE_EXCITED
         log.say(MAY_BE_EXCITED)
     if session.config.run.resume:
@@ -261,7 +261,9 @@ def finish(session: Session) -> None:
     evaluation = evaluated(job, config.train.eval_samples, config.seed, session.step, "final")
     session.content.evaluations.append(evaluation)
     exact = (
-        ground_state(job.hamiltonian, k=1, max_memory_gb=EXACT_GIGABYTES).energy
+        ground_state(
+            job.hamiltonian, k=1, n_up=config.model.n_up, max_memory_gb=EXACT_GIGABYTES
+        ).energy
         if job.exact
         else None
     )

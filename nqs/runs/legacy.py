@@ -1,6 +1,7 @@
 """The older code's command line, translated into today's.
 
     --train L=16 steps=1000 --ptf patch=2x2 Nh=32 nhead=8 --rydberg V=7 delta=1 Omega=1
+    --train L=64 --lptf patch=4x4 Nh=128 nhead=8 --rnn L=16 patch=2x2
 
 (the public VMC_with_LPTFs code of Sprague and Czischek, Commun. Phys. 7, 90 (2024)). Physics and
 sizes are taken as they stand, L = 16 and V = 7 when nothing is said. Everything else that is not
@@ -24,6 +25,7 @@ GROUPS: Final = {
     },
     "ptf": {"L", "patch", "Nh", "dropout", "num_layers", "nhead", "repeat_pre", "Lx", "Ly"},
     "rnn": {"L", "patch", "rnntype", "Nh", "Lx", "Ly"},
+    "lptf": {"L", "patch", "Nh", "dropout", "num_layers", "nhead", "Lx", "Ly"},
     "rydberg": {"L", "Lx", "Ly", "V", "delta", "Omega"},
 }  # fmt: skip
 MODEL_KEYS: Final = {
@@ -31,6 +33,12 @@ MODEL_KEYS: Final = {
     "Nh": "model.d_model",
     "nhead": "model.n_heads",
     "num_layers": "model.n_layers",
+}
+SUB_KEYS: Final = {
+    "patch": "model.sub_patch",
+    "Nh": "model.sub_d_model",
+    "nhead": "model.sub_n_heads",
+    "num_layers": "model.sub_n_layers",
 }
 MEANINGLESS: Final = {
     "NLOOPS": "memory is divided automatically",
@@ -59,15 +67,21 @@ def translate(arguments: Sequence[str]) -> Translation:
     groups = _parse(arguments)
     models = [name for name in ("ptf", "rnn") if name in groups]
     if len(models) != 1:
-        raise InputError(f"{' '.join(arguments) or '(nothing)'}: choose one model, --ptf or --rnn")
+        rule = (
+            "choose one sub-sampler, --lptf ... --rnn ... or --lptf ... --ptf ..."
+            if "lptf" in groups
+            else "choose one model, --ptf or --rnn, or --lptf with one of them"
+        )
+        raise InputError(f"{' '.join(arguments) or '(nothing)'}: {rule}")
     (model,) = models
     train = groups.get("train", {})
-    overrides = [
-        *_lattice(groups, model),
-        *_hamiltonian(groups.get("rydberg", {})),
-        *_model(model, groups[model]),
-        *_train(train),
-    ]
+    if "lptf" in groups:
+        whole = {name: options for name, options in groups.items() if name != model}
+        lattice = _lattice(whole, "lptf")
+        network = _large_model(groups["lptf"], model, groups[model])
+    else:
+        lattice, network = _lattice(groups, model), _model(model, groups[model])
+    overrides = [*lattice, *_hamiltonian(groups.get("rydberg", {})), *network, *_train(train)]
     notes = [
         f"{name}={value} ({MEANINGLESS[name]})"
         for options in groups.values()
@@ -86,10 +100,6 @@ def _parse(arguments: Sequence[str]) -> dict[str, dict[str, str]]:
     for argument in arguments:
         if argument.startswith("--"):
             current = argument[2:].lower()
-            if current == "lptf":
-                raise InputError(
-                    "--lptf: the large patched transformer is not available yet; use --ptf or --rnn"
-                )
             if current not in GROUPS:
                 allowed = ", ".join(f"--{name}" for name in GROUPS)
                 hint = suggestion(current, GROUPS)
@@ -97,7 +107,8 @@ def _parse(arguments: Sequence[str]) -> dict[str, dict[str, str]]:
             groups.setdefault(current, {})
             continue
         if current is None:
-            raise InputError(f"{argument}: comes before any of --train, --ptf, --rnn, --rydberg")
+            known = ", ".join(f"--{name}" for name in GROUPS)
+            raise InputError(f"{argument}: comes before any of {known}")
         key, equals, value = argument.partition("=")
         if not equals or not value:
             raise InputError(f"{argument}: after --{current}, write key=value")
@@ -144,6 +155,31 @@ def _model(name: str, options: dict[str, str]) -> list[str]:
     if "rnntype" in options:
         overrides.append(f"model.cell={options['rnntype'].lower()}")
     return overrides
+
+
+def _large_model(options: dict[str, str], sub: str, sub_options: dict[str, str]) -> list[str]:
+    """The large patched transformer over `sub`, whose lattice is one large patch.
+
+    A recurrent sub-sampler has the width of the transformer, whose output began it.
+    """
+    overrides = _model("lptf" if sub == "rnn" else "lptf_ptf", options)
+    given, width = sub_options, options.get("Nh")
+    if sub == "rnn" and width is not None:
+        if given.get("Nh", width) != width:
+            raise InputError(f"--rnn Nh={given['Nh']}: must equal --lptf Nh={width}")
+        given = {**given, "Nh": width}
+    sites, patch = given.get("L"), options.get("patch")
+    if sites is not None and patch is not None and _product(sites) != _product(patch):
+        raise InputError(f"--{sub} L={sites}: must be the sites of --lptf patch={patch}")
+    overrides += [f"{SUB_KEYS[key]}={given[key]}" for key in SUB_KEYS if key in given]
+    if "rnntype" in given:
+        overrides.append(f"model.sub_cell={given['rnntype'].lower()}")
+    return overrides
+
+
+def _product(sizes: str) -> int:
+    """Sites of L=16, L=4x4, patch=4x4 or patch=4."""
+    return math.prod(_whole("L", size) for size in sizes.split("x"))
 
 
 def _train(options: dict[str, str]) -> list[str]:

@@ -10,13 +10,16 @@ do not mix:
     added table y = x + table[t]      J_table[t] = g_t
     pairs       y_i = sum_j a(i, j) x_j           J_a(i, j) = g_i . x_j, on each head's channels
 
-(t runs over positions and, in recurrent cells, over the steps at which the layer is called.)
+(t runs over positions and, in recurrent cells, over the steps at which the layer is called. Where a
+layer sees each sample in several rows, B M rows with a sample's next to each other (images of it,
+its large patches), it runs over those too: they count as further positions, and the sums add them.)
 Complex ln psi of real parameters takes one pass for Re ln psi and one for Im ln psi; its rows are
 those of Re, then those of Im. Fused attention stays, no vmap; only one panel of columns is formed
 at a time. Where the inputs and gradients of all layers would not fit in memory, the passes are
 repeated for one group of layers after another.
 
-Letters: B samples, R rows (B, or 2 B for complex ln psi), T positions, P parameters.
+Letters: B samples, M rows of each in a layer (1 as a rule), R rows (B, or 2 B for complex ln psi),
+T positions, P parameters.
 """
 
 from __future__ import annotations
@@ -76,29 +79,40 @@ class _Piece:
 class _Calls:
     """What one layer saw, a list entry per call.
 
-    inputs (B, T, in), tokens (B, T); edges of the outputs in the graph; per real part of ln psi the
-    gradients (B, T, out), None where the layer does not feed that part.
+    inputs (B M, T, in), tokens (B M, T), or as many numbers in other shapes; edges of the outputs
+    in the graph; per real part of ln psi the gradients (B M, T, out), None where the layer does not
+    feed that part.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
     edges: list[GradientEdge] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)  # bytes of an output
 
-    def join(self, gradients: list[tuple[Tensor | None, ...]]) -> _Record:
-        """All calls' positions along dim 1, from the gradients of each part's calls."""
-        tokens = not self.inputs[0].is_floating_point()
+    def join(self, n_rows: int, gradients: list[tuple[Tensor | None, ...]]) -> _Record:
+        """All calls' positions along dim 1, from the gradients of each part's calls; B = n_rows."""
+        first = self.inputs[0]
+        if len(first) % n_rows:
+            raise ValueError(f"a layer saw {len(first)} rows for {n_rows} samples")
+        width = first.shape[-1:] if first.is_floating_point() else ()
+        own = [x.reshape(n_rows, -1, *width) for x in self.inputs]
+        lengths = [x.shape[1] for x in own]
         return _Record(
-            _along_positions(self.inputs, 1 if tokens else 2),
-            [_joined_gradients(part) for part in gradients],
+            own[0] if len(own) == 1 else torch.cat(own, dim=1),
+            [_joined_gradients(part, n_rows, lengths) for part in gradients],
+            first.shape[-2] if first.dim() > 1 else 1,
         )
 
 
 @dataclass(frozen=True)
 class _Record:
-    """inputs (B, T, in) or tokens (B, T); gradients (B, T, out) of each real part of ln psi."""
+    """inputs (B, M T, in) or tokens (B, M T); gradients (B, M T, out) of each part of ln psi.
+
+    length: T, the positions of one call.
+    """
 
     inputs: Tensor
     gradients: list[Tensor | None]
+    length: int
 
     @property
     def nbytes(self) -> int:
@@ -208,7 +222,7 @@ class LayerJacobians:
                         block.zero_()
                     else:
                         layer = self._layers[piece.layer]
-                        _write_jacobian(block, layer, piece, record.inputs, gradients)
+                        _write_jacobian(block, layer, piece, record, gradients)
                 row = end
             begin += piece.width
         return panel.flatten(0, 1)
@@ -377,7 +391,7 @@ def _recorded(
             end = begin + len(seen.edges)
             gradients[name].append(found[begin:end])
             begin = end
-    return {name: seen.join(gradients[name]) for name, seen in calls.items()}
+    return {name: seen.join(len(configs), gradients[name]) for name, seen in calls.items()}
 
 
 def _recorder(calls: _Calls) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -389,31 +403,31 @@ def _recorder(calls: _Calls) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor]
     return record
 
 
-def _along_positions(tensors: list[Tensor], n_dims: int) -> Tensor:
-    """(B, T, ...) of n_dims + 1 dimensions from the calls' (B, ...) or (B, T, ...)."""
-    own = [x.unsqueeze(1) if x.dim() == n_dims else x for x in tensors]
-    return own[0] if len(own) == 1 else torch.cat(own, dim=1)
-
-
-def _joined_gradients(calls: tuple[Tensor | None, ...]) -> Tensor | None:
+def _joined_gradients(
+    calls: tuple[Tensor | None, ...], n_rows: int, lengths: list[int]
+) -> Tensor | None:
     """(B, T, out) of all calls; zeros for a call that feeds nothing, None if none feeds anything.
 
     (The first step of a recurrent layer may be such a call.)
     """
-    known = [gradient for gradient in calls if gradient is not None]
-    if not known:
+    known = next((gradient for gradient in calls if gradient is not None), None)
+    if known is None:
         return None
-    filled = [torch.zeros_like(known[0]) if g is None else g for g in calls]
-    return _along_positions(filled, 2)
+    own = [
+        g.reshape(n_rows, n, -1) if g is not None else known.new_zeros(n_rows, n, known.shape[-1])
+        for g, n in zip(calls, lengths, strict=True)
+    ]
+    return own[0] if len(own) == 1 else torch.cat(own, dim=1)
 
 
 def _write_jacobian(
-    block: Tensor, layer: nn.Module, piece: _Piece, inputs: Tensor, gradients: Tensor
+    block: Tensor, layer: nn.Module, piece: _Piece, record: _Record, gradients: Tensor
 ) -> None:
     """J of one piece for the samples of one chunk, into block (B, C)."""
+    inputs = record.inputs
     if isinstance(layer, AddedTable):
-        seen = gradients.flatten(1)  # positions beyond the sequence are not read
-        block[:, : seen.shape[1]] = seen
+        seen = gradients.unflatten(1, (-1, record.length)).sum(1).flatten(1)
+        block[:, : seen.shape[1]] = seen  # positions beyond the sequence are not read
         block[:, seen.shape[1] :] = 0
     elif isinstance(layer, nn.Linear) and piece.parameter == "weight":
         begin, end = piece.first // layer.in_features, piece.first + piece.width
@@ -431,7 +445,7 @@ def _write_jacobian(
     elif isinstance(layer, PairWeights):
         row = layer.weights.shape[1]
         heads = slice(piece.first // row, (piece.first + piece.width) // row)
-        block[:] = layer.jacobian(inputs, gradients, heads)
+        block[:] = layer.jacobian(inputs, gradients, heads, record.length)
     else:
         if isinstance(layer, nn.LayerNorm) and piece.parameter == "weight":
             gradients = gradients * F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)

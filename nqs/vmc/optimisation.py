@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.invariance import check_invariance
 from nqs.vmc.gradient import add_to_parameters
 from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.proposal import draw_around
@@ -52,8 +53,10 @@ def optimise(
     Steps first_step + 1 .. n_steps; `after_step` sees each record once the update is applied and
     stops the loop by returning True. All randomness comes from `generator`. flip_fraction: share
     of the draws that explore a random flip (see nqs.vmc.proposal); 0 samples |psi|^2 itself.
-    Raises FloatingPointError, before touching the parameters, if the energy is not finite.
+    Raises FloatingPointError, before touching the parameters, if the energy is not finite, and
+    ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by construction.
     """
+    check_invariance(hamiltonian, wavefunction.generators())
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
         samples, e_loc = draw_around(

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.local_energy import connected, summed
-from nqs.wavefunctions.wavefunction import Samples, Wavefunction
+from nqs.wavefunctions.wavefunction import Samples, Wavefunction, merged
 
 LEAST_IMPORTANCE = 1e-25
 """Rows below are left out: their squared local energies would leave the range of numbers."""
@@ -42,13 +42,20 @@ def draw_around(
 ) -> tuple[Samples, Tensor]:
     """n_samples draws of q, listed once each with counts and importance, and their E_loc (U,).
 
+    Draws that symmetries of both psi and the Hamiltonian connect share one row: they have the same
+    ln psi, local energy, importance and derivatives, so every average of these is unchanged.
     fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
     samples = wavefunction.sample(n_samples, generator, unique=True)
+    configs, counts = samples.configs, samples.counts
     if fraction > 0:
         configs, counts = flip_some(samples, hamiltonian, fraction, generator)
+    representatives = wavefunction.representatives(configs)
+    if representatives is not configs:
+        configs, counts = merged(representatives, counts)
+    if configs is not samples.configs:
         samples = Samples(configs, counts, wavefunction.log_psi(configs))
     elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
     e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
@@ -76,9 +83,7 @@ def flip_some(
     acts = hamiltonian.off_diagonal(old).gather(1, choice[:, None]) != 0  # (R, 1)
     configs = torch.cat([samples.configs, old ^ (flips[choice] & acts)])
     counts = torch.cat([counts - moved, torch.ones_like(rows)])
-    configs, place = torch.unique(configs[counts > 0], dim=0, return_inverse=True)
-    merged = torch.zeros(len(configs), dtype=torch.int64, device=counts.device)
-    return configs, merged.index_add_(0, place, counts[counts > 0])
+    return merged(configs[counts > 0], counts[counts > 0])
 
 
 def importance(elements: Tensor, log_ratios: Tensor, fraction: float) -> Tensor:

@@ -1,10 +1,11 @@
-"""Positive autoregressive wavefunction: |psi(s)|^2 = prod_t p(x_t | x_0 .. x_{t-1}) over patches.
+"""Autoregressive wavefunction: |psi(s)|^2 = prod_t p(x_t | x_0 .. x_{t-1}) over patches.
 
-ln psi = 1/2 sum_t ln p. Any SequenceModel gives the conditionals: it reads a start token and the
-patches so far, its logits plus a bias of each patch and state go through a softmax over the states
-that exist in the patch (a patch of p < P sites has 2^p of the K = 2^P states). Normalised exactly
-(Sharir et al., arXiv:1902.04057; Hibat-Allah et al., arXiv:2002.02973; patches: Sprague & Czischek,
-Commun. Phys. 7, 90 (2024)).
+ln psi = 1/2 sum_t ln p, or 1/2 sum_t ln p + i sum_t phi(x_t | x_0 .. x_{t-1}) with a phase
+(Hibat-Allah et al., arXiv:2002.02973; here phi is not bounded). Any SequenceModel gives the
+conditionals: it reads a start token and the patches so far, its logits plus a bias of each patch
+and state go through a softmax over the states that exist in the patch (a patch of p < P sites has
+2^p of the K = 2^P states). Normalised exactly (Sharir et al., arXiv:1902.04057; Hibat-Allah et al.;
+patches: Sprague & Czischek, Commun. Phys. 7, 90 (2024)).
 
 Letters: B configurations, N sites, T patches, K patch states, G flips, R rows of a launch.
 """
@@ -14,37 +15,51 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nqs.core.decoding import draw, split_counts
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
-from nqs.wavefunctions.flips import flipped_log_probs
+from nqs.wavefunctions.flips import flipped_log_psi
 from nqs.wavefunctions.patches import Patches
+from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
 @final
 class Autoregressive(Wavefunction):
-    """psi > 0 from a sequence model over patches.
+    """psi from a sequence model over patches: positive, or complex with a phase.
 
     Args:
-        core: model with vocab_size = K + 1 (token K starts the sequence), n_outputs = K and
-            max_length >= T.
+        core: model with vocab_size = K + 1 (token K starts the sequence), n_outputs = K (2 K with
+            a phase: K logits, then K phases) and max_length >= T.
         patches: how sites are grouped.
+        n_up: number of 1 bits (magnetisation N - 2 n_up); psi vanishes for any other, ln psi is
+            -inf there. None: any number.
+        phase: whether psi is complex.
 
-    Raises ValueError if the sizes of core and patches do not fit.
+    Raises ValueError if the sizes of core and patches do not fit, or n_up is not in 0..N.
     """
 
     closed: Tensor
+    sector: Tensor
+    ones: Tensor
 
-    def __init__(self, core: SequenceModel, patches: Patches) -> None:
+    def __init__(
+        self,
+        core: SequenceModel,
+        patches: Patches,
+        *,
+        n_up: int | None = None,
+        phase: bool = False,
+    ) -> None:
         super().__init__()
         n_states, n_patches = patches.n_states, patches.n_patches
-        if (core.vocab_size, core.n_outputs) != (n_states + 1, n_states):
+        n_outputs = 2 * n_states if phase else n_states
+        if (core.vocab_size, core.n_outputs) != (n_states + 1, n_outputs):
             raise ValueError(
                 f"the core reads {core.vocab_size} tokens and writes {core.n_outputs}; these "
-                f"patches need {n_states + 1} and {n_states}"
+                f"patches need {n_states + 1} and {n_outputs}"
             )
         if core.max_length < n_patches:
             raise ValueError(
@@ -53,16 +68,29 @@ class Autoregressive(Wavefunction):
         self.n_sites = patches.n_sites
         self.core = core
         self.patches = patches
-        self.bias = AddedTable(core.head.weight.new_zeros(n_patches, n_states))
-        closed = torch.zeros(n_patches, n_states).masked_fill(~patches.allowed(), -torch.inf)
-        self.register_buffer("closed", closed, persistent=False)  # (T, K): 0 or -inf
+        self.n_up, self.phase = n_up, phase
+        self.bias = AddedTable(core.head.weight.new_zeros(n_patches, n_outputs))
+        closed = torch.zeros(n_patches, n_outputs)
+        closed[:, :n_states].masked_fill_(~patches.allowed(), -torch.inf)
+        self.register_buffer("closed", closed, persistent=False)  # (T, K or 2 K): 0 or -inf
         self.has_closed = not bool(patches.allowed().all())
+        if n_up is not None:
+            if not 0 <= n_up <= self.n_sites:
+                raise ValueError(f"n_up={n_up} must be in 0..{self.n_sites}, the number of sites")
+            even = torch.full((self.n_sites,), 0.5)
+            self.register_buffer("sector", self._sector_table(even))  # (T, n_up + 2, K or 2 K)
+            ones = nn.functional.pad(patches.state_bits().sum(1), (0, 1))  # start token: none
+            self.register_buffer("ones", ones, persistent=False)  # (K + 1,)
 
     @torch.no_grad()
-    def set_product_state(self, probabilities: Tensor, spread: float = 0.05) -> None:
+    def set_product_state(
+        self, probabilities: Tensor, spread: float = 0.05, *, phases: Tensor | None = None
+    ) -> None:
         """Start from independent sites: bias = sum_j ln p(bit_j), head weights times `spread`.
 
-        probabilities (N,): chance of bit 1 on each site, strictly between 0 and 1.
+        probabilities (N,): chance of bit 1 on each site, strictly between 0 and 1. With n_up, the
+        product state's projection on the sector. phases (N,): phase of bit 1 on each site, for
+        wavefunctions with a phase; None is 0.
         """
         if probabilities.shape != (self.n_sites,) or not bool(
             ((probabilities > 0) & (probabilities < 1)).all()
@@ -73,9 +101,39 @@ class Autoregressive(Wavefunction):
         bits = self.patches.state_bits()[None]  # (1, K, P)
         inside = (self.patches.sites < self.n_sites)[:, None, :]  # (T, 1, P)
         log_p = torch.where(bits, one.log(), torch.log1p(-one)) * inside
-        self.bias.table.copy_(log_p.sum(-1))
+        self.bias.table.zero_()
+        self.bias.table[:, : self.patches.n_states] = log_p.sum(-1).to(self.bias.table.dtype)
+        if self.n_up is not None:
+            self.sector.copy_(self._sector_table(probabilities))
+        if phases is not None:
+            if not self.phase or phases.shape != (self.n_sites,):
+                raise ValueError(f"phases need phase=True and {self.n_sites} numbers")
+            padded = torch.cat([phases, phases.new_zeros(1)]).to(torch.float64)
+            turned = bits * padded[self.patches.sites].to(self.closed.device)[:, None, :]
+            self.bias.table[:, self.patches.n_states :] = turned.sum(-1).to(self.bias.table.dtype)
         self.core.head.weight.mul_(spread)
         self.core.head.bias.zero_()
+
+    def _sector_table(self, probabilities: Tensor) -> Tensor:
+        """`log_completions` in the parameters' precision, 0 for phases: (T, n_up + 2, K or 2 K)."""
+        assert self.n_up is not None
+        table = log_completions(self.patches, probabilities, self.n_up)
+        table = nn.functional.pad(table, (0, self.closed.shape[1] - table.shape[2]))
+        return table.to(self.bias.table)
+
+    def start(self, n_rows: int) -> SequenceState:
+        """An empty state for n_rows configurations."""
+        state = self.core.start(n_rows, self.patches.n_patches)
+        if self.n_up is None:
+            return state
+        return SectorState(state, self.ones.new_zeros(n_rows, 1))
+
+    def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> SequenceState:
+        """See SequenceModel.prefix."""
+        if not isinstance(state, SectorState):
+            return self.core.prefix(state, length, repeats=repeats)
+        inner = self.core.prefix(state.inner, length, repeats=repeats)
+        return SectorState(inner, state.ones_until(length))
 
     def inputs(self, tokens: Tensor) -> Tensor:
         """Start token and all patches but the last: tokens (B, T) -> (B, T)."""
@@ -87,22 +145,45 @@ class Autoregressive(Wavefunction):
     ) -> tuple[Tensor, Tensor, SequenceState]:
         """Unnormalised log-conditionals (R, S, K), their log-norms (R, S) and the state after.
 
-        The patches predicted are those at the positions of `inputs` (R, S).
+        With a phase the phases follow: (R, S, 2 K). The patches predicted are those at the
+        positions of `inputs` (R, S).
         logsumexp rather than log_softmax: the latter takes 6 times longer for K = 16 on CPU.
         """
         first = 0 if state is None else state.length
-        logits, state = self.core(inputs, state)
+        counted = state if isinstance(state, SectorState) else None
+        logits, after = self.core(inputs, state if counted is None else counted.inner)
         logits = self.bias(logits, first)
-        if self.has_closed:
+        if self.n_up is not None:
+            ones = ones_read(counted, self.ones[inputs])  # (R, S)
+            places = torch.arange(first, first + inputs.shape[1], device=inputs.device)
+            logits = logits + self.sector[places, ones.clamp(max=self.n_up + 1)]
+            after = SectorState(after, ones)
+        elif self.has_closed:
             logits = logits + self.closed[first : first + inputs.shape[1]]
-        return logits, torch.logsumexp(logits, dim=-1), state
+        amplitudes = logits[..., : self.patches.n_states] if self.phase else logits
+        return logits, torch.logsumexp(amplitudes, dim=-1), after
+
+    def chosen(self, logits: Tensor, log_norms: Tensor, tokens: Tensor) -> Tensor:
+        """1/2 ln p + i phi of the given patches: (R, S, K or 2 K), (R, S), (R, S) -> (R, S).
+
+        Real without a phase; in the parameters' precision.
+        """
+        log_probs = logits.gather(-1, tokens[..., None]).squeeze(-1) - log_norms
+        if not self.phase:
+            return 0.5 * log_probs
+        phases = logits.gather(-1, tokens[..., None] + self.patches.n_states).squeeze(-1)
+        return torch.complex(0.5 * log_probs, phases)  # 0.5 (-inf + i phi) would be NaN
+
+    @property
+    def log_psi_dtype(self) -> torch.dtype:
+        """Of ln psi: float64, complex128 with a phase."""
+        return torch.complex128 if self.phase else torch.float64
 
     def log_psi(self, configs: Tensor) -> Tensor:
-        """See Wavefunction.log_psi; (B,) float64, conditionals in the parameters' precision."""
+        """See Wavefunction.log_psi; (B,) float64 or complex128 (conditionals as the parameters)."""
         tokens = self.patches.encode(configs)  # (B, T)
         logits, log_norms, _ = self.conditionals(self.inputs(tokens))
-        chosen = logits.gather(2, tokens[:, :, None]).squeeze(2)  # (B, T)
-        return 0.5 * (chosen - log_norms).sum(1, dtype=torch.float64)
+        return cleared(self.chosen(logits, log_norms, tokens).sum(1, dtype=self.log_psi_dtype))
 
     @torch.no_grad()
     def log_psi_flipped(
@@ -113,8 +194,8 @@ class Autoregressive(Wavefunction):
         *,
         max_rows: int = 32_768,
     ) -> Tensor:
-        """See Wavefunction.log_psi_flipped; (B, G) float64."""
-        return 0.5 * flipped_log_probs(self, configs, flips, needed, max_rows=max_rows)
+        """See Wavefunction.log_psi_flipped; (B, G) float64 or complex128."""
+        return cleared(flipped_log_psi(self, configs, flips, needed, max_rows=max_rows))
 
     @torch.no_grad()
     def sample(
@@ -133,32 +214,40 @@ class Autoregressive(Wavefunction):
         else:
             starts = range(0, n_samples, max_rows)
             leaves = [self._draw_rows(min(max_rows, n_samples - i), generator) for i in starts]
-        tokens, counts, log_probs = (torch.cat(column) for column in zip(*leaves, strict=True))
-        return Samples(self.patches.decode(tokens), counts, 0.5 * log_probs)
+        tokens, counts, log_psi = (torch.cat(column) for column in zip(*leaves, strict=True))
+        return Samples(self.patches.decode(tokens), counts, log_psi)
 
-    def _next_log_probs(self, last: Tensor, state: SequenceState) -> tuple[Tensor, SequenceState]:
-        """Normalised float64 ln p(x_t | ...) (R, K) after reading the tokens `last` (R,)."""
+    def _next(self, last: Tensor, state: SequenceState) -> tuple[Tensor, Tensor, SequenceState]:
+        """ln p(x_t | ...) and 1/2 ln p + i phi, (R, K) each, after reading the tokens `last` (R,).
+
+        Normalised in float64.
+        """
         logits, _, state = self.conditionals(last[:, None], state)
-        return torch.log_softmax(logits[:, 0].to(torch.float64), dim=-1), state
+        values = logits[:, 0].to(torch.float64)
+        n_states = self.patches.n_states
+        log_probs = torch.log_softmax(values[:, :n_states], dim=-1)
+        if not self.phase:
+            return log_probs, 0.5 * log_probs, state
+        return log_probs, torch.complex(0.5 * log_probs, values[:, n_states:]), state
 
     def _draw_rows(self, n_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Independent rows: tokens (R, T), counts of 1 (R,), ln p (R,)."""
+        """Independent rows: tokens (R, T), counts of 1 (R,), ln psi (R,)."""
         device = self.closed.device
-        state = self.core.start(n_rows, self.patches.n_patches)
+        state = self.start(n_rows)
         last = torch.full((n_rows,), self.patches.n_states, device=device)
-        total = torch.zeros(n_rows, dtype=torch.float64, device=device)
+        total = torch.zeros(n_rows, dtype=self.log_psi_dtype, device=device)
         drawn = []
         for _ in range(self.patches.n_patches):
-            log_probs, state = self._next_log_probs(last, state)
+            log_probs, log_psi, state = self._next(last, state)
             last = draw(log_probs, generator)
-            total += log_probs.gather(1, last[:, None]).squeeze(1)
+            total += log_psi.gather(1, last[:, None]).squeeze(1)
             drawn.append(last)
         return torch.stack(drawn, dim=1), torch.ones_like(last), total
 
     def _walk_tree(
         self, n_samples: int, generator: torch.Generator, max_rows: int
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Distinct configurations: a list of leaves (tokens (U, T), counts (U,), ln p (U,)).
+        """Distinct configurations: a list of leaves (tokens (U, T), counts (U,), ln psi (U,)).
 
         Breadth first; a frontier that outgrows max_rows is cut in two, done one after the other.
         """
@@ -166,8 +255,8 @@ class Autoregressive(Wavefunction):
         root = (
             torch.full((1, 1), self.patches.n_states, device=device),  # start token
             torch.tensor([n_samples], device=device),
-            torch.zeros(1, dtype=torch.float64, device=device),
-            self.core.start(1, self.patches.n_patches),
+            torch.zeros(1, dtype=self.log_psi_dtype, device=device),
+            self.start(1),
         )
         frontiers, leaves = [root], []
         while frontiers:
@@ -179,10 +268,10 @@ class Autoregressive(Wavefunction):
                 for rows in torch.arange(len(counts), device=device).chunk(2):
                     frontiers.append((tokens[rows], counts[rows], total[rows], state.select(rows)))
                 continue
-            log_probs, state = self._next_log_probs(tokens[:, -1], state)
+            log_probs, log_psi, state = self._next(tokens[:, -1], state)
             split = split_counts(counts, log_probs, generator)  # (R, K)
             rows, chosen = split.nonzero(as_tuple=True)
             tokens = torch.cat([tokens[rows], chosen[:, None]], dim=1)
-            total = total[rows] + log_probs[rows, chosen]
+            total = total[rows] + log_psi[rows, chosen]
             frontiers.append((tokens, split[rows, chosen], total, state.select(rows)))
         return leaves

@@ -1,4 +1,4 @@
-"""ln p of flipped configurations by prefix sharing: the cost that decides a VMC step.
+"""ln psi of flipped configurations by prefix sharing: the cost that decides a VMC step.
 
 For a flip whose first touched patch is k: conditionals before k are those of the unflipped
 configuration, the one at k is another entry of the same softmax row (free), only positions > k are
@@ -36,10 +36,10 @@ SHARED_PAIRS = 2**24
 """Pairs of positions, over all configurations at hand, that a core may hold for the branches."""
 
 
-def flipped_log_probs(
+def flipped_log_psi(
     psi: Autoregressive, configs: Tensor, flips: Tensor, needed: Tensor | None, *, max_rows: int
 ) -> Tensor:
-    """ln |psi(s xor flips_g)|^2 for configs (B, N), flips (G, N) -> (B, G) float64.
+    """ln psi(s xor flips_g) for configs (B, N), flips (G, N) -> (B, G), psi.log_psi_dtype.
 
     Entries where needed (B, G) is False are -inf and cost nothing. At most max_rows rows a launch;
     rows are halved when memory runs out.
@@ -51,7 +51,7 @@ def flipped_log_probs(
         needed = None
     walked = psi.core.constant_state
     result = torch.full(
-        (len(configs), len(flips)), -torch.inf, dtype=torch.float64, device=configs.device
+        (len(configs), len(flips)), -torch.inf, dtype=psi.log_psi_dtype, device=configs.device
     )
     n_flips = max(1, min(max_rows, len(flips)) if walked else len(flips))  # a walk opens them all
 
@@ -96,18 +96,14 @@ def _suffixes(
 ) -> None:
     """Fill result (B, G): a group of flips per first touched patch, on shared prefixes."""
     logits, log_norms, state = psi.conditionals(psi.inputs(tokens))
-    chosen = logits.gather(2, tokens[:, :, None]).squeeze(2)
-    before = _exclusive_cumsum(
-        chosen - log_norms
-    )  # (B, T) float64: ln p of the patches before each
+    # (B, T): ln psi of the patches before each
+    before = _exclusive_cumsum(psi.chosen(logits, log_norms, tokens).to(psi.log_psi_dtype))
     for k, alone, group in _groups(changes):
         rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
         altered = tokens[rows, k:] ^ changes[cols, k:]  # (R, T - k)
-        total = before[rows, k] + (
-            logits[rows, k].gather(1, altered[:, :1]).squeeze(1) - log_norms[rows, k]
-        )
+        total = before[rows, k] + psi.chosen(logits[rows, k], log_norms[rows, k], altered[:, 0])
         if k < tokens.shape[1] - 1:
-            prefix = psi.core.prefix(state, k + 1, repeats=alone)
+            prefix = psi.prefix(state, k + 1, repeats=alone)
             total += _score_suffixes(
                 psi, prefix, rows, altered, len(group), needed is None, max_rows
             )
@@ -149,13 +145,13 @@ def _score_suffixes(
     dense: bool,
     max_rows: int,
 ) -> Tensor:
-    """Sum of ln p of the patches after the first altered one; altered (R, S + 1) -> (R,) float64.
+    """ln psi of the patches after the first altered one, summed; altered (R, S + 1) -> (R,).
 
     Dense groups (every flip of every configuration) share each prefix by broadcast; otherwise
     prefixes are copied row by row, some percent of the work saved by leaving zero terms out.
     """
     n_own = altered.shape[1] - 1
-    total = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    total = torch.empty(len(rows), dtype=psi.log_psi_dtype, device=rows.device)
     launch = min(max_rows, max(1, LAUNCH_TOKENS[rows.device.type] // n_own))
 
     def score(begin: int, end: int) -> None:
@@ -164,10 +160,9 @@ def _score_suffixes(
             parents = rows[begin:end:n_branches]
         else:
             parents = rows[begin:end]
-        later = altered[begin:end, 1:]
         logits, log_norms, _ = psi.conditionals(altered[begin:end, :-1], prefix.select(parents))
-        chosen = logits.gather(2, later[:, :, None]).squeeze(2)
-        total[begin:end] = (chosen - log_norms).sum(1, dtype=torch.float64)
+        chosen = psi.chosen(logits, log_norms, altered[begin:end, 1:])
+        total[begin:end] = chosen.sum(1, dtype=psi.log_psi_dtype)
 
     if dense and n_branches <= launch:
         in_chunks(score, len(rows) // n_branches, launch // n_branches)
@@ -178,14 +173,13 @@ def _score_suffixes(
 
 
 def _exclusive_cumsum(x: Tensor) -> Tensor:
-    """Sums of the entries before each one along dim 1, in float64."""
-    x = x.to(torch.float64)
-    return x.cumsum(1) - x
+    """Sums of the entries before each one along dim 1 (an entry may be -inf)."""
+    return torch.nn.functional.pad(x, (1, 0))[:, :-1].cumsum(1)
 
 
 @dataclass
 class _Branches:
-    """Open branches of a walk: row and flip of each (R,), ln p so far (R,), state before `read`."""
+    """Open branches of a walk: row, flip, ln psi so far of each (R,), and state before `read`."""
 
     rows: Tensor
     cols: Tensor
@@ -202,24 +196,23 @@ def _walk(
     """
     n_patches = tokens.shape[1]
     inputs = psi.inputs(tokens)
-    state = psi.core.start(len(tokens), n_patches)
+    state = psi.start(len(tokens))
     first = (changes != 0).to(torch.int8).argmax(1)  # (G,)
-    before = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+    before = torch.zeros(len(tokens), dtype=psi.log_psi_dtype, device=tokens.device)
     open_branches: list[_Branches] = []
     for t in range(n_patches):
         for branches in open_branches:
             _step(psi, branches, tokens, changes, t)
         open_branches = _merged(open_branches, LAUNCH_ROWS[tokens.device.type])
         logits, log_norms, state = psi.conditionals(inputs[:, t : t + 1], state)
-        log_probs = logits[:, 0] - log_norms  # (B, K)
         group = (first == t).nonzero().squeeze(1)
         rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
         if len(rows):
             write = tokens[rows, t] ^ changes[cols, t]
-            opened = before[rows] + log_probs[rows, write]
+            opened = before[rows] + psi.chosen(logits[rows, 0], log_norms[rows, 0], write)
             shared = state if needed is None else state.select(rows)
             open_branches.append(_Branches(rows, cols, opened, shared))
-        before = before + log_probs.gather(1, tokens[:, t : t + 1]).squeeze(1)
+        before = before + psi.chosen(logits, log_norms, tokens[:, t : t + 1]).squeeze(1)
     for branches in open_branches:
         result[branches.rows, branches.cols] = branches.total
 
@@ -227,10 +220,10 @@ def _walk(
 def _step(
     psi: Autoregressive, branches: _Branches, tokens: Tensor, changes: Tensor, t: int
 ) -> None:
-    """Read the altered patch t - 1 and add ln p of the altered patch t, in place."""
+    """Read the altered patch t - 1 and add ln psi of the altered patch t, in place."""
     read, write = ((tokens[:, i][branches.rows] ^ changes[:, i][branches.cols]) for i in (t - 1, t))
     logits, log_norms, branches.state = psi.conditionals(read[:, None], branches.state)
-    branches.total += (logits[:, 0].gather(1, write[:, None]) - log_norms).squeeze(1)
+    branches.total += psi.chosen(logits, log_norms, write[:, None]).squeeze(1)
 
 
 def _merged(branches: list[_Branches], max_rows: int) -> list[_Branches]:

@@ -70,8 +70,13 @@ class Patches(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = grid
+        n_patches, largest = len(groups), max((len(group) for group in groups), default=0)
+        if largest > MAX_PATCH_SITES:
+            raise ValueError(
+                f"patch: {largest} sites need a softmax over 2^{largest} states; use at most "
+                f"{MAX_PATCH_SITES} sites a patch, or larger ones in sub-patches (model=lptf)"
+            )
         n_sites = _check_partition(groups)
-        n_patches, largest = len(groups), max(len(group) for group in groups)
         sites = torch.full((n_patches, largest), n_sites)
         for row, group in zip(sites, groups, strict=True):
             row[: len(group)] = torch.tensor(group)
@@ -113,23 +118,13 @@ class Patches(nn.Module):
         """
         if path not in PATHS:
             raise ValueError(f"path={path!r} is unknown; allowed: {', '.join(PATHS)}")
+        groups = site_groups(lattice, spec)
         if not isinstance(spec, (str, int)):
-            groups = _site_groups(spec)
-            if _check_partition(groups) != lattice.n_sites:
-                raise ValueError(f"patch: the groups must hold every site 0..{lattice.n_sites - 1}")
             if path == "zigzag":
                 raise ValueError(f"patch: listed groups are {NO_GRID}")
             return cls(groups, lattice.positions)
-        text = _auto(lattice) if spec == "auto" else str(spec)
-        numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-        if numbers is None:
-            raise ValueError(f"patch={spec!r} is not understood; {PATCH_RULE}")
-        along_x, along_y = int(numbers[1]), int(numbers[2]) if numbers[2] else None
-        if along_y and lattice.shape is not None:
-            groups = _tiles(lattice.shape, lattice.n_basis, along_x, along_y)
-        else:
-            groups = _runs(lattice, along_x * (along_y or 1))
-        grid = _grid(lattice, along_x, along_y)
+        text = auto_spec(lattice) if spec == "auto" else str(spec)
+        grid = _grid(lattice, *patch_shape(text))
         if path == "zigzag":
             if grid is None:
                 raise ValueError(f"patch={text!r} on this lattice is {NO_GRID}")
@@ -160,7 +155,28 @@ class Patches(nn.Module):
         return ((states[:, None] >> torch.arange(n_places, device=states.device)) & 1).bool()
 
 
-def _site_groups(spec: Sequence[Sequence[int]]) -> list[list[int]]:
+def site_groups(lattice: Geometry, spec: str | int | Sequence[Sequence[int]]) -> list[list[int]]:
+    """The sites of each patch as `Patches.from_spec` has them, of any size. Raises ValueError."""
+    if not isinstance(spec, (str, int)):
+        groups = _listed(spec)
+        if _check_partition(groups) != lattice.n_sites:
+            raise ValueError(f"patch: the groups must hold every site 0..{lattice.n_sites - 1}")
+        return groups
+    along_x, along_y = patch_shape(auto_spec(lattice) if spec == "auto" else spec)
+    if along_y and lattice.shape is not None:
+        return _tiles(lattice.shape, lattice.n_basis, along_x, along_y)
+    return _runs(lattice, along_x * (along_y or 1))
+
+
+def patch_shape(spec: str | int, name: str = "patch") -> tuple[int, int | None]:
+    """(A, B) of "AxB", (n, None) of "n"; ValueError for any other text."""
+    numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(spec))
+    if numbers is None:
+        raise ValueError(f"{name}={spec!r} is not understood; {PATCH_RULE}")
+    return int(numbers[1]), int(numbers[2]) if numbers[2] else None
+
+
+def _listed(spec: Sequence[Sequence[int]]) -> list[list[int]]:
     """Lists of site numbers; ValueError for anything else."""
     try:
         groups = [[operator.index(site) for site in group] for group in spec]
@@ -170,16 +186,10 @@ def _site_groups(spec: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _check_partition(groups: Sequence[Sequence[int]]) -> int:
-    """Number of sites N; ValueError unless groups partition 0..N-1 into patches of 1..12 sites."""
+    """Number of sites N; ValueError unless groups partition 0..N-1 into patches, none empty."""
     flat = sorted(site for group in groups for site in group)
     if not flat or any(len(group) == 0 for group in groups):
         raise ValueError("patch: every patch needs at least one site")
-    largest = max(len(group) for group in groups)
-    if largest > MAX_PATCH_SITES:
-        raise ValueError(
-            f"patch: {largest} sites need a softmax over 2^{largest} states; "
-            f"use at most {MAX_PATCH_SITES} sites a patch"
-        )
     if flat != list(range(len(flat))):
         raise ValueError(
             f"patch: {len(flat)} entries do not hold every site 0..{flat[-1]} exactly once"
@@ -187,7 +197,8 @@ def _check_partition(groups: Sequence[Sequence[int]]) -> int:
     return len(flat)
 
 
-def _auto(lattice: Geometry) -> str:
+def auto_spec(lattice: Geometry) -> str:
+    """What "auto" stands for."""
     if lattice.shape is None or min(lattice.shape) == 1:
         return "4" if lattice.n_sites >= 4 else str(lattice.n_sites)
     return {1: "2x2", 2: "2x1"}.get(lattice.n_basis, "1x1")

@@ -45,6 +45,12 @@ class Samples:
         return weights / weights.sum()
 
 
+def merged(configs: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Each distinct row of configs (B, N) once, (U, N), with the sum of its counts (U,)."""
+    configs, place = torch.unique(configs, dim=0, return_inverse=True)
+    return configs, counts.new_zeros(len(configs)).index_add_(0, place, counts)
+
+
 class Wavefunction(nn.Module, ABC):
     """psi(s) over configurations of n_sites two-level systems, normalised: sum_s |psi|^2 = 1."""
 
@@ -80,3 +86,19 @@ class Wavefunction(nn.Module, ABC):
         Where needed (B, G) bool is False nothing is computed and the entry is -inf.
         No launch has more than max_rows rows; on out-of-memory the chunk is halved.
         """
+
+    def generators(self) -> list[tuple[Tensor, bool]]:
+        """Symmetries of |psi|^2 by construction, by generators of their group; none here.
+
+        Each is a permutation (N,) of the sites and whether all bits are inverted besides:
+        s -> s[:, permutation] xor inverted. `optimise` asks for a Hamiltonian that has them.
+        """
+        return []
+
+    def representatives(self, configs: Tensor) -> Tensor:
+        """One configuration for all that the symmetries connect to it; (B, N) -> (B, N).
+
+        ln psi, local energies of a Hamiltonian with these symmetries and derivatives by parameters
+        are the same for all of them. Without symmetries: configs itself.
+        """
+        return configs

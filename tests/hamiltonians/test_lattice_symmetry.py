@@ -80,7 +80,7 @@ def test_group_sizes(lattice: Lattice, n_point: int, n_shift: int) -> None:
 @pytest.mark.parametrize("lattice", [lattice for lattice, *_ in SIZES], ids=str)
 def test_they_are_groups_that_preserve_distances(lattice: Lattice) -> None:
     distances = lattice.distances()
-    for group in (lattice.point_group(), lattice.translations()):
+    for group in (lattice.point_group(), lattice.translations(), lattice.space_group()):
         elements = rows_as_set(group)
         assert len(elements) == len(group)
         assert group[0].tolist() == list(range(lattice.n_sites))

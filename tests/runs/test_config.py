@@ -114,6 +114,7 @@ def test_the_couplings_reach_the_hamiltonian() -> None:
 
 def test_patch_of_four_sites_may_be_a_number() -> None:
     common = {"d_model": 8, "n_layers": 1, "cell": "gru", "residual": False}
+    common |= {"symmetry": "none", "spin_flip": False}
     assert from_mapping(ModelConfig, {"name": "rnn", "patch": 4, **common}).patch == "4"
 
 
@@ -155,6 +156,8 @@ def test_round_trip_through_yaml() -> None:
             "n_layers": 1,
             "cell": "lstm",
             "residual": True,
+            "symmetry": "translations",
+            "spin_flip": True,
         },
         "optimizer": {
             "name": "adam",

@@ -32,8 +32,11 @@ TINY: dict[str, Any] = {
         "d_model": 4,
         "n_layers": 1,
         "n_heads": 2,
+        "attention": "factored",
         "activation": "gelu",
         "positions": "learned",
+        "symmetry": "none",
+        "spin_flip": False,
     },
     "optimizer": {
         "name": "adam",

@@ -37,6 +37,23 @@ TABLE = [
     ),
     ("--train B=128 --RNN", f"{SQUARE} {RYDBERG} model=rnn train.n_samples=128"),
     ("--train dir=<NONE> seed=None --ptf", f"{SQUARE} {RYDBERG} model=ptf"),
+    (
+        "--train L=64 --lptf patch=4x4 Nh=48 nhead=8 num_layers=1 --rnn L=16 patch=2x2 Nh=48 "
+        "rnntype=ELMAN",
+        f"lattice=square lattice.Lx=8 lattice.Ly=8 {RYDBERG} model=lptf model.patch=4x4 "
+        "model.d_model=48 model.n_heads=8 model.n_layers=1 model.sub_patch=2x2 "
+        "model.sub_d_model=48 model.sub_cell=elman",
+    ),
+    (
+        "--rydberg --train L=36 --lptf patch=3x3 Nh=24 --rnn L=9 patch=3",
+        f"lattice=square lattice.Lx=6 lattice.Ly=6 {RYDBERG} model=lptf model.patch=3x3 "
+        "model.d_model=24 model.sub_patch=3 model.sub_d_model=24",
+    ),
+    (
+        "--train L=4x6 --lptf patch=2x4 --ptf L=2x4 patch=2 Nh=16 nhead=2 num_layers=1",
+        f"lattice=square lattice.Lx=4 lattice.Ly=6 {RYDBERG} model=lptf_ptf model.patch=2x4 "
+        "model.sub_patch=2 model.sub_d_model=16 model.sub_n_heads=2 model.sub_n_layers=1",
+    ),
     ("--rydberg --ptf L=9", f"lattice=square lattice.Lx=3 lattice.Ly=3 {RYDBERG} model=ptf"),
 ]
 

@@ -10,9 +10,12 @@ from torch.testing import assert_close
 from hamiltonians import Rydberg
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Square
+from nqs.core import large_patched as large_patched_module
+from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
 from nqs.core.recurrent2d import Recurrent2D
+from nqs.core.sequence import EmbeddingModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.vmc import natural_gradient
@@ -42,13 +45,36 @@ CORES = {
         *sizes, d_model=5, cell="lstm", n_layers=3, residual=True
     ),
 }
+
+
+def large_patched(sub: str, _: int, n_states: int, n_patches: int) -> LargePatched:
+    """Pairs of patches as large ones; factored attention above an LSTM."""
+    sizes = (n_states, n_states, 2)
+    attention = "factored" if sub == "lstm" else "softmax"
+    inner: EmbeddingModel = (
+        Transformer(*sizes, d_model=6, n_heads=2, n_layers=1)
+        if sub == "ptf"
+        else Recurrent(*sizes, d_model=5, cell=sub)
+    )
+    lengths = [2] * (n_patches // 2)
+    sizes = (2 * n_states + 1, inner.embedding.embedding_dim, len(lengths))
+    outer = Transformer(*sizes, d_model=8, n_heads=2, attention=attention)
+    return LargePatched(outer, inner, lengths)
+
+
+LARGE_CORES = {
+    "lptf-ptf": lambda *sizes: large_patched("ptf", *sizes),
+    "lptf-gru": lambda *sizes: large_patched("gru", *sizes),
+    "lptf-lstm": lambda *sizes: large_patched("lstm", *sizes),
+}
 every_core = pytest.mark.parametrize("core", CORES)
+every_core_and_large = pytest.mark.parametrize("core", CORES | LARGE_CORES)
 
 
 def build(core: str) -> Autoregressive:
     patches = Patches.from_spec(HAMILTONIAN.lattice, "2x2")
     sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
-    psi = Autoregressive(CORES[core](*sizes), patches).double()
+    psi = Autoregressive((CORES | LARGE_CORES)[core](*sizes), patches).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in psi.parameters():
@@ -83,7 +109,7 @@ def parameter_space(o: Tensor, e: Tensor) -> Tensor:
     return torch.linalg.solve(o.T @ o + SHIFT * torch.eye(o.shape[1]).double(), o.T @ e)
 
 
-@every_core
+@every_core_and_large
 def test_layer_jacobians_are_the_jacobian(core: str) -> None:
     """Whole and in small column blocks and row chunks; each column exactly once."""
     psi = build(core)
@@ -102,7 +128,23 @@ def test_layer_jacobians_are_the_jacobian(core: str) -> None:
         assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@every_core
+def test_launches_of_a_sub_sampler_leave_its_jacobian(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large patches one after another instead of all in one launch."""
+    monkeypatch.setattr(large_patched_module, "MOST_ROWS", 1)
+    psi = build("lptf-ptf")
+    samples, _ = draw(psi)
+    jacobians = LayerJacobians(psi, samples.configs)
+    expected = explicit_jacobian(psi, samples.configs)
+    for begin, block in jacobians.blocks(10**6):
+        columns = slice(begin, begin + block.shape[1])
+        assert_close(block, expected[:, columns], rtol=1e-12, atol=1e-12)
+    row_bytes = bytes_per_row(psi, samples.configs)
+    everything = LayerJacobians(psi, samples.configs)
+    held = max(everything.nbytes for _ in everything.panels(50))
+    assert held == len(samples.configs) * row_bytes.record
+
+
+@pytest.mark.parametrize("core", [*CORES, "lptf-gru"])
 def test_minsr_is_sr_and_spring_its_recursion(core: str) -> None:
     psi = build(core)
     optimizer = NaturalGradient(RATE, diagonal_shift=SHIFT, momentum=0.8)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
+from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
 from nqs.core.recurrent2d import Recurrent2D
-from nqs.core.sequence import SequenceModel
+from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -46,23 +47,28 @@ SYSTEMS: dict[str, tuple[Lattice, Spec]] = {
 }
 SIZES = {name: Patches.from_spec(*system).sizes.tolist() for name, system in SYSTEMS.items()}
 REMAINDERS = [name for name, sizes in SIZES.items() if len(set(sizes)) > 1]
-MODELS = ("ptf", "factored", "elman", "gru", "lstm", "linear", "ssm", "rnn2d")
+MODELS = (
+    *("ptf", "factored", "elman", "gru", "lstm", "linear", "ssm", "rnn2d"),
+    *("lptf-ptf", "lptf-gru", "lptf-factored"),
+)
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_remainder = pytest.mark.parametrize("system", REMAINDERS)
 FEW_SYSTEMS = ("chain-3", "square-2x2", "kagome-2x1", "positions-4")  # for cores walked alike
+FEW_FOR = ("linear", "ssm", "lptf-ptf", "lptf-gru", "lptf-factored")
 CASES = [
-    (model, system)
-    for model in MODELS
-    for system in (FEW_SYSTEMS if model in ("linear", "ssm") else SYSTEMS)
+    (model, system) for model in MODELS for system in (FEW_SYSTEMS if model in FEW_FOR else SYSTEMS)
 ]
 
 every_case = pytest.mark.parametrize(("model", "system"), CASES)
 every_model = pytest.mark.parametrize("model", MODELS)
 
 
-def build_core(model: str, patches: Patches, generator: torch.Generator) -> SequenceModel:
-    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+def build_core(
+    model: str, patches: Patches, generator: torch.Generator, *, phase: bool = False
+) -> SequenceModel:
+    n_outputs = 2 * patches.n_states if phase else patches.n_states
+    sizes = (patches.n_states + 1, n_outputs, patches.n_patches)
     if model in ("ptf", "factored"):
         size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
         kind = {"attention": "softmax" if model == "ptf" else "factored"}
@@ -74,7 +80,32 @@ def build_core(model: str, patches: Patches, generator: torch.Generator) -> Sequ
     if model == "rnn2d":
         grid = patches.grid or (1, patches.n_patches)
         return Recurrent2D(*sizes[:2], grid, d_model=5, d_embed=2, generator=generator)
+    if model.startswith("lptf-"):
+        return build_large_core(model.removeprefix("lptf-"), patches, generator, phase=phase)
     return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, generator=generator)
+
+
+def build_large_core(
+    sub: str, patches: Patches, generator: torch.Generator, *, phase: bool = False
+) -> LargePatched:
+    """Pairs of successive patches as large ones, the last alone if their number is odd.
+
+    sub: "ptf", a cell, or "factored": a GRU below factored attention.
+    """
+    n_states, n_patches = patches.n_states, patches.n_patches
+    lengths = [min(2, n_patches - t) for t in range(0, n_patches, 2)]
+    sizes = (n_states, 2 * n_states if phase else n_states, max(lengths))
+    size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
+    cell = "gru" if sub == "factored" else sub
+    inner: EmbeddingModel = (
+        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, generator=generator)
+        if sub == "ptf"
+        else Recurrent(*sizes, d_model=5, cell=cell, generator=generator)
+    )
+    sizes = (max(lengths) * n_states + 1, inner.embedding.embedding_dim, len(lengths))
+    kind = "factored" if sub == "factored" else "softmax"
+    outer = Transformer(*sizes, **size, attention=kind, generator=generator)
+    return LargePatched(outer, inner, lengths)
 
 
 def build(
