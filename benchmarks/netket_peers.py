@@ -147,7 +147,7 @@ class NetKetRBM(NetKet):
     def driver(self) -> Any:
         return self.nk.driver.VMC_SR(
             self._operator,
-            self.nk.optimizer.Sgd(learning_rate=self.settings.learning_rate),
+            self.nk.optimizer.Sgd(learning_rate=self.rate),
             diag_shift=self.shift,
             momentum=self.settings.momentum,
             use_ntk=self.settings.sample_space,
@@ -156,10 +156,19 @@ class NetKetRBM(NetKet):
         )
 
     def shift(self, step: Any) -> Any:
-        """Diagonal shift of a step, geometric from the first to the final one."""
-        s, jnp = self.settings, self.jax.numpy
-        progress = jnp.minimum(step / s.shift_steps, 1.0)
-        return s.diagonal_shift * (s.final_diagonal_shift / s.diagonal_shift) ** progress
+        """Diagonal shift of a step."""
+        s = self.settings
+        return self._geometric(step, s.shift_steps, s.diagonal_shift, s.final_diagonal_shift)
+
+    def rate(self, step: Any) -> Any:
+        """Learning rate of a step."""
+        s = self.settings
+        return self._geometric(step, s.learning_rate_steps, s.learning_rate, s.final_learning_rate)
+
+    def _geometric(self, step: Any, n_steps: int, first: float, final: float) -> Any:
+        """From the first to the final value within n_steps, then constant."""
+        progress = self.jax.numpy.minimum(step / n_steps, 1.0)
+        return first * (final / first) ** progress
 
 
 class NetKetAR(NetKet):

@@ -20,6 +20,8 @@ class RBMSettings:
     chains: int
     discard: int
     learning_rate: float
+    final_learning_rate: float
+    learning_rate_steps: int
     diagonal_shift: float
     final_diagonal_shift: float
     shift_steps: int
