@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.matmul import synchronise
 from benchmarks.models import MODELS, Model
 from benchmarks.problems import LARGE, rydberg
 from benchmarks.tables import aligned
@@ -75,11 +76,12 @@ def times(model: Model, side: int, n_samples: int, seed: int) -> list[Time]:
     return [Time(name, model.name, n_sites, n_samples, _seconds(work[name])) for name in OPERATIONS]
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     marks = []
     for _ in range(1 + REPEATS):
         began = time.perf_counter()
         work()
+        synchronise(device)
         marks.append(time.perf_counter() - began)
     return statistics.median(marks[1:])
 

@@ -14,8 +14,8 @@ class Model:
     Attributes:
         name: as --models takes it.
         arguments: what a user adds to `python train.py` for it; all else is the default.
-        sequence: exponents of N for sampling and for ln psi at a fixed patch: of the least and of
-            the fastest growing term (attention; for rnn2d the copies of its frontier).
+        sequence: exponents of N for sampling and for ln psi at a fixed patch: of the dense layers
+            and of the fastest growing term (attention).
         flips: the same for all N single-site flips.
     """
 
@@ -41,7 +41,7 @@ MODELS = {
         Model("lptf", ("model=lptf",), *ATTENTION),
         Model("lptf_ptf", ("model=lptf_ptf",), *ATTENTION),
         Model("rnn", ("model=rnn",), *RECURRENT),
-        Model("rnn2d", ("model=rnn2d",), (1.0, 1.5), (2.0, 2.5)),
+        Model("rnn2d", ("model=rnn2d",), *RECURRENT),
         Model("linear_attention", ("model=linear_attention",), *RECURRENT),
         Model("ssm", ("model=ssm",), *RECURRENT),
     )

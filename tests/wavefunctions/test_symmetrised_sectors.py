@@ -97,7 +97,7 @@ def test_normalised_average_of_the_sector(model: str, name: str) -> None:
         assert clear.sum() > 0.9 * inside.sum()
         found, expected = log_psi.imag[clear], total.angle()[clear]
         assert_close(torch.polar(p[clear], found), torch.polar(p[clear], expected), **EXACT)
-        assert found.std() > 0.1
+        assert found.std() > 0.01  # phases that differ
     for row, inverted in psi.generators():
         image = psi.log_psi(configs[:, row] ^ inverted)
         assert_close(image.exp(), log_psi.exp(), rtol=0, atol=1e-9)
