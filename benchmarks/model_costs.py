@@ -73,7 +73,10 @@ def times(model: Model, side: int, n_samples: int, seed: int) -> list[Time]:
         "log_psi": lambda: psi.log_psi(configs),
         "flips": lambda: psi.log_psi_flipped(configs, flips),
     }
-    return [Time(name, model.name, n_sites, n_samples, _seconds(work[name])) for name in OPERATIONS]
+    return [
+        Time(name, model.name, n_sites, n_samples, _seconds(work[name], job.device))
+        for name in OPERATIONS
+    ]
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -60,7 +60,8 @@ class Rows(Generic[Row]):
         ]
 
     def add(self, row: Row) -> None:
-        """Keeps the row and writes the file."""
+        """Keeps the row and writes the file, with what another process has added meanwhile."""
+        self.rows = self._read() if self.path.exists() else []
         same = [i for i, old in enumerate(self.rows) if self._of(old) == self._of(row)]
         if same:
             self.rows[same[0]] = row

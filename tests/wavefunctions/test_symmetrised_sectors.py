@@ -74,7 +74,7 @@ def patterns(n_sites: int) -> Tensor:
     flips = torch.zeros(len(pairs), n_sites, dtype=torch.bool).scatter_(1, pairs, True)
     many = torch.rand(3, n_sites, generator=torch.Generator().manual_seed(1)) < 0.5
     many[:, 0] = True
-    return torch.cat([flips, torch.eye(n_sites).bool()[::2], many])
+    return torch.cat([flips, torch.eye(n_sites).bool()[::2], many]).unique(dim=0)
 
 
 @every_model
