@@ -18,8 +18,8 @@ attention's). Then seconds of a step and peak memory on an open 10x10 Heisenberg
 periodic 12x12 Ising model at h = 3, --steps steps in a process for each. Writes model_times.csv,
 model_steps.csv and model_costs.png.
 
-One thing after the other. Files are written after each row; rows that they hold already stay
-unless they are measured again, so a table can be made in pieces.
+One thing after the other. The CSV files are written after each row; rows that they hold already
+stay unless they are measured again, so a table can be made in pieces.
 """
 
 from __future__ import annotations
@@ -98,20 +98,22 @@ def accuracy(args: argparse.Namespace) -> None:
     path = args.out / "model_zoo.csv"
     kept = Rows(path, model_accuracy.Accuracy, model_accuracy.KEY)
     changes = () if args.steps is None else (f"train.steps={args.steps}",)
-    for problem in args.problems:
-        for model in args.models:
-            row = model_accuracy.measured(
-                ZOO[problem],
-                MODELS[model],
-                seed=args.seed,
-                changes=changes,
-                budget=args.budget or math.inf,
-                eval_samples=args.eval_samples,
-            )
-            kept.add(row)
-            model_accuracy.draw(kept.rows, path.with_suffix(".png"))
-            error = f"{row.relative_error:.1e} +- {row.relative_error_bar:.0e}"
-            print(f"{problem}  {model}  {error}  {row.seconds:.3g} s  {row.ended}", flush=True)
+    try:
+        for problem in args.problems:
+            for model in args.models:
+                row = model_accuracy.measured(
+                    ZOO[problem],
+                    MODELS[model],
+                    seed=args.seed,
+                    changes=changes,
+                    budget=args.budget or math.inf,
+                    eval_samples=args.eval_samples,
+                )
+                kept.add(row)
+                error = f"{row.relative_error:.1e} +- {row.relative_error_bar:.0e}"
+                print(f"{problem}  {model}  {error}  {row.seconds:.3g} s  {row.ended}", flush=True)
+    finally:
+        model_accuracy.draw(kept.rows, path.with_suffix(".png"))
     print("", model_accuracy.table(kept.rows), "", sep="\n")
     print(f"written: {path}, {path.with_suffix('.png')}")
 
