@@ -151,7 +151,7 @@ def draw(rows: Sequence[Accuracy], path: Path) -> None:
     for axes, problem in zip(panels.flat, problems, strict=True):
         for row in (row for row in rows if row.problem == problem):
             _point(axes, row)
-        axes.set(xscale="log", yscale="log", title=problem)
+        axes.set(yscale="log", title=problem, xlim=(0, None))
         axes.set(xlabel="seconds of optimisation", ylabel="relative error")
     labels = dict(
         pair
