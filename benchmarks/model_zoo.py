@@ -14,9 +14,10 @@ grid of one row. Writes model_zoo.csv and model_zoo.png.
 --costs: seconds of sampling, ln psi and ln psi after all N single flips of --samples
 configurations on L x L Rydberg arrays, with exponents of N fitted over all sides by least squares
 of the logarithms, beside those of the operations counted (a range: the dense layers' and the
-attention's); below those where launches and not operations decide: small N, few samples. Then seconds of a step and peak memory on an open 10x10 Heisenberg magnet and a
-periodic 12x12 Ising model at h = 3, --steps steps in a process for each. Writes model_times.csv,
-model_steps.csv and model_costs.png.
+attention's); below those where launches and not operations decide: small N, few samples. Then
+seconds of a step and peak memory on an open 10x10 Heisenberg magnet and a periodic 12x12 Ising
+model at h = 3, --steps steps in a process for each. Writes model_times.csv, model_steps.csv and
+model_costs.png.
 
 One thing after the other. The CSV files are written after each row; rows that they hold already
 stay unless they are measured again, so a table can be made in pieces.
