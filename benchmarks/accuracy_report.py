@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import TARGETS, Point, Result, worst
+from benchmarks.tables import aligned, write_csv
 
 POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(Point))
 TARGET_COLUMNS = tuple(f"seconds_to_{written}" for written in TARGETS)
@@ -43,10 +43,7 @@ def table(results: Sequence[Result]) -> str:
         rows += [_row(result) for result in group]
         if len(group) > 1:
             rows.append(_worst_row(group))
-    cells = [list(TABLE_COLUMNS), *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(TABLE_COLUMNS))]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells)
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned([TABLE_COLUMNS, *rows])
 
 
 def _row(result: Result) -> list[str]:
@@ -81,17 +78,10 @@ def save(results: Sequence[Result], out: Path) -> list[Path]:
         out / f"time_to_accuracy{end}" for end in (".csv", "_summary.csv", ".png")
     )
     rows = [dataclasses.asdict(point) for result in results for point in result.points]
-    _write(points, POINT_COLUMNS, rows)
-    _write(runs, SUMMARY_COLUMNS, [summary(result) for result in results])
+    write_csv(points, POINT_COLUMNS, rows)
+    write_csv(runs, SUMMARY_COLUMNS, [summary(result) for result in results])
     draw(results, picture)
     return [points, runs, picture]
-
-
-def _write(path: Path, columns: Sequence[str], rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def draw(results: Sequence[Result], path: Path) -> None:

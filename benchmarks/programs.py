@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.problems import Problem
 from nqs.runs.build import Job, build, build_generator, start_from_product_state
 from nqs.runs.ground_state_run import advance
-from nqs.vmc.evaluation import evaluate
+from nqs.vmc.evaluation import Evaluation, evaluate
 
 
 class Program(ABC):
@@ -92,6 +92,10 @@ class Ours(Program):
         return log_psi.cpu().to(torch.float64)
 
     def sampled_energy(self, n_samples: int) -> tuple[float, float]:
-        assert self._evaluation is not None
-        result = evaluate(self.job.wavefunction, self.job.hamiltonian, n_samples, self._evaluation)
+        result = self.evaluation(n_samples)
         return result.energy, result.energy_error
+
+    def evaluation(self, n_samples: int) -> Evaluation:
+        """Energy, variance and the rest from n_samples fresh samples."""
+        assert self._evaluation is not None
+        return evaluate(self.job.wavefunction, self.job.hamiltonian, n_samples, self._evaluation)

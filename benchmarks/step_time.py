@@ -12,7 +12,6 @@ Writes step_time.csv and step_time.png into --out.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.matmul import matmul_rate, synchronise
 from benchmarks.older_code import OlderCode
+from benchmarks.tables import aligned, write_csv
 from hamiltonians import Rydberg
 from hamiltonians.lattice import Square
 from nqs.core.recurrent import Recurrent
@@ -158,11 +158,7 @@ COLUMNS = (
 
 def table(rows: list[dict[str, object]]) -> str:
     """The rows as aligned text; seconds unless the column says otherwise."""
-    cells = [[_cell(row.get(column)) for column in COLUMNS] for row in rows]
-    widths = [max(len(r[i]) for r in [list(COLUMNS), *cells]) for i in range(len(COLUMNS))]
-    lines = [[name.ljust(w) for name, w in zip(COLUMNS, widths, strict=True)]]
-    lines += [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in cells]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    return aligned([COLUMNS, *([_cell(row.get(column)) for column in COLUMNS] for row in rows)])
 
 
 def _cell(value: object) -> str:
@@ -177,10 +173,7 @@ def save(rows: list[dict[str, object]], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "step_time.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / "step_time.csv", COLUMNS, rows)
     figure, axes = plt.subplots(figsize=(7, 0.6 * len(rows) + 1.2), layout="constrained")
     names = [f"{row['case']}\n{row['program']}" for row in rows]
     left = [0.0] * len(rows)

@@ -24,7 +24,7 @@ from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import check_heads, check_sizes
+from nqs.core.sequence import check_blocks
 
 CHUNK = 32
 """Positions whose weights are written out against each other."""
@@ -126,10 +126,8 @@ class LinearTransformer(ConstantStateModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        d_ff = 2 * d_model if d_ff is None else d_ff
-        check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
-        check_sizes(d_model=d_model, n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
-        check_heads(d_model, n_heads)
+        sizes = (vocab_size, n_outputs, max_length)
+        d_ff = check_blocks(*sizes, d_model=d_model, n_layers=n_layers, d_ff=d_ff, n_heads=n_heads)
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.n_heads = d_model, n_heads
         self.embedding = nn.Embedding(vocab_size, d_model)

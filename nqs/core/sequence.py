@@ -127,6 +127,30 @@ def check_heads(d_model: int, n_heads: int) -> None:
         )
 
 
+def check_blocks(
+    vocab_size: int,
+    n_outputs: int,
+    max_length: int,
+    *,
+    d_model: int,
+    n_layers: int,
+    d_ff: int | None,
+    n_heads: int | None = None,
+) -> int:
+    """d_ff of a stack of residual blocks, 2 D for None.
+
+    Raises ValueError naming the first size that is not a positive integer, and for heads that do
+    not divide the width.
+    """
+    d_ff = 2 * d_model if d_ff is None else d_ff
+    check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
+    check_sizes(d_model=d_model, n_layers=n_layers, d_ff=d_ff)
+    if n_heads is not None:
+        check_sizes(n_heads=n_heads)
+        check_heads(d_model, n_heads)
+    return d_ff
+
+
 def check_continuation(model: SequenceModel, inputs: Tensor, state: SequenceState | None) -> int:
     """The position of the first of inputs (R, S, ...); ValueError if they do not fit (forward)."""
     start = 0 if state is None else state.length

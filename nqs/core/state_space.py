@@ -26,7 +26,7 @@ from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import AddedTable, Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import check_sizes
+from nqs.core.sequence import check_blocks, check_sizes
 
 SLOWEST, FASTEST = 0.99, 0.3
 """Range of |a| at the start."""
@@ -141,9 +141,9 @@ class StateSpace(ConstantStateModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        d_ff = 2 * d_model if d_ff is None else d_ff
-        check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
-        check_sizes(d_model=d_model, n_layers=n_layers, d_state=d_state, d_ff=d_ff)
+        sizes = (vocab_size, n_outputs, max_length)
+        d_ff = check_blocks(*sizes, d_model=d_model, n_layers=n_layers, d_ff=d_ff)
+        check_sizes(d_state=d_state)
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_state = d_state
         self.embedding = nn.Embedding(vocab_size, d_model)

@@ -21,9 +21,8 @@ from nqs.core.positions import Positions
 from nqs.core.sequence import (
     EmbeddingModel,
     SequenceState,
+    check_blocks,
     check_continuation,
-    check_heads,
-    check_sizes,
 )
 
 ATTENTIONS = ("softmax", "factored")
@@ -88,10 +87,8 @@ class Transformer(EmbeddingModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        d_ff = 2 * d_model if d_ff is None else d_ff
-        check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
-        check_sizes(d_model=d_model, n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
-        check_heads(d_model, n_heads)
+        sizes = (vocab_size, n_outputs, max_length)
+        d_ff = check_blocks(*sizes, d_model=d_model, n_layers=n_layers, d_ff=d_ff, n_heads=n_heads)
         if attention not in ATTENTIONS:
             raise ValueError(
                 f"attention={attention!r} is unknown; allowed: {', '.join(ATTENTIONS)}"

@@ -20,12 +20,19 @@ from nqs.runs.schema import InputError
 from nqs.runs.signals import Interrupted, StopRequests
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimisation import StepRecord, optimise
+from nqs.wavefunctions.symmetrised import Symmetrised
 
 CHECKPOINT_SECONDS: Final = 300.0
 """A checkpoint is at most this old, however slow the steps are."""
 MAY_BE_EXCITED: Final = (
     "warning: this Hamiltonian has off-diagonal elements that are not <= 0; the energy is the "
     "lowest among positive states, only an upper bound of the ground state's; see model.phase=true"
+)
+
+MAY_HAVE_CHARACTERS: Final = (
+    "warning: this Hamiltonian has off-diagonal elements that are not <= 0, and symmetrised states "
+    "are those that each symmetry leaves as they are; a ground state of another momentum or parity "
+    "is not among them, compare with model.symmetry=none model.spin_flip=false"
 )
 
 
@@ -131,13 +138,22 @@ def prepare(session: Session) -> None:
     log.say(f"{job.hamiltonian.describe()}")
     log.say(f"{session.config.model.name}, {job.n_parameters} parameters, on {job.device}")
     log.say(f"files in {session.path}")
-    if not (job.hamiltonian.is_stoquastic or session.config.model.phase):
-        session.warning = MAY_BE_EXCITED
-        log.say(MAY_BE_EXCITED)
+    session.warning = doubts(job)
+    if session.warning is not None:
+        log.say(session.warning)
     if session.config.run.resume:
         resume(session)
     if session.step == 0:
         start_from_product_state(job)
+
+
+def doubts(job: Job) -> str | None:
+    """What qualifies the energy: states that the wavefunction cannot be. None if nothing does."""
+    if job.hamiltonian.is_stoquastic:
+        return None  # Perron-Frobenius: a positive ground state, of every symmetry's trivial kind
+    if not job.config.model.phase:
+        return MAY_BE_EXCITED
+    return MAY_HAVE_CHARACTERS if isinstance(job.wavefunction, Symmetrised) else None
 
 
 def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, history.RunFile]:

@@ -90,6 +90,8 @@ class _Calls:
 
     def join(self, n_rows: int, gradients: list[tuple[Tensor | None, ...]]) -> _Record:
         """All calls' positions along dim 1, from the gradients of each part's calls; B = n_rows."""
+        if not self.inputs:  # e.g. the embedding of a sub-sampler that draws one token a patch
+            return _Record(torch.empty(n_rows, 0), [None for _ in gradients], 1)
         first = self.inputs[0]
         if len(first) % n_rows:
             raise ValueError(f"a layer saw {len(first)} rows for {n_rows} samples")
@@ -385,7 +387,9 @@ def _recorded(
     for place, part in enumerate(parts):
         total = part.sum() if factors is None else factors.to(part.dtype) @ part
         last = place == len(parts) - 1
-        found = torch.autograd.grad(total, edges, retain_graph=not last, allow_unused=True)
+        found: tuple[Tensor | None, ...] = ()
+        if edges:  # none if no layer of the group was needed
+            found = torch.autograd.grad(total, edges, retain_graph=not last, allow_unused=True)
         begin = 0
         for name, seen in calls.items():
             end = begin + len(seen.edges)

@@ -83,3 +83,35 @@ def test_parameters_start_as_those_of_the_network() -> None:
     plain, averaged = build(tiny()).wavefunction, build(tiny(model=POINT_GROUP)).wavefunction
     for one, other in zip(plain.parameters(), averaged.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+RING = {"name": "chain", "Lx": 6, "periodic": True}
+J1J2 = {"name": "j1j2", "J1": 1.0, "J2": 0.5, "marshall": False}
+ALL = {"symmetry": "all", "spin_flip": True, "n_up": 3}
+
+
+@pytest.mark.parametrize(
+    ("hamiltonian", "model", "doubted"),
+    [(HEISENBERG, ALL, False), (J1J2, ALL | {"phase": True}, True)],
+    ids=["n_up", "n_up-phase"],
+)
+def test_a_sector_and_its_symmetries(
+    tmp_path: Path, hamiltonian: dict[str, Any], model: dict[str, Any], doubted: bool
+) -> None:
+    """Resumed bit for bit; compared with the sector's energy; other characters are mentioned."""
+    keys = {"lattice": RING, "hamiltonian": hamiltonian, "optimizer": MINSR}
+    keys |= {"model": TINY["model"] | model, "train": TINY["train"] | {"steps": 4}}
+    assert run(tmp_path / "whole", **keys) == 0
+    assert run(tmp_path / "parts", **keys | {"train": TINY["train"] | {"steps": 2}}) == 0
+    assert run(tmp_path / "parts", **keys, run__resume=True) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    found = result(tmp_path / "whole")
+    assert found["observables"]["excitation_fraction"]["value"] == pytest.approx(0.5)
+    assert found["energy"] > found["exact_energy"] - 5 * found["energy_error"]
+    assert ("momentum or parity" in found.get("warning", "")) == doubted
+
+
+def test_a_sector_that_the_spin_flip_leaves_is_refused() -> None:
+    model = TINY["model"] | ALL | {"n_up": 2}
+    with pytest.raises(InputError, match=r"model.n_up=2 is not half of 6 sites"):
+        build(tiny(lattice=RING, hamiltonian=HEISENBERG, model=model))

@@ -47,17 +47,19 @@ CORES = {
 }
 
 
-def large_patched(sub: str, _: int, n_states: int, n_patches: int) -> LargePatched:
-    """Pairs of patches as large ones; factored attention above an LSTM."""
-    sizes = (n_states, n_states, 2)
+def large_patched(
+    sub: str, _: int, n_states: int, n_patches: int, *, length: int = 2
+) -> LargePatched:
+    """Pairs of patches (or single ones) as large ones; factored attention above an LSTM."""
+    sizes = (n_states, n_states, length)
     attention = "factored" if sub == "lstm" else "softmax"
     inner: EmbeddingModel = (
         Transformer(*sizes, d_model=6, n_heads=2, n_layers=1)
         if sub == "ptf"
         else Recurrent(*sizes, d_model=5, cell=sub)
     )
-    lengths = [2] * (n_patches // 2)
-    sizes = (2 * n_states + 1, inner.embedding.embedding_dim, len(lengths))
+    lengths = [length] * (n_patches // length)
+    sizes = (length * n_states + 1, inner.embedding.embedding_dim, len(lengths))
     outer = Transformer(*sizes, d_model=8, n_heads=2, attention=attention)
     return LargePatched(outer, inner, lengths)
 
@@ -66,6 +68,8 @@ LARGE_CORES = {
     "lptf-ptf": lambda *sizes: large_patched("ptf", *sizes),
     "lptf-gru": lambda *sizes: large_patched("gru", *sizes),
     "lptf-lstm": lambda *sizes: large_patched("lstm", *sizes),
+    # one sub-patch each: the sub-sampler's embedding is never read
+    "lptf-single": lambda *sizes: large_patched("gru", *sizes, length=1),
 }
 every_core = pytest.mark.parametrize("core", CORES)
 every_core_and_large = pytest.mark.parametrize("core", CORES | LARGE_CORES)

@@ -7,15 +7,18 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians import Rydberg, TransverseFieldIsing
+from hamiltonians import J1J2, Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import basis, dense_matrix, ground_state
+from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import Chain, Square
 from nqs.vmc import natural_gradient
+from nqs.vmc.evaluation import evaluate
 from nqs.vmc.gradient import energy_gradient, flat_gradient
 from nqs.vmc.layer_jacobians import LayerJacobians
 from nqs.vmc.local_energy import local_energies
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimisation import StepRecord, optimise
+from nqs.vmc.product_state import complex_product_state
 from nqs.vmc.proposal import draw_around
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -24,6 +27,7 @@ from tests.vmc.states import (
     all_configurations,
     enumerated_energy,
     network,
+    numbers,
 )
 from tests.wavefunctions.systems import build
 
@@ -109,6 +113,77 @@ def test_minsr_of_a_complex_state(odd: bool) -> None:
     update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
     expected = -RATE * direction(psi, samples, e_loc)
     assert_close(update, expected, rtol=0, atol=1e-10 * float(expected.norm()))
+
+
+EXCHANGE = {
+    "n_up": (Heisenberg(Chain(6, True), marshall=True), "4", {"n_up": 3}),
+    "phase": (J1J2(Square(2, 3), J2=0.5), "2x2", {"phase": True}),
+    "n_up-phase": (J1J2(Square(2, 4), J2=0.5), "2x3", {"n_up": 4, "phase": True}),
+}
+every_exchange = pytest.mark.parametrize("name", EXCHANGE)
+
+
+def in_a_sector(model: str, name: str) -> tuple[Symmetrised, Hamiltonian]:
+    """A state of all symmetries of the magnet on a ring or rectangle, spin flip included."""
+    hamiltonian, patch, options = EXCHANGE[name]
+    assert hamiltonian.lattice is not None
+    base = build(model, hamiltonian.lattice, patch, **options)
+    return Symmetrised(base, hamiltonian.lattice.point_group(), spin_flip=True), hamiltonian
+
+
+@every_exchange
+@pytest.mark.parametrize("model", ["factored", "gru"])
+def test_minsr_in_a_sector_and_with_phases(model: str, name: str) -> None:
+    """Local energies are H psi / psi row by row, the direction is the dense Jacobian's."""
+    psi, hamiltonian = in_a_sector(model, name)
+    samples = psi.sample(25, torch.Generator().manual_seed(0), unique=True)
+    e_loc = local_energies(psi, hamiltonian, samples)
+    with torch.no_grad():
+        vector = psi.log_psi(basis(psi.n_sites)).exp()
+    local = torch.from_numpy(dense_matrix(hamiltonian)).to(vector.dtype) @ vector / vector
+    rows = numbers(samples.configs)
+    assert_close(e_loc, local[rows], rtol=1e-9, atol=1e-9)
+    update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+    expected = -RATE * direction(psi, samples, e_loc)
+    assert_close(update, expected, rtol=0, atol=1e-10 * float(expected.norm()))
+
+
+@every_exchange
+def test_orbits_in_a_sector_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    psi, hamiltonian = in_a_sector("gru", name)
+    found = {}
+    for merge in (True, False):
+        if not merge:
+            monkeypatch.setattr(Symmetrised, "representatives", lambda self, configs: configs)
+        generator = torch.Generator().manual_seed(0)
+        samples, e_loc = draw_around(psi, hamiltonian, 200, 0.5, generator)
+        update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+        found[merge] = (len(e_loc), samples.weights.to(e_loc.dtype) @ e_loc, update)
+    assert found[True][0] < found[False][0]
+    assert_close(found[True][1].real, found[False][1].real, rtol=1e-12, atol=0)
+    scale = float(found[False][2].norm())
+    assert_close(found[True][2], found[False][2], rtol=0, atol=1e-9 * scale)
+
+
+def test_symmetric_signs_are_found() -> None:
+    """Frustrated magnet, no sign rule given; its ground state is one of trivial characters."""
+    hamiltonian, n_up = J1J2(Square(2, 4), J2=0.5), 4
+    exact = ground_state(hamiltonian, n_up=n_up)
+    lattice, inside = Square(2, 4), basis(8)[basis(8).sum(1) == n_up]
+    state = torch.zeros(256, dtype=torch.float64)
+    state[numbers(inside)] = torch.from_numpy(exact.state)
+    for row in lattice.point_group():
+        assert_close(state[numbers(inside[:, row])], state[numbers(inside)], rtol=0, atol=1e-8)
+    base = build("gru", lattice, "2x2", n_up=n_up, phase=True)
+    psi = Symmetrised(base, lattice.point_group())
+    generator = torch.Generator().manual_seed(0)
+    chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
+    psi.set_product_state(chances, phases=phases)
+    optimizer = NaturalGradient(0.05, diagonal_shift=1e-2, max_norm=0.3)
+    optimise(psi, hamiltonian, optimizer, n_steps=60, n_samples=256, generator=generator)
+    found = evaluate(psi, hamiltonian, 4_000, generator)
+    assert found.energy == pytest.approx(exact.energy, rel=1e-2)
+    assert found.energy > exact.energy - 5 * found.energy_error
 
 
 def test_local_energies_average_to_the_energy() -> None:

@@ -109,14 +109,22 @@ def build_large_core(
 
 
 def build(
-    model: str, lattice: Lattice, spec: Spec, *, seed: int = 0, dtype: torch.dtype = torch.float64
+    model: str,
+    lattice: Lattice,
+    spec: Spec,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    n_up: int | None = None,
+    phase: bool = False,
 ) -> Autoregressive:
     """A wavefunction whose every parameter is random: its conditionals are far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     patches = Patches.from_spec(lattice, spec)
     if model == "rnn2d" and patches.grid is not None:
         patches = Patches.from_spec(lattice, spec, path="zigzag")
-    psi = Autoregressive(build_core(model, patches, generator), patches).to(dtype)
+    core = build_core(model, patches, generator, phase=phase)
+    psi = Autoregressive(core, patches, n_up=n_up, phase=phase).to(dtype)
     with torch.no_grad():
         for parameter in psi.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
