@@ -43,8 +43,12 @@ def table(results: Sequence[Result]) -> str:
         rows += [_row(result) for result in group]
         if len(group) > 1:
             rows.append(_worst_row(group))
-    cells = [list(TABLE_COLUMNS), *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(TABLE_COLUMNS))]
+    return aligned([list(TABLE_COLUMNS), *rows])
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as text with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
 
