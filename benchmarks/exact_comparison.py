@@ -71,6 +71,15 @@ class Comparison:
     def failed(self) -> bool:
         return self.ended.startswith("failed")
 
+    @property
+    def resolved(self) -> bool:
+        """Whether (E - E_0) / gap, a bound of 1 - fidelity, is below 1/2.
+
+        Otherwise the energy cannot tell the ground state from a mixture of nearly equal levels,
+        such as one of two ordered patterns: overlap and observables then depend on the choice.
+        """
+        return self.energy - self.exact_energy < self.gap / 2
+
 
 @dataclass(frozen=True)
 class Exact:

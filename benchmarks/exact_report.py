@@ -18,7 +18,7 @@ from nqs.runs.atomic import write_bytes, write_text
 COLUMNS = tuple(field.name for field in dataclasses.fields(Comparison))
 TABLE_COLUMNS = (
     *("instance", "model", "seed", "sites", "E exact", "gap", "E", "relative error", "z"),
-    *("V-score", "1 - fidelity", "observables (number)", "s", "s eval", "s ED", "ended"),
+    *("V-score", "1 - fidelity", "observables", "s", "s eval", "s ED", "ended"),
 )
 TARGETS = {"median": 1e-4, "worst": 1e-3}
 """Relative errors asked for."""
@@ -27,7 +27,11 @@ MAX_Z = 4.0
 
 
 def table(rows: Sequence[Comparison]) -> str:
-    """Aligned text, a row a run."""
+    """Aligned text, a row a run.
+
+    observables: the largest deviation in standard errors of how many values. In parentheses where
+    the energy does not resolve the gap (see Comparison.resolved).
+    """
     return aligned([TABLE_COLUMNS, *map(_cells, rows)])
 
 
@@ -43,7 +47,9 @@ def line(row: Comparison) -> str:
 
 def _cells(row: Comparison) -> list[str]:
     fidelity = "" if math.isnan(row.fidelity) else f"{1 - row.fidelity:.1e}"
-    observables = f"{row.deviation:.1f} ({row.n_observables})" if row.n_observables else ""
+    observables = f"{row.deviation:.1f} of {row.n_observables}" if row.n_observables else ""
+    if not row.resolved:
+        fidelity, observables = (f"({text})" if text else "" for text in (fidelity, observables))
     return [
         *(row.instance, row.model, str(row.seed), str(row.n_sites)),
         *(f"{row.exact_energy:.6f}", f"{row.gap:.2g}", f"{row.energy:.6f}", _relative_error(row)),

@@ -6,8 +6,9 @@
 Runs what `python train.py` runs for each instance of benchmarks/instances.yaml (or of --file, in
 the same form) without tuning, measures the state with fresh samples, as many as make the error bar
 a fifth of the error (1e-5 of the energy at the finest), and compares with the ground state by exact
-diagonalisation. Observables are given as the largest deviation in standard errors and the number
-of values compared.
+diagonalisation. Observables are given as the largest deviation in standard errors of all values
+compared; they and the overlap stand in parentheses where the energy is not resolved from the next
+level (two ordered patterns, say, of which the state has chosen one).
 
 Writes vs_exact.csv and vs_exact.png into --out, anew after each run, and ends with a table.
 --resume keeps the rows of vs_exact.csv and leaves out what they have with the same arguments.

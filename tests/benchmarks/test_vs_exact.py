@@ -134,7 +134,7 @@ def test_fidelity_is_the_dense_overlap(n_up: int | None, phase: bool) -> None:
         psi = job.wavefunction.log_psi(basis(6)[numbers]).exp().numpy()
     assert state.energy == pytest.approx(levels[0])
     expected = abs(vectors[:, 0] @ psi) ** 2 / np.vdot(psi, psi).real
-    assert fidelity(job.wavefunction, state) == pytest.approx(expected, rel=1e-6)
+    assert fidelity(job.wavefunction, state) == pytest.approx(expected, rel=1e-5)
 
 
 def test_deviations_are_in_standard_errors() -> None:
@@ -190,7 +190,7 @@ BAD_FILES = [
     ("- {name: a, seed: 1}", "seed: is the command line's to say"),
     ("- {name: a, run.dir: x}", "run.dir: is the command line's to say"),
     ("- {name: a, lattice: {Lx: 4}}", "lattice={'Lx': 4}: must be a number, a word or a list"),
-    ("- {name: a, lattice.Lz: 4}", "a: lattice.Lz: unknown key (did you mean lattice.Lx?)"),
+    ("- {name: a, lattice.Lz: 4}", "a: lattice.Lz: unknown key"),
     ("- {name: a, lattice.Lx: -1}", "a: lattice.Lx=-1: must be a whole number >= 1"),
     ("- {name: a, hamiltonian.delta: [1, 2]}", "a: hamiltonian: Rydberg: delta has shape (2,)"),
     ("- {name: a, hamiltonian: isng}", "a: hamiltonian=isng: must be one of"),
