@@ -154,7 +154,6 @@ def test_shipped_instances_load_and_build() -> None:
     instances = load(INSTANCES)
     assert len({instance.name for instance in instances}) == len(instances) >= 24
     for instance in instances:
-        instance.check()
         assert 9 <= build(instance.config()).hamiltonian.n_sites <= 24
     words = " ".join(word for instance in instances for word in instance.arguments)
     for kind in ("chain", "square", "triangular", "kagome", "honeycomb", "positions"):
