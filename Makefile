@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install train test lint
+.PHONY: install train test lint benchmark
 
 install: $(STAMP)
 
@@ -21,6 +21,10 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Against exact diagonalisation; BENCHMARK="--instances rydberg-4x4 --models rnn" chooses.
+benchmark: $(STAMP)
+	$(BIN)/python -m benchmarks.vs_exact $(BENCHMARK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -29,6 +29,17 @@ def positive(text: str) -> float:
 positive.__name__ = "number > 0"
 
 
+def above_one(text: str) -> float:
+    """A finite number >= 1.05: closer points would be measured without end."""
+    value = positive(text)
+    if value < 1.05:
+        raise ValueError
+    return value
+
+
+above_one.__name__ = "number >= 1.05"
+
+
 def sample_number(text: str) -> int:
     """At least 2, for an error bar."""
     value = int(text)
@@ -60,6 +71,17 @@ def seed(text: str) -> int:
 
 
 seed.__name__ = "whole number >= 0"
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Comma-separated whole numbers >= 0."""
+    values = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    if min(values) < 0:
+        raise ValueError
+    return values
+
+
+seeds.__name__ = "list of seeds such as 0,1,2"
 
 
 def chosen(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:

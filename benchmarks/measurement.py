@@ -6,8 +6,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from benchmarks.programs import Program
 from hamiltonians.exact import Product, basis
 from hamiltonians.hamiltonian import Hamiltonian
@@ -44,20 +42,24 @@ class Measure:
     def __call__(self, program: Program) -> Measurement:
         """The energy now; not a number if the program's state is broken."""
         if self._product is not None:
-            log_psi = program.log_psi(basis(self.n_sites)).numpy()
-            psi = np.exp(log_psi - log_psi.max())
+            log_psi = program.log_psi(basis(self.n_sites))
+            psi = (log_psi - log_psi.max()).exp()  # (2^N,)
             return Measurement(float(psi @ self._product(psi) / (psi @ psi)), 0.0, 0)
         n_pilot = min(PILOT_SAMPLES, self.max_samples)
         energy, error = program.sampled_energy(n_pilot)
-        n_samples = self._enough(n_pilot, energy, error)
+        n_samples = enough_samples(n_pilot, energy, error, self.reference, self.max_samples)
         if n_samples > n_pilot:
             energy, error = program.sampled_energy(n_samples)  # fresh: independent of the pilot
         return Measurement(energy, error, n_samples)
 
-    def _enough(self, n_pilot: int, energy: float, error: float) -> int:
-        """Samples for an error bar of a fifth of the relative error, judged by a pilot."""
-        wanted = max(FINEST_ERROR * abs(self.reference), abs(energy - self.reference) / 5)
-        if not math.isfinite(error / wanted):
-            return n_pilot
-        n_samples = math.ceil(n_pilot * (error / wanted) ** 2)
-        return min(max(n_samples, n_pilot), self.max_samples)
+
+def enough_samples(
+    n_pilot: int, energy: float, error: float, reference: float, max_samples: int
+) -> int:
+    """Samples for an error bar of a fifth of the distance from the reference, but not below 1e-5
+    of it, judged by a pilot's energy and error; between n_pilot and max_samples."""
+    wanted = max(FINEST_ERROR * abs(reference), abs(energy - reference) / 5)
+    if not math.isfinite(error / wanted):
+        return n_pilot
+    n_samples = math.ceil(n_pilot * (error / wanted) ** 2)
+    return min(max(n_samples, n_pilot), max_samples)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from benchmarks.problems import Problem
 from nqs.runs.build import Job, build, build_generator, start_from_product_state
+from nqs.runs.config import Config
 from nqs.runs.ground_state_run import advance
 from nqs.vmc.evaluation import Evaluation, evaluate
+
+
+class System(Protocol):
+    """What can be run: a Problem of the race, an Instance of the comparison with exact energies."""
+
+    def config(self, *more: str) -> Config:
+        """train.py's configuration, with further key=value arguments."""
 
 
 class Program(ABC):
@@ -59,8 +67,8 @@ class Ours(Program):
     Raises InputError for arguments train.py would refuse.
     """
 
-    def __init__(self, problem: Problem, seed: int, changes: tuple[str, ...] = ()) -> None:
-        self.config = problem.config(f"seed={seed}", *changes)
+    def __init__(self, system: System, seed: int, changes: tuple[str, ...] = ()) -> None:
+        self.config = system.config(f"seed={seed}", *changes)
         self.samples_per_step = self.config.train.n_samples
         self._job: Job | None = None
         self._evaluation: torch.Generator | None = None
@@ -70,6 +78,12 @@ class Ours(Program):
         """The run's objects. Only after `start`."""
         assert self._job is not None
         return self._job
+
+    @property
+    def evaluation_generator(self) -> torch.Generator:
+        """Source of the samples of measurements. Only after `start`."""
+        assert self._evaluation is not None
+        return self._evaluation
 
     def start(self) -> None:
         self._job = build(self.config)
@@ -97,5 +111,5 @@ class Ours(Program):
 
     def evaluation(self, n_samples: int) -> Evaluation:
         """Energy, variance and the rest from n_samples fresh samples."""
-        assert self._evaluation is not None
-        return evaluate(self.job.wavefunction, self.job.hamiltonian, n_samples, self._evaluation)
+        generator = self.evaluation_generator
+        return evaluate(self.job.wavefunction, self.job.hamiltonian, n_samples, generator)

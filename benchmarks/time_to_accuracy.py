@@ -28,7 +28,7 @@ import train  # noqa: F401  before torch: it says how torch's idle threads wait
 # isort: split
 from benchmarks.accuracy import Point, Result, evaluation_times, ratios
 from benchmarks.accuracy_report import save, table
-from benchmarks.arguments import Parser, chosen, made, positive, sample_number
+from benchmarks.arguments import Parser, above_one, chosen, made, positive, sample_number, seeds
 from benchmarks.measurement import Measure
 from benchmarks.older_code import checkout
 from benchmarks.older_program import Older
@@ -37,28 +37,6 @@ from benchmarks.programs import Ours, Program
 from benchmarks.race import Race
 
 PROGRAMS = ("ours", "ours-adam", "netket-rbm", "netket-ar", "older")
-
-
-def above_one(text: str) -> float:
-    """A finite number >= 1.05: closer points would be measured without end."""
-    value = positive(text)
-    if value < 1.05:
-        raise ValueError
-    return value
-
-
-above_one.__name__ = "number >= 1.05"
-
-
-def seeds(text: str) -> tuple[int, ...]:
-    """Comma-separated whole numbers >= 0."""
-    values = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    if min(values) < 0:
-        raise ValueError
-    return values
-
-
-seeds.__name__ = "list of seeds such as 0,1,2"
 
 
 def parser() -> argparse.ArgumentParser:

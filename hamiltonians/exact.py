@@ -1,7 +1,7 @@
-"""Exact diagonalisation of any Hamiltonian here, for up to about 26 sites.
+"""Exact diagonalisation of any Hamiltonian here, for up to about 27 sites.
 
 The 2^N amplitudes are numbered as in `hamiltonian.py`: site 0 is the most significant bit.
-ARPACK's implicitly restarted Lanczos (scipy's eigsh) asks for products
+Lanczos' recursion asks for products
 
     (H psi)(s) = diagonal(s) psi(s) + sum_g off_diagonal_g(s) psi(s xor flips_g)
 
@@ -11,23 +11,23 @@ matrix multiplications instead of one pass over memory per flip, and the matrix 
 Where they do depend on s (exchange, most Pauli sums) it is stored as a sparse one if it fits.
 
 Where H keeps the number of 1 bits, n_up restricts all of it to the C(N, n_up) configurations with
-n_up of them, listed in the same order; there the matrix is always stored.
+n_up of them, listed in the same order.
 
-Memory is that of the Lanczos vectors, 2^N numbers each (see `memory_estimate`), and of the matrix.
+Memory is that of a few vectors of 2^N numbers (see `memory_estimate`), and of a stored matrix: the
+Krylov vectors are not kept but made a second time when the ground state is put together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
 from scipy.sparse import csr_array
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
@@ -41,9 +41,6 @@ MAX_DENSE_SITES = 14
 SMALL_SIZE = 2**9
 """Up to this many configurations the dense eigen-solver is faster than Lanczos."""
 
-SINGLE_THREAD_SIZE = 2**18
-"""Up to this many configurations products run on one thread."""
-
 MAX_CODED_SITES = 62
 """Largest system whose configurations are numbered in 64 bits."""
 
@@ -53,20 +50,14 @@ WINDOW = 4
 CHUNK = 2**16
 """Configurations handled at a time."""
 
-FEWEST_VECTORS, USUAL_VECTORS = 8, 12
-"""Lanczos vectors (ncv): below the first convergence stalls, beyond the second it gains little."""
+MAX_STEPS, MAX_ROUNDS = 400, 25
+"""Lanczos steps until the recursion begins anew from the best state so far, and how often."""
 
-SPARE_VECTORS = 10
-"""Vectors besides the Lanczos basis: ARPACK's residual and workspace, diagonal, polynomial.
+CHECK_EVERY = 5
+"""Steps between looks at the residual."""
 
-Measured for 24 sites: 3.4 GB at 12 vectors beside the interpreter's 0.3 GB; estimated 3.5 GB.
-"""
-
-ROUGH = 0.1
-"""Relative residual of the first stage."""
-
-SAME_LEVEL = 1e-9
-"""Levels closer than this fraction of the spectrum's width count as one degenerate level."""
+WORK_VECTORS = 6
+"""Vectors besides the k states: first, two of the recursion, diagonal, the result, a temporary."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ class GroundState:
     def expectation_diagonal(self, f: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
         """sum_s |psi(s)|^2 f(s) for f of configs (B, N) bool -> (B,) or (B, ...)."""
         total: NDArray[np.float64] | float = 0.0
-        for start, configs in _chunks(self.n_sites, self.n_up):
+        for start, configs in chunks(self.n_sites, self.n_up):
             weights = np.abs(self.state[start : start + len(configs)]) ** 2  # (B,)
             total = total + np.tensordot(weights, f(configs).to(torch.float64).numpy(), axes=1)
         return np.asarray(total)
@@ -133,11 +124,17 @@ class GroundState:
     def correlation(self) -> NDArray[np.float64]:
         """(N, N) <sz_i sz_j>; connected: subtract the outer product of sigma_z with itself."""
         total = np.zeros((self.n_sites, self.n_sites))
-        for start, configs in _chunks(self.n_sites, self.n_up):
+        for start, configs in chunks(self.n_sites, self.n_up):
             spins = 1 - 2 * configs.to(torch.float64).numpy()  # (B, N)
             weights = np.abs(self.state[start : start + len(configs)]) ** 2  # (B,)
             total += spins.T @ (weights[:, None] * spins)
         return total
+
+    def density_density(self) -> NDArray[np.float64]:
+        """(N, N) <n_i n_j>; the diagonal is <n_i>."""
+        density = self.density()
+        pairs = self.correlation() - 1 + 2 * (density[:, None] + density)  # 4 <n_i n_j>
+        return pairs / 4
 
     def magnetization(self, signs: Tensor | None = None) -> float:
         """<|sum_i signs_i sz_i|> / N; signs (N,) default to +1.
@@ -159,6 +156,7 @@ def ground_state(
     max_memory_gb: float = 8.0,
     tol: float = 1e-9,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> GroundState:
     """The k lowest levels of H and its ground state.
 
@@ -169,33 +167,27 @@ def ground_state(
         max_memory_gb: memory it may use, in GB (10^9 bytes).
         tol: residual |H psi - E psi| relative to |E|; the error of E is of second order in it.
         seed: of the first Lanczos vector, so that runs repeat.
+        device: where the vectors live; the result comes back to the CPU.
 
     Raises ValueError, before any work, where the memory does not suffice, k is not in 1..D, n_up
-    is not in 0..N or H does not conserve it.
+    is not in 0..N or H does not conserve it; ArithmeticError where Lanczos does not converge.
     """
     k = positive_integer("exact diagonalisation", "k", k)
     size, where = _sector_size(H, n_up)
     if k > size:
         raise ValueError(f"exact diagonalisation: k is {k}, but {H!r} has {size} levels{where}")
-    matrix_bytes = 0 if n_up is None else _matrix_bytes(H, size)
-    name = f"{H.n_sites} sites{where}"
-    n_vectors = _lanczos_vectors(name, size, k, H.is_complex, max_memory_gb, matrix_bytes)
-    H = H.to("cpu")
+    _check_memory(f"{H.n_sites} sites{where}", _bytes(size, k, H.is_complex), max_memory_gb)
     if size <= SMALL_SIZE or 2 * k + 4 > size:
+        H = H.to("cpu")
         matrix = dense_matrix(H) if n_up is None else sparse_matrix(H, n_up).toarray()
         energies, vectors = np.linalg.eigh(matrix)
-        energies, vectors = energies[:k], vectors[:, :k]
+        energies, state = energies[:k], vectors[:, 0].copy()
     else:
-        spare = 1e9 * max_memory_gb - _bytes(size, k, n_vectors, H.is_complex)
-        stored = H.constant_off_diagonal is None and _matrix_bytes(H, size) <= spare
-        with _fitting_threads(size):
-            product = StoredProduct(H, n_up) if stored or n_up is not None else Product(H)
-            energies, vectors = _lanczos(product, k, n_vectors, tol, seed)
-    lowest = np.argsort(energies)
-    state = vectors[:, lowest[0]].copy()
+        spare = 1e9 * max_memory_gb - _bytes(size, k, H.is_complex)
+        energies, state = _lowest(_product(H, n_up, device, spare), k, tol, seed)
     largest = state[np.argmax(np.abs(state))]
     state *= np.abs(largest) / largest
-    return GroundState(H.n_sites, energies[lowest], state, n_up)
+    return GroundState(H.n_sites, energies, state, n_up)
 
 
 def _sector_size(H: Hamiltonian, n_up: int | None) -> tuple[int, str]:
@@ -218,198 +210,203 @@ def _sector_size(H: Hamiltonian, n_up: int | None) -> tuple[int, str]:
     return math.comb(H.n_sites, n_up), f" with {n_up} up"
 
 
-@contextmanager
-def _fitting_threads(size: int) -> Iterator[None]:
-    """One torch thread for small systems: torch's pool and BLAS's pool, which ARPACK uses, wait
-    for each other by spinning, and at 16 sites that takes many times longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if size <= SINGLE_THREAD_SIZE else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _product(
+    H: Hamiltonian, n_up: int | None, device: torch.device | str, spare_bytes: float
+) -> Product | StoredProduct:
+    """With the matrix where that is faster, on the CPU, and fits."""
+    if torch.device(device).type == "cpu" and H.constant_off_diagonal is None:
+        size, _ = _sector_size(H, n_up)
+        if _matrix_bytes(H, size) <= spare_bytes:
+            return StoredProduct(H, n_up)
+    return Product(H, n_up, device)
+
+
+def _lowest(
+    product: Product | StoredProduct, k: int, tol: float, seed: int
+) -> tuple[NDArray[np.float64], Array]:
+    """(k,) lowest levels in order and (D,) the ground state.
+
+    One state after another, each the lowest orthogonal to those found: in exact arithmetic the
+    Krylov space of one vector holds one state of a degenerate level. The levels are those of H
+    between the k states, so states that are still mixed among nearly equal levels do no harm.
+    """
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: all devices start alike
+    shape = (k, product.size)
+    states = torch.empty(shape, dtype=product.dtype, device=product.device)  # (k, D)
+    for level in range(k):
+        first = torch.randn(product.size, dtype=product.dtype, generator=generator)
+        _lanczos(product, first.to(product.device), states[:level], tol, states[level])
+    matrix = torch.stack([states.conj() @ product(state) for state in states], dim=1)  # (k, k)
+    energies, mixing = torch.linalg.eigh(matrix.cpu())
+    state = mixing[:, 0].to(states.device) @ states  # (D,)
+    return energies.numpy(), state.cpu().numpy()
 
 
 def _lanczos(
-    product: Product | StoredProduct, k: int, n_vectors: int, tol: float, seed: int
-) -> tuple[NDArray[np.float64], Array]:
-    """(k,) lowest levels and (D, k) vectors, unsorted.
+    product: Product | StoredProduct, first: Tensor, found: Tensor, tol: float, result: Tensor
+) -> None:
+    """The lowest state orthogonal to `found` (k, D) into `result` (D,), begun from `first` (D,).
 
-    Interactions stretch the spectrum, so plain Lanczos restarts hundreds of times and spends its
-    time on orthogonalising. Hence two stages: a rough run gives upper bounds of the lowest levels
-    (Ritz values never lie below the levels they stand for); the second run diagonalises the
-    Chebyshev polynomial that keeps all levels above them within [-1, 1] and magnifies the rest.
-    Zhou et al., J. Comput. Phys. 219, 172 (2006).
+    The recursion runs without reorthogonalisation until the lowest Ritz state's residual,
+    |last beta times the state's last component|, is below tol |E|, and a second time to sum the
+    Ritz state up; until then only the levels at the other end may have been found repeatedly.
+    Cullum & Willoughby, Lanczos Algorithms for Large Symmetric Eigenvalue Computations (1985).
     """
-    random = np.random.default_rng(seed)
-    first = random.standard_normal(product.size).astype(product.dtype)
-    plain = _operator(product.size, product, product.dtype)
-    rough, vectors = eigsh(plain, k=k + 1, which="SA", ncv=n_vectors, tol=ROUGH, v0=first)
-    first = vectors.sum(axis=1)
-    del vectors
-    polynomial = Chebyshev(product, *_unwanted(np.sort(rough), product.upper_bound))
-    filtered = _operator(product.size, polynomial, product.dtype)
-    _, vectors = eigsh(filtered, k=k, which="LA", ncv=n_vectors, tol=tol, v0=first)
-    energies = np.array([product.average(v) for v in np.ascontiguousarray(vectors.T)])
-    if k > 1:  # one start vector meets one state of each level; the lowest energy is right anyway
-        return _with_partners(product, polynomial, energies, vectors, n_vectors, tol, random)
-    return energies, vectors
+    for _ in range(MAX_ROUNDS):
+        _orthogonalise(first, found)
+        first /= first.norm()
+        weights, converged = _ritz_state(product, first, found, tol)
+        result.zero_()
+        for weight, (vector, _, _) in zip(weights, _krylov(product, first, found), strict=False):
+            result.add_(vector, alpha=weight)
+        _orthogonalise(result, found)
+        result /= result.norm()
+        if converged:
+            return
+        first.copy_(result)
+    raise ArithmeticError(
+        f"exact diagonalisation: no convergence in {MAX_ROUNDS * MAX_STEPS} Lanczos steps"
+    )
 
 
-def _with_partners(
-    product: Product | StoredProduct,
-    polynomial: Chebyshev,
-    energies: NDArray[np.float64],
-    vectors: Array,
-    n_vectors: int,
-    tol: float,
-    random: np.random.Generator,
-) -> tuple[NDArray[np.float64], Array]:
-    """The same k levels, degenerate ones as often as they are.
+def _ritz_state(
+    product: Product | StoredProduct, first: Tensor, found: Tensor, tol: float
+) -> tuple[list[float], bool]:
+    """Components of the lowest Ritz state in the Krylov vectors, and whether it has converged."""
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _, alpha, beta in _krylov(product, first, found):
+        diagonal.append(alpha)
+        beside.append(beta)
+        norm = max(map(abs, diagonal)) + 2 * max(beside)
+        ended = beta <= 1e-13 * norm  # an invariant space
+        if len(diagonal) % CHECK_EVERY and not ended:
+            continue
+        energies, states = eigh_tridiagonal(
+            diagonal, beside[:-1], select="i", select_range=(0, 0)
+        )  # (1,), (steps, 1)
+        residual = beta * abs(states[-1, 0])
+        converged = ended or residual <= tol * max(abs(energies[0]), 1e-6 * norm)
+        if converged or len(diagonal) >= MAX_STEPS:
+            break
+    return states[:, 0].tolist(), bool(converged)
 
-    In exact arithmetic the Krylov space of one vector holds one state of a degenerate level. So
-    the lowest level orthogonal to the k states found so far is searched for, from a new random
-    vector; while it lies below the highest of them it takes that one's place.
+
+def _krylov(
+    product: Product | StoredProduct, first: Tensor, found: Tensor
+) -> Iterator[tuple[Tensor, float, float]]:
+    """(v_j, alpha_j, beta_j), v_0 = first and beta_j v_{j+1} = H v_j - alpha_j v_j - beta v_{j-1}.
+
+    All orthogonal to `found` (k, D). v_j (D,) is overwritten by the next but one.
     """
-    same = SAME_LEVEL * (product.upper_bound - float(energies.min()))
+    current, other, beta = first.clone(), torch.zeros_like(first), 0.0
     while True:
-        basis = vectors  # (D, k), orthonormal
-
-        def orthogonal(psi: Array, basis: Array = basis) -> Array:
-            psi = psi.reshape(-1)
-            return psi - basis @ (basis.conj().T @ psi)
-
-        def deflated(psi: Array, orthogonal: Callable[[Array], Array] = orthogonal) -> Array:
-            return orthogonal(polynomial(orthogonal(psi)))
-
-        first = orthogonal(random.standard_normal(product.size).astype(product.dtype))
-        operator = _operator(product.size, deflated, product.dtype)
-        _, extra = eigsh(operator, k=1, which="LA", ncv=n_vectors, tol=tol, v0=first)
-        energy = product.average(np.ascontiguousarray(extra[:, 0]))
-        highest = int(np.argmax(energies))
-        if energy >= energies[highest] - same:
-            return energies, vectors
-        energies, vectors = energies.copy(), vectors.copy()
-        energies[highest], vectors[:, highest] = energy, extra[:, 0]
+        other.mul_(-beta)
+        product.add(current, other)
+        alpha = float(torch.vdot(current, other).real)
+        other.sub_(current, alpha=alpha)
+        _orthogonalise(other, found)
+        beta = float(other.norm())
+        yield current, alpha, beta
+        other.div_(beta)
+        current, other = other, current
 
 
-def _operator(size: int, function: Callable[[Array], Array], dtype: type) -> LinearOperator:
-    return LinearOperator((size, size), matvec=function, dtype=dtype)
-
-
-def _unwanted(rough: NDArray[np.float64], top: float) -> tuple[float, float, int]:
-    """The interval of unwanted levels and the degree of the polynomial that suppresses them.
-
-    rough (k + 1,): upper bounds of the lowest levels. The interval starts above the k-th, or the
-    polynomial would not keep the order of the k levels. The degree magnifies the lowest level
-    about e^3 / 2 times.
-    """
-    bottom = max(float(rough[-1]), float(rough[-2]) + 1e-3 * (top - float(rough[0])))
-    growth = math.acosh(1 + 2 * (bottom - float(rough[0])) / (top - bottom))
-    return bottom, top, max(1, min(round(3 / growth), 200))
-
-
-class Chebyshev:
-    """psi -> T_degree((top + bottom - 2 H) / (top - bottom)) psi: large for levels below bottom."""
-
-    def __init__(
-        self, product: Product | StoredProduct, bottom: float, top: float, degree: int
-    ) -> None:
-        self.product, self.degree = product, degree
-        self.middle, self.half = (top + bottom) / 2, (top - bottom) / 2
-
-    def __call__(self, psi: Array) -> Array:
-        earlier, current = psi, self._scaled(psi, 1.0)
-        for _ in range(self.degree - 1):  # T_{m+1}(x) = 2 x T_m(x) - T_{m-1}(x)
-            later = self._scaled(current, 2.0)
-            later -= earlier
-            earlier, current = current, later
-        return current
-
-    def _scaled(self, psi: Array, factor: float) -> Array:
-        """factor (middle - H) / half psi."""
-        result = torch.from_numpy(self.product(psi))
-        result.sub_(torch.from_numpy(psi.reshape(-1)), alpha=self.middle)
-        return result.mul_(-factor / self.half).numpy()
+def _orthogonalise(vector: Tensor, found: Tensor) -> None:
+    """Takes the components along the rows of `found` (k, D), orthonormal, out of `vector` (D,)."""
+    for state in found:
+        vector.sub_(state, alpha=torch.vdot(state, vector).item())
 
 
 class Product:
-    """psi -> H psi for psi (2^N,) numpy, without the matrix.
+    """psi -> H psi for psi (D,) on `device`, without the matrix; n_up as for `sparse_matrix`.
 
     Elements that depend on the configuration are computed anew at every product.
     """
 
-    def __init__(self, H: Hamiltonian) -> None:
-        self.H = H
-        self.size = 2**H.n_sites
-        self.dtype = np.complex128 if H.is_complex else np.float64
-        self.diagonal = torch.cat([H.diagonal(configs) for _, configs in _chunks(H.n_sites)])
-        self.constant = H.constant_off_diagonal
-        self.upper_bound = self._gershgorin_bound()
+    def __init__(
+        self, H: Hamiltonian, n_up: int | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.H = H = H.to(self.device)
+        self.size, _ = _sector_size(H, n_up)
+        self.dtype = torch.complex128 if H.is_complex else torch.float64
+        self.codes = None if n_up is None else sector_basis(H.n_sites, n_up).to(self.device)
+        self.diagonal = torch.empty(self.size, dtype=torch.float64, device=self.device)
+        for rows, configs in self._chunks():
+            self.diagonal[rows] = H.diagonal(configs)
+        self.constant = H.constant_off_diagonal if n_up is None else None
         if self.constant is not None:
             self.windows, self.rest = _windowed_flips(H, self.constant)
             return
         self.masks = _flip_numbers(H)  # (G,)
 
-    def __call__(self, psi: Array) -> Array:
-        vector = torch.from_numpy(psi.reshape(-1))  # (2^N,)
-        result = self.diagonal * vector
+    def __call__(self, psi: Tensor) -> Tensor:
+        """H psi (D,)."""
+        result = torch.zeros_like(psi)
+        self.add(psi, result)
+        return result
+
+    def add(self, psi: Tensor, result: Tensor) -> None:
+        """result += H psi, both (D,) and contiguous."""
+        result.addcmul_(self.diagonal, psi)
         if self.constant is not None:
-            self._add_constant(vector, result)
+            self._add_constant(psi, result)
         else:
-            self._add_general(vector, result)
-        return result.numpy()
+            self._add_general(psi, result)
 
-    def average(self, psi: Array) -> float:
-        """<psi|H|psi> for psi (2^N,) of norm 1."""
-        return float(np.vdot(psi, self(psi)).real)
+    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """(places, configurations (B, N)) through the whole basis or sector in order."""
+        for start in range(0, self.size, CHUNK):
+            rows = slice(start, min(start + CHUNK, self.size))
+            yield rows, _bits(self._numbers(rows), self.H.n_sites)
 
-    def _gershgorin_bound(self) -> float:
-        """max_s (diagonal(s) + sum_g |off_diagonal_g(s)|), above every level."""
-        if self.constant is not None:
-            return float(self.diagonal.max() + self.constant.abs().sum())
-        return max(
-            float((self.H.diagonal(c) + self.H.off_diagonal(c).abs().sum(dim=1)).max())
-            for _, c in _chunks(self.H.n_sites)
-        )
+    def _numbers(self, rows: slice) -> Tensor:
+        """(B,) int64: the configurations at these places."""
+        if self.codes is not None:
+            return self.codes[rows]
+        return torch.arange(rows.start, rows.stop, device=self.device)
 
     def _add_constant(self, vector: Tensor, result: Tensor) -> None:
         """The windows as matrix products, flips across windows as reversed views."""
         for first, matrix in self.windows:
-            grid = vector.reshape(2**first, len(matrix), -1)  # (2^first, 2^w, rest)
+            grid = vector.view(2**first, len(matrix), -1)  # (2^first, 2^w, rest)
             if grid.shape[2] == 1:
-                result.reshape(-1, len(matrix)).addmm_(grid[:, :, 0], matrix)
+                result.view(-1, len(matrix)).addmm_(grid[:, :, 0], matrix)
             else:
-                target = result.reshape(grid.shape)
+                target = result.view(grid.shape)
                 target.baddbmm_(matrix.expand(len(grid), -1, -1), grid)
         for element, shape, axes in self.rest:
-            result.reshape(shape).add_(vector.reshape(shape).flip(axes), alpha=element)
+            result.view(shape).add_(vector.view(shape).flip(axes), alpha=element)
 
     def _add_general(self, vector: Tensor, result: Tensor) -> None:
-        for start, configs in _chunks(self.H.n_sites):
+        for rows, configs in self._chunks():
             elements = self.H.off_diagonal(configs)  # (B, G)
-            here = torch.arange(start, start + len(configs))  # (B,)
-            there = vector[here[:, None] ^ self.masks]  # (B, G)
-            result[start : start + len(configs)] += (elements * there).sum(dim=1)
+            there = self._numbers(rows)[:, None] ^ self.masks  # (B, G)
+            if self.codes is not None:  # what leads out of the sector has the element 0
+                inside = _raised_ones(configs, self.H.flips) == 0
+                elements = torch.where(inside, elements, 0.0)
+                there = torch.searchsorted(self.codes, there).clamp(max=self.size - 1)
+            result[rows] += (elements * vector[there]).sum(dim=1)
 
 
 class StoredProduct:
-    """psi -> H psi for psi (D,) numpy, with the sparse matrix; n_up as for `sparse_matrix`."""
+    """psi -> H psi for psi (D,) on the CPU, with the sparse matrix; n_up as for `sparse_matrix`."""
+
+    device = torch.device("cpu")
 
     def __init__(self, H: Hamiltonian, n_up: int | None = None) -> None:
         self.matrix = sparse_matrix(H, n_up)
         self.size = self.matrix.shape[0]
-        self.dtype = np.complex128 if H.is_complex else np.float64
-        diagonal = self.matrix.diagonal().real
-        row_sums = abs(self.matrix) @ np.ones(self.size) - np.abs(diagonal) + diagonal
-        self.upper_bound = float(row_sums.max())  # Gershgorin
+        self.dtype = torch.complex128 if H.is_complex else torch.float64
 
-    def __call__(self, psi: Array) -> Array:
-        return np.asarray(self.matrix @ psi.reshape(-1))
+    def __call__(self, psi: Tensor) -> Tensor:
+        """H psi (D,)."""
+        return torch.from_numpy(self.matrix @ psi.numpy())
 
-    def average(self, psi: Array) -> float:
-        """<psi|H|psi> for psi (D,) of norm 1."""
-        return float(np.vdot(psi, self(psi)).real)
+    def add(self, psi: Tensor, result: Tensor) -> None:
+        """result += H psi, both (D,)."""
+        result += self(psi)
 
 
 def sector_basis(n_sites: int, n_up: int) -> Tensor:
@@ -434,7 +431,7 @@ def sparse_matrix(H: Hamiltonian, n_up: int | None = None) -> csr_array:
     masks = _flip_numbers(H)  # (G,)
     codes = torch.arange(size) if n_up is None else sector_basis(H.n_sites, n_up)  # (D,)
     rows, columns, values = [], [], []
-    for start, configs in _chunks(H.n_sites, n_up):
+    for start, configs in chunks(H.n_sites, n_up):
         here = torch.arange(start, start + len(configs))  # (B,)
         elements = H.off_diagonal(configs)  # (B, G)
         there = codes[here, None] ^ masks  # (B, G)
@@ -477,7 +474,8 @@ def _windowed_flips(H: Hamiltonian, elements: Tensor) -> tuple[list[Window], lis
             mask = sum(1 << (first + width - 1 - site) for site in sites)
             states = torch.arange(2**width)
             matrix = matrices.setdefault(
-                first, torch.zeros(2**width, 2**width, dtype=elements.dtype)
+                first,
+                torch.zeros(2**width, 2**width, dtype=elements.dtype, device=elements.device),
             )
             matrix[states, states ^ mask] += element
         else:
@@ -498,18 +496,17 @@ def _reversal(sites: list[int], n_sites: int) -> tuple[tuple[int, ...], tuple[in
 
 def memory_estimate(n_sites: int, k: int = 2) -> int:
     """Bytes of memory `ground_state` needs at least for a real Hamiltonian (twice if complex)."""
-    return _bytes(2**n_sites, k, max(FEWEST_VECTORS, 2 * k + 3), False)
+    return _bytes(2**n_sites, k, False)
 
 
 def memory_needed(H: Hamiltonian, k: int = 2, n_up: int | None = None) -> int:
     """Bytes of memory `ground_state(H, k, n_up=n_up)` needs at least; ValueError as there."""
     size, _ = _sector_size(H, n_up)
-    matrix_bytes = 0 if n_up is None else _matrix_bytes(H, size)
-    return _bytes(size, k, max(FEWEST_VECTORS, 2 * k + 3), H.is_complex) + matrix_bytes
+    return _bytes(size, k, H.is_complex)
 
 
-def _bytes(size: int, k: int, n_vectors: int, is_complex: bool) -> int:
-    return size * (16 if is_complex else 8) * (n_vectors + 2 * k + SPARE_VECTORS)
+def _bytes(size: int, k: int, is_complex: bool) -> int:
+    return size * (16 if is_complex else 8) * (k + WORK_VECTORS)
 
 
 def _matrix_bytes(H: Hamiltonian, size: int) -> int:
@@ -517,18 +514,13 @@ def _matrix_bytes(H: Hamiltonian, size: int) -> int:
     return 2 * size * (len(H.flips) + 1) * (32 if H.is_complex else 24)
 
 
-def _lanczos_vectors(
-    name: str, size: int, k: int, is_complex: bool, max_memory_gb: float, matrix_bytes: int
-) -> int:
-    """As many Lanczos vectors as useful and as fit. Raises ValueError if too few do."""
-    fewest = max(FEWEST_VECTORS, 2 * k + 3)
-    for n_vectors in range(max(USUAL_VECTORS, 2 * k + 8), fewest - 1, -1):
-        if _bytes(size, k, n_vectors, is_complex) + matrix_bytes <= 1e9 * max_memory_gb:
-            return min(n_vectors, size)
-    needed = (_bytes(size, k, fewest, is_complex) + matrix_bytes) / 1e9
-    raise ValueError(
-        f"exact diagonalisation of {name} needs {needed:.3g} GB, {max_memory_gb:g} GB are allowed"
-    )
+def _check_memory(name: str, needed: int, max_memory_gb: float) -> None:
+    """Raises ValueError unless it fits."""
+    if needed > 1e9 * max_memory_gb:
+        raise ValueError(
+            f"exact diagonalisation of {name} needs {needed / 1e9:.3g} GB, "
+            f"{max_memory_gb:g} GB are allowed"
+        )
 
 
 def basis(n_sites: int, start: int = 0, stop: int | None = None) -> Tensor:
@@ -538,7 +530,7 @@ def basis(n_sites: int, start: int = 0, stop: int | None = None) -> Tensor:
 
 def _bits(numbers: Tensor, n_sites: int) -> Tensor:
     """(B, N) bool: the configurations with these numbers (B,)."""
-    places = torch.arange(n_sites - 1, -1, -1)  # (N,)
+    places = torch.arange(n_sites - 1, -1, -1, device=numbers.device)  # (N,)
     return (numbers[:, None] >> places & 1).to(torch.bool)  # (B, N)
 
 
@@ -556,7 +548,7 @@ def dense_matrix(H: Hamiltonian) -> Array:
     size = 2**H.n_sites
     matrix = torch.zeros((size, size), dtype=torch.complex128 if H.is_complex else torch.float64)
     masks = _flip_numbers(H)  # (G,)
-    for start, configs in _chunks(H.n_sites):
+    for start, configs in chunks(H.n_sites):
         rows = torch.arange(start, start + len(configs))  # (B,)
         matrix[rows, rows] = H.diagonal(configs).to(matrix.dtype)
         matrix[rows[:, None], rows[:, None] ^ masks] = H.off_diagonal(configs)  # distinct entries
@@ -565,16 +557,18 @@ def dense_matrix(H: Hamiltonian) -> Array:
 
 def _flip_numbers(H: Hamiltonian) -> Tensor:
     """(G,) int64: each flip pattern as a number; s xor flip is the xor of their numbers."""
-    places = torch.arange(H.n_sites - 1, -1, -1)  # (N,)
+    places = torch.arange(H.n_sites - 1, -1, -1, device=H.flips.device)  # (N,)
     return (H.flips.to(torch.int64) << places).sum(dim=1)
 
 
-def _chunks(n_sites: int, n_up: int | None = None) -> Iterator[tuple[int, Tensor]]:
+def chunks(
+    n_sites: int, n_up: int | None = None, *, size: int = CHUNK
+) -> Iterator[tuple[int, Tensor]]:
     """(place of the first, configurations (B, N)) through the whole basis or sector in order."""
     if n_up is None:
-        for start in range(0, 2**n_sites, CHUNK):
-            yield start, basis(n_sites, start, min(start + CHUNK, 2**n_sites))
+        for start in range(0, 2**n_sites, size):
+            yield start, basis(n_sites, start, min(start + size, 2**n_sites))
         return
     codes = sector_basis(n_sites, n_up)  # (D,)
-    for start in range(0, len(codes), CHUNK):
-        yield start, _bits(codes[start : start + CHUNK], n_sites)
+    for start in range(0, len(codes), size):
+        yield start, _bits(codes[start : start + size], n_sites)

@@ -294,14 +294,7 @@ def finish(session: Session) -> None:
 def evaluated(job: Job, n_samples: int, seed: int, step: int, kind: str) -> history.Evaluation:
     """A fresh evaluation as run.h5 keeps it."""
     generator = build_generator(seed, "evaluation", job.device)
-    signs = job.lattice.sublattice_signs()
-    result = evaluate(
-        job.wavefunction,
-        job.hamiltonian,
-        n_samples,
-        generator,
-        sublattice_signs=None if signs is None else signs.to(job.device),
-    )
+    result = evaluate(job.wavefunction, job.hamiltonian, n_samples, generator, lattice=job.lattice)
     names = ("energy", "energy_error", "variance", "v_score", "n_samples")
     numbers: dict[str, Any] = {name: getattr(result, name) for name in names}
     numbers |= {"step": step, "seed": seed, "kind": kind}

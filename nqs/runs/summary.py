@@ -64,6 +64,7 @@ def summarise(
         summary["observables"] = {
             name: {"value": _plain(value), "error": _plain(error)}
             for name, (value, error) in evaluation.observables.items()
+            if value.ndim == 0 or name == "density"  # the rest is in run.h5
         }
     return summary
 

@@ -75,7 +75,7 @@ class Symmetrised(Wavefunction):
         characters: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.base, self.n_sites = base, base.n_sites
+        self.base, self.n_sites, self.n_up = base, base.n_sites, base.n_up
         rows = checked_permutations(permutations, base.n_sites)
         inverted = torch.zeros(len(rows), dtype=torch.bool)
         if spin_flip:

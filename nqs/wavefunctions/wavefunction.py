@@ -55,6 +55,8 @@ class Wavefunction(nn.Module, ABC):
     """psi(s) over configurations of n_sites two-level systems, normalised: sum_s |psi|^2 = 1."""
 
     n_sites: int
+    n_up: int | None = None
+    """Number of 1 bits of every configuration with psi != 0 by construction; None: any number."""
 
     @abstractmethod
     def log_psi(self, configs: Tensor) -> Tensor:

@@ -106,9 +106,26 @@ def test_product_is_the_matrix(H: Hamiltonian, kind: type[Product] | type[Stored
     psi = np.random.default_rng(1).standard_normal(len(matrix)).astype(matrix.dtype)
     if H.is_complex:
         psi = psi * np.exp(1j * np.arange(len(psi)))
-    product = kind(H)
-    np.testing.assert_allclose(product(psi), matrix @ psi, atol=1e-11)
-    assert product.upper_bound >= np.linalg.eigvalsh(matrix)[-1] - 1e-10  # above every level
+    product = kind(H)(torch.from_numpy(psi))
+    np.testing.assert_allclose(product, matrix @ psi, atol=1e-11)
+
+
+@pytest.mark.parametrize("H", [FAST_AND_GENERAL[0], FAST_AND_GENERAL[-1]], ids=repr)
+def test_without_room_for_the_matrix(H: Hamiltonian) -> None:
+    """As it is off the CPU, where no matrix is stored."""
+    found, again = ground_state(H, 2), ground_state(H, 2, device="cpu", max_memory_gb=2e-4)
+    np.testing.assert_allclose(again.energies, found.energies, rtol=1e-10)
+    residual = dense_matrix(H) @ again.state - found.energy * again.state
+    assert np.linalg.norm(residual) < 1e-7 * abs(found.energy)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("H", FAST_AND_GENERAL, ids=lambda H: H.describe()[:50])
+def test_vectors_on_a_gpu(H: Hamiltonian) -> None:
+    found, here = ground_state(H, 2, device="cuda"), ground_state(H, 2)
+    np.testing.assert_allclose(found.energies, here.energies, rtol=1e-10)
+    residual = dense_matrix(H) @ found.state - here.energy * found.state
+    assert np.linalg.norm(residual) < 1e-7 * abs(here.energy)
 
 
 @pytest.mark.parametrize("H", FAST_AND_GENERAL, ids=lambda H: H.describe()[:50])
@@ -117,7 +134,7 @@ def test_lanczos_is_the_dense_solver(H: Hamiltonian, k: int) -> None:
     levels = np.linalg.eigvalsh(dense_matrix(H))
     found = ground_state(H, k)
     np.testing.assert_allclose(found.energies, levels[:k], rtol=1e-11)
-    residual = Product(H)(found.state) - found.energy * found.state
+    residual = dense_matrix(H) @ found.state - found.energy * found.state
     assert np.linalg.norm(found.state) == pytest.approx(1.0, abs=1e-12)
     assert np.linalg.norm(residual) < 1e-6 * abs(found.energy)
 
@@ -180,6 +197,13 @@ def test_sectors_make_up_the_whole(H: Hamiltonian) -> None:
         levels = np.linalg.eigvalsh(block)
         np.testing.assert_allclose(found.energies, levels[:k], atol=1e-9)
         assert found.n_up == n_up and found.state.shape == (len(numbers),)
+
+
+@pytest.mark.parametrize("H", CONSERVING, ids=repr)
+def test_product_within_a_sector_without_the_matrix(H: Hamiltonian) -> None:
+    n_up = H.n_sites // 2
+    psi = torch.randn(len(sector_basis(H.n_sites, n_up)), dtype=Product(H).dtype)
+    np.testing.assert_allclose(Product(H, n_up)(psi), StoredProduct(H, n_up)(psi), atol=1e-12)
 
 
 def test_observables_in_a_sector() -> None:
@@ -260,6 +284,8 @@ def test_observables_are_expectation_values_of_matrices(H: Hamiltonian) -> None:
         for j in range(n):
             expected = operator_average(psi, z[i] @ z[j])
             assert result.correlation()[i, j] == pytest.approx(expected, abs=1e-12)
+            both = operator_average(psi, kronecker.number(n, i) @ kronecker.number(n, j))
+            assert result.density_density()[i, j] == pytest.approx(both, abs=1e-12)
     assert result.probabilities().sum() == pytest.approx(1.0, abs=1e-12)
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
     order = np.abs(np.diag(sum(s * m for s, m in zip(signs.tolist(), z, strict=True)))) / n

@@ -32,7 +32,6 @@ def test_observables_of_known_configurations() -> None:
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     values = diagonal_observables(configs, signs)
     expected = {
-        "density": configs.double(),
         "excitation_fraction": torch.tensor([0, 0.5, 0.75]),
         "magnetisation": torch.tensor([1.0, 0.0, -0.5]),
         "abs_magnetisation": torch.tensor([1.0, 0.0, 0.5]),
@@ -57,7 +56,6 @@ def test_observables_agree_with_exact_diagonalisation() -> None:
     values = {
         name: weights @ value for name, value in diagonal_observables(basis(6), signs).items()
     }
-    assert_close(values["density"], torch.from_numpy(exact.density()), rtol=0, atol=1e-12)
     sz = exact.sigma_z()
     assert float(values["magnetisation"]) == pytest.approx(sz.mean(), abs=1e-12)
     assert float(values["excitation_fraction"]) == pytest.approx(exact.density().mean(), abs=1e-12)
@@ -77,7 +75,7 @@ def test_the_exact_ground_state(chunk: int, generator: torch.Generator) -> None:
     """Energy without error, densities within 5 standard errors (6e-7 each, 11 numbers)."""
     psi, exact = exact_table(HAMILTONIAN), ground_state(HAMILTONIAN)
     signs = LATTICE.sublattice_signs()
-    result = evaluate(psi, HAMILTONIAN, 20_000, generator, sublattice_signs=signs, chunk=chunk)
+    result = evaluate(psi, HAMILTONIAN, 20_000, generator, chunk=chunk)
     assert result.energy == pytest.approx(exact.energy, rel=1e-9)
     assert result.variance < 1e-12 and result.v_score < 1e-12 and result.energy_error < 1e-8
     assert result.n_samples == 20_000
@@ -146,14 +144,13 @@ def test_streaming_is_one_sum(monkeypatch: pytest.MonkeyPatch, generator: torch.
 
     monkeypatch.setattr(psi, "sample", recorded)
     parts = []
-    energies = evaluation.local_energies
+    add = evaluation.Correlations.add
 
-    def kept(psi, hamiltonian, samples, **options):
-        e_loc = energies(psi, hamiltonian, samples, **options)
-        parts.append((e_loc, samples.counts))
-        return e_loc
+    def kept(self, samples):
+        parts.append((local_energies(psi, HAMILTONIAN, samples), samples.counts))
+        add(self, samples)
 
-    monkeypatch.setattr(evaluation, "local_energies", kept)
+    monkeypatch.setattr(evaluation.Correlations, "add", kept)
     result = evaluate(psi, HAMILTONIAN, 1_001, generator, chunk=250)
     assert sizes == [250, 250, 250, 250, 1]
     draws = torch.cat([e_loc.repeat_interleave(counts) for e_loc, counts in parts])
@@ -165,9 +162,7 @@ def test_streaming_is_one_sum(monkeypatch: pytest.MonkeyPatch, generator: torch.
 def test_staggered_only_where_there_are_two_sublattices(generator: torch.Generator) -> None:
     lattice = Triangular(2, 2)
     assert lattice.sublattice_signs() is None
-    result = evaluate(
-        random_table(4), TransverseFieldIsing(lattice), 100, generator, sublattice_signs=None
-    )
+    result = evaluate(random_table(4), TransverseFieldIsing(lattice), 100, generator)
     assert not any("staggered" in name for name in result.observables)
 
 

@@ -1,0 +1,74 @@
+"""<sigma^x_i> of every site: the mean of Re psi(s with bit i flipped) / psi(s) over draws of
+|psi|^2. Its variance is finite: the mean square is at most 1.
+
+Hamiltonians with a transverse field (Rydberg atoms, Ising) need these ratios for the local energy
+already; only those they do not provide are computed here.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.statistics import Estimate, RunningMoments
+from nqs.wavefunctions.wavefunction import Samples, Wavefunction
+
+
+@final
+class SigmaX:
+    """Running mean of the N ratios. Where the number of 1 bits is fixed it is 0, without work."""
+
+    def __init__(
+        self, wavefunction: Wavefunction, hamiltonian: Hamiltonian, max_rows: int = 32_768
+    ) -> None:
+        self.wavefunction, self.max_rows = wavefunction, max_rows
+        self.columns = single_site_columns(hamiltonian)  # (N,)
+        self.moments = RunningMoments()
+
+    def add(self, samples: Samples, elements: Tensor, log_ratios: Tensor) -> None:
+        """Draws (U, N) with <s|H|s xor f_g> and ln psi(s xor f_g) / psi(s), both (U, G)."""
+        if self.wavefunction.n_up is not None:
+            zeros = torch.zeros(samples.configs.shape, device=samples.configs.device)
+            self.moments.add(zeros, samples.counts)
+            return
+        ratios = self._log_ratios(samples, elements, log_ratios).exp()
+        self.moments.add(ratios.real, samples.counts)
+
+    def _log_ratios(self, samples: Samples, elements: Tensor, log_ratios: Tensor) -> Tensor:
+        """ln psi(s xor e_i) / psi(s), (U, N)."""
+        places = self.columns.clamp(min=0)
+        if not len(elements.T):  # nothing flips: no column to take
+            elements = log_ratios = samples.log_psi.new_zeros(len(samples.configs), 1)
+        known = (elements[:, places] != 0) & (self.columns >= 0)  # (U, N)
+        found = log_ratios[:, places]
+        if bool(known.all()):
+            return found
+        singles = torch.eye(len(places), dtype=torch.bool, device=samples.configs.device)
+        missing = self.wavefunction.log_psi_flipped(
+            samples.configs, singles, ~known, max_rows=self.max_rows
+        )
+        return torch.where(known, found, missing - samples.log_psi[:, None])
+
+    def estimates(self) -> dict[str, Estimate]:
+        """sigma_x (N,)."""
+        return {"sigma_x": self.moments.estimate()}
+
+
+def single_site_columns(hamiltonian: Hamiltonian) -> Tensor:
+    """(N,) int64: which flip of the Hamiltonian is that of site i alone, -1 if none."""
+    flips = hamiltonian.flips
+    columns = torch.full((hamiltonian.n_sites,), -1, device=flips.device)
+    alone = (flips.sum(1) == 1).nonzero().squeeze(1)
+    columns[flips[alone].to(torch.int8).argmax(1)] = alone
+    return columns
+
+
+def comes_with_the_energy(wavefunction: Wavefunction, hamiltonian: Hamiltonian) -> bool:
+    """Whether the local energies hold all ratios anyway, or all of them vanish."""
+    if wavefunction.n_up is not None:
+        return True
+    constant = hamiltonian.constant_off_diagonal is not None
+    return constant and bool((single_site_columns(hamiltonian) >= 0).all())
