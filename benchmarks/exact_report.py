@@ -11,8 +11,8 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables import aligned
 from benchmarks.exact_comparison import Comparison
+from benchmarks.tables import aligned
 from nqs.runs.atomic import write_bytes, write_text
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Comparison))
