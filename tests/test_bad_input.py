@@ -103,6 +103,8 @@ CASES = [
     ("hamiltonian=pauli hamiltonian.file=short.txt", ["short.txt", "16"]),
     ("optimizer=sgd", ["optimizer=sgd", "adam"]),
     ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", "> 0"]),
+    ("optimizer.learning_rate=fast", ["optimizer.learning_rate=fast", "> 0 or auto"]),
+    ("optimizer=adam optimizer.learning_rate=auto", ["optimizer.learning_rate=auto", "> 0"]),
     ("optimizer=adam optimizer.beta1=1", ["optimizer.beta1=1", "< 1"]),
     ("optimizer.beta1=0.5", ["optimizer.beta1", "diagonal_shift"]),
     ("optimizer.momentum=1", ["optimizer.momentum=1", "< 1"]),
