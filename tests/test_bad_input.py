@@ -108,6 +108,7 @@ CASES = [
     ("optimizer=adam optimizer.beta1=1", ["optimizer.beta1=1", "< 1"]),
     ("optimizer.beta1=0.5", ["optimizer.beta1", "diagonal_shift"]),
     ("optimizer.momentum=1", ["optimizer.momentum=1", "< 1"]),
+    ("optimizer.momentum=big", ["optimizer.momentum=big", "or auto"]),
     ("optimizer.diagonal_shift=0", ["optimizer.diagonal_shift=0", "> 0"]),
     ("optimizer.max_norm=-1", ["optimizer.max_norm=-1", "> 0"]),
     ("model.symmetry=mirror", ["model.symmetry=mirror", "none, point_group, translations, all"]),

@@ -75,11 +75,14 @@ def test_complex_run_with_its_own_time_step_resumes(tmp_path: Path) -> None:
         "hamiltonian": {"name": "j1j2", "J1": 1.0, "J2": 0.5, "marshall": False},
         "model": TINY["model"]
         | {"symmetry": "all", "spin_flip": True, "n_up": 4, "phase": True, "patch": "2x2"},
-        "optimizer": MINSR | {"learning_rate": "auto"},
+        "optimizer": MINSR | {"learning_rate": "auto", "momentum": "auto"},
     }
     job = build(tiny(**keys))
     assert isinstance(job.optimizer, NaturalGradient)
     assert job.optimizer.learning_rate == time_step(job.hamiltonian) < 0.1
+    assert job.optimizer.momentum == 0
+    real = build(tiny(optimizer=keys["optimizer"])).optimizer
+    assert isinstance(real, NaturalGradient) and real.momentum == 0.9
     train = TINY["train"] | {"n_samples": 256, "checkpoint_every": 1}
     assert run(tmp_path / "whole", **keys, train=train | {"steps": 4}) == 0
     assert run(tmp_path / "halves", **keys, train=train | {"steps": 2}) == 0

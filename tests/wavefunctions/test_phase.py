@@ -287,15 +287,17 @@ def test_signs_are_found(model: str) -> None:
 
 
 def test_signs_are_found_with_symmetries() -> None:
-    """A torus without a sign rule, as orbits: 1e-3 in 50 steps of the Hamiltonian's own length."""
+    """A torus without a sign rule, as orbits; momentum 0.9 stops at 1.3e-2, two of them empty."""
     lattice = Square(2, 4, periodic=True)
     hamiltonian = J1J2(lattice, J2=0.5, marshall=False)
     exact = ground_state(hamiltonian, n_up=4).energy
     base = build("ptf", Patches.from_spec(lattice, "2x2"), 4, noise=0.0)
     psi = Symmetrised(base, lattice.space_group(), spin_flip=True)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
     chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
     psi.set_product_state(chances, phases=phases)
-    optimizer = NaturalGradient(time_step(hamiltonian), diagonal_shift=1e-3, max_norm=0.25)
-    optimise(psi, hamiltonian, optimizer, n_steps=50, n_samples=1_024, generator=generator)
+    optimizer = NaturalGradient(
+        time_step(hamiltonian), diagonal_shift=1e-3, momentum=0.0, max_norm=0.25
+    )
+    optimise(psi, hamiltonian, optimizer, n_steps=70, n_samples=1_024, generator=generator)
     assert evaluate(psi, hamiltonian, 4_000, generator).energy == pytest.approx(exact, rel=1e-3)
