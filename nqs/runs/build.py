@@ -35,12 +35,13 @@ from nqs.core.recurrent2d import Recurrent2D
 from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
-from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig, OptimizerConfig
+from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.schedules import Schedule
+from nqs.vmc.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.large_patches import LargePatches, large_patches
 from nqs.wavefunctions.patches import Patches
@@ -96,7 +97,7 @@ def build(config: Config) -> Job:
         check_invariance(hamiltonian, wavefunction.generators())
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
-        optimizer = build_optimizer(config.optimizer, config.train.steps)
+        optimizer = build_optimizer(config, hamiltonian)
     return Job(
         config=config,
         device=device,
@@ -338,8 +339,14 @@ def build_large_core(
     )
 
 
-def build_optimizer(config: OptimizerConfig, n_steps: int) -> Optimizer:
-    """minSR or Adam; schedules span all steps of the run."""
+def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
+    """minSR or Adam; schedules span all steps of the run. Text is auto: OptimizerConfig checks."""
+    config, n_steps = whole.optimizer, whole.train.steps
+    learning_rate, momentum = config.learning_rate, config.momentum
+    if isinstance(learning_rate, str):
+        learning_rate = time_step(hamiltonian)
+    if isinstance(momentum, str):
+        momentum = 0.0 if whole.model.phase else 0.9
     schedule = Schedule(
         kind=config.schedule,
         warmup_steps=config.warmup_steps,
@@ -347,12 +354,12 @@ def build_optimizer(config: OptimizerConfig, n_steps: int) -> Optimizer:
         final_fraction=config.final_fraction,
     )
     if config.name == "minsr":
-        assert config.diagonal_shift is not None and config.momentum is not None
+        assert config.diagonal_shift is not None and momentum is not None
         assert config.memory_gb is not None and config.final_shift_fraction is not None
         return NaturalGradient(
-            config.learning_rate,
+            learning_rate,
             diagonal_shift=config.diagonal_shift,
-            momentum=config.momentum,
+            momentum=momentum,
             max_norm=config.max_norm,
             schedule=schedule,
             shift_schedule=Schedule(
@@ -362,7 +369,7 @@ def build_optimizer(config: OptimizerConfig, n_steps: int) -> Optimizer:
         )
     assert config.beta1 is not None and config.beta2 is not None and config.eps is not None
     return Adam(
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate,
         beta1=config.beta1,
         beta2=config.beta2,
         eps=config.eps,

@@ -268,12 +268,14 @@ class OptimizerConfig:
 
     name: str
     """Kind: minsr or adam (the group option)."""
-    learning_rate: float
-    """Step size at the top of the schedule, > 0 (minsr: imaginary time)."""
+    learning_rate: float | str
+    """Step size at the top of the schedule, > 0. minsr: imaginary time; auto is what the terms that
+    flip spins allow, 0.2 over their total spectral width per site and at most 0.2."""
     diagonal_shift: float | None = None
     """Added to the quantum metric, > 0 (minsr)."""
-    momentum: float | None = None
-    """Share of the last direction that is kept, in [0, 1); 0 is plain minSR (minsr)."""
+    momentum: float | str | None = None
+    """Share of the last direction that is kept, in [0, 1); 0 is plain minSR; auto is 0.9, or 0 with
+    model.phase, where momentum empties configurations before their sign is found (minsr)."""
     max_norm: float | None = None
     """Largest standard deviation of the change of ln psi in one step, > 0; null is none (minsr)."""
     memory_gb: float | None = None
@@ -297,10 +299,21 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_kind("optimizer", self, OPTIMIZERS)
-        for key in ("learning_rate", "diagonal_shift", "max_norm", "memory_gb", "eps", "clip_norm"):
+        if isinstance(self.learning_rate, str):
+            known = self.name == "minsr" and self.learning_rate == "auto"
+            rule = "must be a number > 0" + (" or auto" if self.name == "minsr" else "")
+            require(known, "optimizer.learning_rate", self.learning_rate, rule)
+        else:
+            _check_positive("optimizer.learning_rate", self.learning_rate)
+        for key in ("diagonal_shift", "max_norm", "memory_gb", "eps", "clip_norm"):
             _check_positive(f"optimizer.{key}", getattr(self, key))
+        if isinstance(self.momentum, str):
+            rule = "must be >= 0 and < 1, or auto"
+            require(self.momentum == "auto", "optimizer.momentum", self.momentum, rule)
         for key in ("beta1", "beta2", "momentum"):
             value = getattr(self, key)
+            if isinstance(value, str):
+                continue
             inside = value is None or 0 <= value < 1
             require(inside, f"optimizer.{key}", value, "must be >= 0 and < 1")
         choices = ("constant", "cosine", "linear", "exponential")

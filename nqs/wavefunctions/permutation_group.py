@@ -97,6 +97,17 @@ def packed(configs: Tensor) -> Tensor:
     return torch.stack(words, dim=-1)
 
 
+def distinct(configs: Tensor) -> tuple[Tensor, Tensor]:
+    """Each distinct row of configs (B, N) once, (U, N), and where each row went, (B,); N <= 62.
+
+    As torch.unique(dim=0), which takes 20 times as long, by one word a row.
+    """
+    words, place = torch.unique(packed(configs).squeeze(-1), return_inverse=True)
+    example = torch.empty_like(words)
+    example[place] = torch.arange(len(place), device=place.device)
+    return configs[example], place
+
+
 def smallest(images: Tensor) -> Tensor:
     """images (B, M, N) bool -> (B,) int64, the image that is smallest as a number."""
     candidates = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)

@@ -11,6 +11,8 @@ import torch
 from nqs.cli import main as nqs
 from nqs.runs.build import build
 from nqs.runs.schema import InputError
+from nqs.vmc.natural_gradient import NaturalGradient
+from nqs.vmc.time_step import time_step
 from nqs.wavefunctions.symmetrised import Symmetrised
 from tests.runs.test_ground_state_run import TINY, assert_same_run, parameters, result, run, tiny
 
@@ -64,6 +66,28 @@ def test_sites_without_symmetry_are_refused(tmp_path: Path) -> None:
     lattice = {"name": "positions", "file": str(tmp_path / "sites.csv")}
     with pytest.raises(InputError, match=r"model.symmetry=point_group.*no such symmetry"):
         build(tiny(lattice=lattice, model=POINT_GROUP))
+
+
+def test_complex_run_with_its_own_time_step_resumes(tmp_path: Path) -> None:
+    """A frustrated torus, no sign rule: orbits shared, magnetisation fixed, bit for bit."""
+    keys: dict[str, Any] = {
+        "lattice": SQUARE | {"Lx": 2, "Ly": 4},
+        "hamiltonian": {"name": "j1j2", "J1": 1.0, "J2": 0.5, "marshall": False},
+        "model": TINY["model"]
+        | {"symmetry": "all", "spin_flip": True, "n_up": 4, "phase": True, "patch": "2x2"},
+        "optimizer": MINSR | {"learning_rate": "auto", "momentum": "auto"},
+    }
+    job = build(tiny(**keys))
+    assert isinstance(job.optimizer, NaturalGradient)
+    assert job.optimizer.learning_rate == time_step(job.hamiltonian) < 0.1
+    assert job.optimizer.momentum == 0
+    real = build(tiny(optimizer=keys["optimizer"])).optimizer
+    assert isinstance(real, NaturalGradient) and real.momentum == 0.9
+    train = TINY["train"] | {"n_samples": 256, "checkpoint_every": 1}
+    assert run(tmp_path / "whole", **keys, train=train | {"steps": 4}) == 0
+    assert run(tmp_path / "halves", **keys, train=train | {"steps": 2}) == 0
+    assert run(tmp_path / "halves", **keys, train=train | {"steps": 4}, run__resume=True) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
 @pytest.mark.parametrize("optimizer", [TINY["optimizer"], MINSR], ids=["adam", "minsr"])

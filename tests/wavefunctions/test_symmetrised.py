@@ -63,8 +63,9 @@ def test_normalised_invariant_average(model: str, group: str) -> None:
 
 @every_model
 @every_group
-def test_flips_are_brute_force(model: str, group: str) -> None:
+def test_flips_are_brute_force(model: str, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flips that the group maps onto each other and some that it does not; masked, chunked."""
+    monkeypatch.setattr("nqs.wavefunctions.symmetrised.WORD_BITS", 0)  # none by orbits
     psi = symmetrised(model, group)
     generator = torch.Generator().manual_seed(1)
     configs = torch.rand(6, psi.n_sites, generator=generator) < 0.5
@@ -81,6 +82,27 @@ def test_flips_are_brute_force(model: str, group: str) -> None:
         masked = psi.log_psi_flipped(configs, flips, needed)
         assert_close(masked, torch.where(needed, expected, -torch.inf), rtol=0, atol=1e-10)
     assert psi.log_psi_flipped(configs, single[:0]).shape == (6, 0)
+
+
+@every_group
+@torch.no_grad()
+def test_flips_by_orbits_are_flips(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbouring configurations reach each other: fewer evaluations, the same numbers."""
+    psi = symmetrised("gru", group)
+    configs = basis(psi.n_sites)[:256]
+    flips = torch.eye(psi.n_sites, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(1)
+    needed = torch.rand(len(configs), len(flips), generator=generator) < 0.9
+    evaluated = []
+    log_psi = psi.base.log_psi
+    monkeypatch.setattr(psi.base, "log_psi", lambda s: (evaluated.append(len(s)), log_psi(s))[1])
+    found = [psi.log_psi_flipped(configs, flips, mask) for mask in (None, needed)]
+    assert 0 < sum(evaluated) < found[0].numel() * psi.n_images
+    nothing = psi.log_psi_flipped(configs, flips, torch.zeros_like(needed))
+    assert nothing.dtype == found[0].dtype and bool((nothing == -torch.inf).all())
+    monkeypatch.setattr("nqs.wavefunctions.symmetrised.WORD_BITS", 0)
+    for mask, by_orbits in zip((None, needed), found, strict=True):
+        assert_close(psi.log_psi_flipped(configs, flips, mask), by_orbits, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("unique", [False, True])
@@ -187,7 +209,9 @@ def momentum(k: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["network", "table"])
 @pytest.mark.parametrize("k", [0, 1, 3])
-def test_complex_states_have_their_momentum(kind: str, k: int) -> None:
+def test_complex_states_have_their_momentum(
+    kind: str, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Normalised for every k; psi(g s) = chi(g) psi(s) wherever no image is s itself."""
     chi = momentum(k)
     base = complex_base(kind)
@@ -213,6 +237,9 @@ def test_complex_states_have_their_momentum(kind: str, k: int) -> None:
     with torch.no_grad():
         expected = psi.log_psi((configs[:, None] ^ flips).flatten(0, 1)).view(64, 6)
     assert_close(psi.log_psi_flipped(configs, flips).exp(), expected.exp())
+    with monkeypatch.context() as context:
+        context.setattr("nqs.wavefunctions.symmetrised.WORD_BITS", 0)  # none by orbits
+        assert_close(psi.log_psi_flipped(configs, flips).exp(), expected.exp())
     samples = psi.sample(200, torch.Generator().manual_seed(0), unique=True)
     assert isinstance(samples, Samples)
     with torch.no_grad():

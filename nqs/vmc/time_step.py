@@ -1,0 +1,35 @@
+"""The imaginary time step that a Hamiltonian allows.
+
+A natural-gradient step follows psi <- psi - dt (H - E) psi within what the network can represent.
+States at an energy W above E change by 1 - dt W: beyond dt = 2 / W they grow, and the trust region
+only slows that down. (4x4 torus, J2 / J1 = 0.5, W = 82, gradients without noise: 5e-6 from the
+exact energy after 60 steps of 0.02, thrown far away by steps of 0.06 and 0.1.) So dt belongs to the
+Hamiltonian and goes with 1 / (unit of energy).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hamiltonians.hamiltonian import Hamiltonian
+
+LONGEST = 0.2
+N_CONFIGURATIONS = 64
+
+
+@torch.no_grad()
+def time_step(hamiltonian: Hamiltonian) -> float:
+    """dt = 0.2 N / sum_g w_g, at most 0.2; w_g = 2 max_s |<s|H|s xor f_g>|, the width of term g.
+
+    Per site, as what a step changes is local. 0.2 for Rydberg atoms at Omega = 1, 0.1 / h in a
+    transverse field h, and in a Heisenberg model, where w_g = 4 J, 0.05 on a ring and 0.025 on a
+    square torus. Diagonal terms do not count: the states that they lift are not occupied.
+    The largest elements are sought among random configurations, the same for every seed.
+    """
+    device = hamiltonian.flips.device
+    generator = torch.Generator().manual_seed(0)
+    shape = (N_CONFIGURATIONS, hamiltonian.n_sites)
+    configs = (torch.rand(shape, generator=generator) < 0.5).to(device)
+    largest = hamiltonian.off_diagonal(configs).abs().amax(0)  # (G,)
+    width = 2 * float(largest.sum()) / hamiltonian.n_sites
+    return LONGEST / max(1.0, width)
