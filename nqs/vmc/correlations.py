@@ -16,7 +16,8 @@ n draws and a flat prior,
 which is p (1 - p) / n up to terms of relative order 1 / (n p) and 1 / n where k is 0. C by the
 delta method: its change is the mean of (n_i - m_i) (n_j - m_j) - C_ij, so that
 
-    error^2 = [<(n_i - m_i)^2 (n_j - m_j)^2> - C_ij^2] / n,    (n_i - m_i)^2 = (1 - 2 m_i) n_i + m_i^2
+    error^2 = [<(n_i - m_i)^2 (n_j - m_j)^2> - C_ij^2] / n
+    (n_i - m_i)^2 = (1 - 2 m_i) n_i + m_i^2
 
 which the same sums give, covariance of m and D included; moments as if the flat prior's two draws
 (all 0, all 1) had been made as well.
@@ -29,20 +30,21 @@ from typing import final
 import torch
 from torch import Tensor
 
+from nqs.vmc.observables import Connections, Measurement
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples
 
 
 @final
-class Correlations:
+class Correlations(Measurement):
     """Sums over a stream of draws, for N sites."""
 
     def __init__(self) -> None:
         self.n = 0
         self.sums: Tensor | None = None  # (N, N) float64, how often i and j were both 1
 
-    def add(self, samples: Samples) -> None:
-        """Rows (U, N) with their counts."""
+    def add(self, samples: Samples, connections: Connections) -> None:
+        """See Measurement.add."""
         bits = samples.configs.to(torch.float64)  # (U, N)
         sums = bits.T @ (samples.counts.to(torch.float64)[:, None] * bits)
         self.sums = sums if self.sums is None else self.sums + sums
