@@ -36,12 +36,11 @@ def evaluate_run(
         list[str] | None,
         typer.Option(help="Sites whose Renyi entropy to measure, 0,1,2; repeatable [half]."),
     ] = None,
-    renyi: Annotated[bool, typer.Option(help="Whether to measure Renyi entropies.")] = True,
 ) -> None:
     """Measure the newest checkpoint again and add the result, with all observables, to run.h5."""
     from nqs.runs.later_evaluation import evaluate_later
 
-    evaluate_later(run, samples, seed, subsystem or (), renyi)
+    evaluate_later(run, samples, seed, subsystem or ())
 
 
 @app.command("plot")

@@ -17,13 +17,11 @@ from nqs.runs.summary import with_error
 from nqs.vmc.renyi import half, subsystem
 
 
-def evaluate_later(
-    path: Path, n_samples: int, seed: int, subsystems: Sequence[str] = (), renyi: bool = True
-) -> None:
+def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[str] = ()) -> None:
     """Measures everything in n_samples fresh draws and prints it; nothing of the run is lost.
 
     subsystems: site numbers "0,1,2" of each subsystem whose Renyi entropy is measured; none given:
-    half of the lattice. renyi=False: no Renyi entropies.
+    half of the lattice.
     Raises InputError for a folder without a readable checkpoint, or one that is being worked on.
     """
     require(n_samples >= 2, "--samples", n_samples, "must be a whole number >= 2")
@@ -31,7 +29,7 @@ def evaluate_later(
     config = directory.read_config(path)
     with directory.locked(path), writing(path):
         job = build(config.replace(device="auto"))
-        masks = chosen_subsystems(subsystems, job.lattice) if renyi else None
+        masks = chosen_subsystems(subsystems, job.lattice)
         content = history.read(path / "run.h5")
         saved = checkpoint.newest(
             path / "checkpoints", directory.portable(config), job.device, warn=print

@@ -16,11 +16,12 @@ n draws and a flat prior,
 which is p (1 - p) / n up to terms of relative order 1 / (n p) and 1 / n where k is 0. C by the
 delta method: its change is the mean of (n_i - m_i) (n_j - m_j) - C_ij, so that
 
-    error^2 = [<(n_i - m_i)^2 (n_j - m_j)^2> - C_ij^2] / n
+    error^2 = [<(n_i - m_i)^2 (n_j - m_j)^2> - C_ij^2] / n + [C_ij^2 + C_ii C_jj] / (n (n - 1))
     (n_i - m_i)^2 = (1 - 2 m_i) n_i + m_i^2
 
-which the same sums give, covariance of m and D included; moments as if the flat prior's two draws
-(all 0, all 1) had been made as well.
+which the same sums give, covariance of m and D included. The second term makes it the exact
+variance of a sample covariance; it counts where the first vanishes, as for C_ii at m_i = 1/2.
+Moments as if the flat prior's two draws (all 0, all 1) had been made as well.
 """
 
 from __future__ import annotations
@@ -71,11 +72,12 @@ def _chance_error(k: Tensor, n: int) -> Tensor:
 
 
 def _connected_error(sums: Tensor, n: int) -> Tensor:
-    """Delta method, (N, N)."""
+    """(N, N), the formula at the head of this file."""
     pairs = (sums + 1) / (n + 2)
     m = pairs.diagonal()
     slope, square = 1 - 2 * m, m.square()  # (n_i - m_i)^2 = slope n_i + square
     cross = torch.outer(slope * m, square)
     fourth = torch.outer(slope, slope) * pairs + cross + cross.T + torch.outer(square, square)
-    variance = fourth - (pairs - torch.outer(m, m)).square()
-    return (variance.clamp(min=0) / n).sqrt()
+    squared, own = (pairs - torch.outer(m, m)).square(), m * (1 - m)
+    variance = (fourth - squared).clamp(min=0) / n
+    return (variance + (squared + torch.outer(own, own)) / (n * (n - 1))).sqrt()
