@@ -381,3 +381,4 @@ def test_show_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     atomic.write_bytes(picture, b"")
     assert nqs(["plot", str(whole)]) == 0
     assert picture.read_bytes() == old
+    assert (whole / "observables.png").read_bytes().startswith(b"\x89PNG")
