@@ -21,7 +21,8 @@ delta method: its change is the mean of (n_i - m_i) (n_j - m_j) - C_ij, so that
 
 which the same sums give, covariance of m and D included. The second term makes it the exact
 variance of a sample covariance; it counts where the first vanishes, as for C_ii at m_i = 1/2.
-Moments as if the flat prior's two draws (all 0, all 1) had been made as well.
+Its moments are those after two more draws in which each of 00, 01, 10, 11 came half a time, which
+keeps an error bar where one of them was never seen (with m as with the flat prior above).
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def _chance_error(k: Tensor, n: int) -> Tensor:
 
 def _connected_error(sums: Tensor, n: int) -> Tensor:
     """(N, N), the formula at the head of this file."""
-    pairs = (sums + 1) / (n + 2)
-    m = pairs.diagonal()
+    pairs = (sums + 0.5) / (n + 2)
+    m = (sums.diagonal() + 1) / (n + 2)
+    pairs.diagonal().copy_(m)
     slope, square = 1 - 2 * m, m.square()  # (n_i - m_i)^2 = slope n_i + square
     cross = torch.outer(slope * m, square)
     fourth = torch.outer(slope, slope) * pairs + cross + cross.T + torch.outer(square, square)

@@ -152,7 +152,8 @@ def test_agreement_with_enumeration(name: str, generator: torch.Generator) -> No
 
 
 def nearly_gaussian(psi: Wavefunction, n: int) -> Tensor:
-    """(N, N): whether the first-order part of the variance of C_ij is 20 times the second."""
+    """(N, N): whether the first-order part of the variance of C_ij is 20 times the second, and
+    each of 00, 01, 10, 11 is expected 10 times in n draws."""
     with torch.no_grad():
         weights = amplitudes(psi).abs().square()
     bits = basis(psi.n_sites).double()
@@ -160,7 +161,9 @@ def nearly_gaussian(psi: Wavefunction, n: int) -> Tensor:
     products = deviations[:, :, None] * deviations[:, None]  # (2^N, N, N)
     c, fourth = (torch.tensordot(weights, x, dims=1) for x in (products, products.square()))
     second = c.square() + torch.outer(c.diagonal(), c.diagonal())
-    return fourth - c.square() > 20 * second / n
+    values = (bits, 1 - bits)
+    cells = [torch.einsum("s,si,sj->ij", weights, a, b) for a in values for b in values]
+    return (n * torch.stack(cells).amin(0) > 10) & (fourth - c.square() > 20 * second / n)
 
 
 @every_case
@@ -169,8 +172,8 @@ def test_error_bars_cover_the_scatter(name: str, generator: torch.Generator) -> 
 
     Two-sided, rate 1e-6 for each where the estimate is Gaussian; bounds a factor 1.35 wider allow
     for those of few events. An error bar too small by 2 or too large by 2.5 fails.
-    Left out: correlations whose first-order variance is not the larger part by far, which are no
-    Gaussians (C_ii = m_i (1 - m_i) with m_i near 1/2, bits that are nearly copies of each other).
+    Left out: C_ii, which follows from m_i, and correlations of pairs that are no Gaussians, see
+    `nearly_gaussian`.
     """
     found = case(name)
     expected = oracle(found.psi, found.lattice, subsystems_of(found.lattice))
