@@ -32,22 +32,33 @@ def evaluate_run(
     run: RunFolder,
     samples: Annotated[int, typer.Option(help="Fresh configurations, >= 2.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
+    subsystem: Annotated[
+        list[str] | None,
+        typer.Option(help="Sites whose Renyi entropy to measure, 0,1,2; repeatable [half]."),
+    ] = None,
 ) -> None:
-    """Measure the newest checkpoint again and add the result to run.h5."""
+    """Measure the newest checkpoint again and add the result, with all observables, to run.h5."""
     from nqs.runs.later_evaluation import evaluate_later
 
-    evaluate_later(run, samples, seed)
+    evaluate_later(run, samples, seed, subsystem or ())
 
 
 @app.command("plot")
 def plot_run(run: RunFolder) -> None:
-    """Draw convergence.png again from run.h5."""
-    from nqs.runs import history, summary
+    """Draw convergence.png again, and observables.png, from run.h5."""
+    from nqs.runs import directory, history, summary
+    from nqs.runs.build import build_lattice
     from nqs.runs.ground_state_run import draw
+    from nqs.runs.observables_plot import save_observables
 
     result = summary.read(run / "summary.json")
-    draw(run, history.read(run / "run.h5"), result)
+    content = history.read(run / "run.h5")
+    draw(run, content, result)
     print(run / "convergence.png")
+    if content.evaluations:
+        lattice = build_lattice(directory.read_config(run).lattice)
+        save_observables(run / "observables.png", content.evaluations[-1], lattice, run.name)
+        print(run / "observables.png")
 
 
 @app.command("show")

@@ -332,6 +332,8 @@ NQS_CASES = [
     ("evaluate run --samples many", ["--samples", "integer"]),
     ("evaluate run --seed -1", ["--seed=-1", ">= 0"]),
     ("evaluate run --sampels 10", ["--sampels", "--samples"]),
+    ("evaluate run --subsystem 0,x", ["--subsystem=0,x", "0,1,2"]),
+    ("evaluate run --subsystem 0 --subsystem 1,9", ["--subsystem=1,9", "site 9"]),
     ("evaluate", ["RUN"]),
     ("show nothing_here", ["nothing_here/summary.json", "summary"]),
     ("plot nothing_here", ["nothing_here/summary.json", "summary"]),

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from torch import Tensor
+
 from hamiltonians.exact import ground_state
 from nqs.runs import checkpoint, directory, history, summary
 from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator, start_from_product_state
@@ -291,10 +293,27 @@ def finish(session: Session) -> None:
         log.say(line)
 
 
-def evaluated(job: Job, n_samples: int, seed: int, step: int, kind: str) -> history.Evaluation:
-    """A fresh evaluation as run.h5 keeps it."""
+def evaluated(
+    job: Job,
+    n_samples: int,
+    seed: int,
+    step: int,
+    kind: str,
+    *,
+    sigma_x: bool | None = None,
+    subsystems: Tensor | None = None,
+) -> history.Evaluation:
+    """A fresh evaluation as run.h5 keeps it; sigma_x and subsystems as for `evaluate`."""
     generator = build_generator(seed, "evaluation", job.device)
-    result = evaluate(job.wavefunction, job.hamiltonian, n_samples, generator, lattice=job.lattice)
+    result = evaluate(
+        job.wavefunction,
+        job.hamiltonian,
+        n_samples,
+        generator,
+        lattice=job.lattice,
+        sigma_x=sigma_x,
+        subsystems=subsystems,
+    )
     names = ("energy", "energy_error", "variance", "v_score", "n_samples")
     numbers: dict[str, Any] = {name: getattr(result, name) for name in names}
     numbers |= {"step": step, "seed": seed, "kind": kind}
@@ -302,7 +321,8 @@ def evaluated(job: Job, n_samples: int, seed: int, step: int, kind: str) -> hist
         name: (history.array(estimate.value), history.array(estimate.error))
         for name, estimate in result.observables.items()
     }
-    return history.Evaluation(numbers, observables)
+    coordinates = {name: x.cpu().numpy() for name, x in result.coordinates.items()}
+    return history.Evaluation(numbers, observables, coordinates)
 
 
 def draw(path: Path, content: history.RunFile, result: dict[str, Any]) -> None:

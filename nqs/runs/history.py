@@ -4,6 +4,10 @@
     /evaluations/<number>        attributes energy, energy_error, variance, v_score, n_samples,
                                  step, seed, kind (final: at the end; later: nqs evaluate)
     /evaluations/<number>/<observable>/{value,error}
+                                 scalar, per site or per pair of sites; attributes unit, description
+    /evaluations/<number>/<observable>/coordinates
+                                 where the entries are something else: k points of structure_factor
+                                 (..., d), subsystems of renyi2 (S, N)
 
 The content lives in memory and the file is always written whole: a file open while its process is
 killed would be lost, and a reader that holds it open could make the writer fail.
@@ -49,12 +53,48 @@ COLUMNS: Final = (
 TIME_COLUMNS: Final = ("seconds", "elapsed")
 """The only columns in which a resumed run differs from an uninterrupted one."""
 
+OBSERVABLES: Final = {
+    column.name: column
+    for column in (
+        Column("density", "1", "<n_i>, chance of bit 1, (N,)"),
+        Column("density_density", "1", "<n_i n_j>, (N, N)"),
+        Column("connected", "1", "<n_i n_j> - <n_i> <n_j>, (N, N)"),
+        Column("sigma_x", "1", "<sigma^x_i>, (N,)"),
+        Column("structure_factor", "1", "(1/N) <|sum_i exp(i k r_i) (n_i - <n_i>)|^2>"),
+        Column("renyi2", "nats", "second Renyi entropy -ln Tr rho_A^2 of the subsystems A"),
+        Column("excitation_fraction", "1", "(1/N) sum_i <n_i>"),
+        Column("magnetisation", "1", "m = (1/N) sum_i <sigma^z_i>"),
+        Column("abs_magnetisation", "1", "<|m|>"),
+        Column("squared_magnetisation", "1", "<m^2>"),
+        Column("staggered_magnetisation", "1", "M = (1/N) sum_i signs_i <sigma^z_i>"),
+        Column("abs_staggered_magnetisation", "1", "<|M|>"),
+        Column("squared_staggered_magnetisation", "1", "<M^2>"),
+        *(
+            Column(f"{name}_order", "1", f"<|(1/N) sum_i exp(i k r_i) n_i|>, mean over {star}")
+            for name, star in (
+                ("z2", "k = pi"),
+                ("z3", "k = 2 pi / 3"),
+                ("z4", "k = pi / 2"),
+                ("checkerboard", "k = (pi, pi)"),
+                ("striated", "k = (pi, 0), (0, pi)"),
+                ("star", "k = (pi, pi/2), (pi/2, pi)"),
+                ("m_point", "the three M points"),
+                ("k_point", "three equivalent K points"),
+            )
+        ),
+    )
+}
+"""Unit and description of each observable."""
 
-class Evaluation(NamedTuple):
-    """Numbers by name, and per observable its value and error (scalar or per site)."""
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers by name; per observable its value and error, and what its entries belong to where
+    that is not a site or a pair of sites."""
 
     numbers: dict[str, Any]
     observables: dict[str, tuple[np.ndarray, np.ndarray]]
+    coordinates: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,6 +173,10 @@ def _write_evaluation(group: h5py.Group, evaluation: Evaluation) -> None:
     for name, (value, error) in evaluation.observables.items():
         group.create_dataset(f"{name}/value", data=value)
         group.create_dataset(f"{name}/error", data=error)
+        if name in evaluation.coordinates:
+            group.create_dataset(f"{name}/coordinates", data=evaluation.coordinates[name])
+        if name in OBSERVABLES:
+            _, group[name].attrs["unit"], group[name].attrs["description"] = OBSERVABLES[name]
 
 
 def _read_evaluation(group: h5py.Group) -> Evaluation:
@@ -144,4 +188,9 @@ def _read_evaluation(group: h5py.Group) -> Evaluation:
         name: (np.asarray(entry["value"][()]), np.asarray(entry["error"][()]))
         for name, entry in group.items()
     }
-    return Evaluation(numbers, observables)
+    coordinates = {
+        name: np.asarray(entry["coordinates"][()])
+        for name, entry in group.items()
+        if "coordinates" in entry
+    }
+    return Evaluation(numbers, observables, coordinates)

@@ -16,10 +16,13 @@ n draws and a flat prior,
 which is p (1 - p) / n up to terms of relative order 1 / (n p) and 1 / n where k is 0. C by the
 delta method: its change is the mean of (n_i - m_i) (n_j - m_j) - C_ij, so that
 
-    error^2 = [<(n_i - m_i)^2 (n_j - m_j)^2> - C_ij^2] / n,    (n_i - m_i)^2 = (1 - 2 m_i) n_i + m_i^2
+    error^2 = [<(n_i - m_i)^2 (n_j - m_j)^2> - C_ij^2] / n + [C_ij^2 + C_ii C_jj] / (n (n - 1))
+    (n_i - m_i)^2 = (1 - 2 m_i) n_i + m_i^2
 
-which the same sums give, covariance of m and D included; moments as if the flat prior's two draws
-(all 0, all 1) had been made as well.
+which the same sums give, covariance of m and D included. The second term makes it the exact
+variance of a sample covariance; it counts where the first vanishes, as for C_ii at m_i = 1/2.
+Its moments are those after two more draws in which each of 00, 01, 10, 11 came half a time, which
+keeps an error bar where one of them was never seen (with m as with the flat prior above).
 """
 
 from __future__ import annotations
@@ -29,20 +32,21 @@ from typing import final
 import torch
 from torch import Tensor
 
+from nqs.vmc.observables import Connections, Measurement
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples
 
 
 @final
-class Correlations:
+class Correlations(Measurement):
     """Sums over a stream of draws, for N sites."""
 
     def __init__(self) -> None:
         self.n = 0
         self.sums: Tensor | None = None  # (N, N) float64, how often i and j were both 1
 
-    def add(self, samples: Samples) -> None:
-        """Rows (U, N) with their counts."""
+    def add(self, samples: Samples, connections: Connections) -> None:
+        """See Measurement.add."""
         bits = samples.configs.to(torch.float64)  # (U, N)
         sums = bits.T @ (samples.counts.to(torch.float64)[:, None] * bits)
         self.sums = sums if self.sums is None else self.sums + sums
@@ -69,11 +73,13 @@ def _chance_error(k: Tensor, n: int) -> Tensor:
 
 
 def _connected_error(sums: Tensor, n: int) -> Tensor:
-    """Delta method, (N, N)."""
-    pairs = (sums + 1) / (n + 2)
-    m = pairs.diagonal()
+    """(N, N), the formula at the head of this file."""
+    pairs = (sums + 0.5) / (n + 2)
+    m = (sums.diagonal() + 1) / (n + 2)
+    pairs.diagonal().copy_(m)
     slope, square = 1 - 2 * m, m.square()  # (n_i - m_i)^2 = slope n_i + square
     cross = torch.outer(slope * m, square)
     fourth = torch.outer(slope, slope) * pairs + cross + cross.T + torch.outer(square, square)
-    variance = fourth - (pairs - torch.outer(m, m)).square()
-    return (variance.clamp(min=0) / n).sqrt()
+    squared, own = (pairs - torch.outer(m, m)).square(), m * (1 - m)
+    variance = (fourth - squared).clamp(min=0) / n
+    return (variance + (squared + torch.outer(own, own)) / (n * (n - 1))).sqrt()

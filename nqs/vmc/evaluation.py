@@ -5,22 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import Lattice
 from nqs.vmc.correlations import Correlations
 from nqs.vmc.local_energy import connected, summed
-from nqs.vmc.observables import diagonal_observables
+from nqs.vmc.momenta import momentum_grid
+from nqs.vmc.observables import DiagonalAverages, Measurement
+from nqs.vmc.renyi import RenyiEntropy
 from nqs.vmc.sigma_x import SigmaX, comes_with_the_energy
 from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, energy_statistics
+from nqs.vmc.structure_factor import StructureFactor
 from nqs.wavefunctions.wavefunction import Wavefunction
 
 
 @dataclass(frozen=True)
 class Evaluation(EnergyStatistics):
-    """Energy statistics and observables (name -> value and standard error)."""
+    """Energy statistics and observables.
+
+    Attributes:
+        observables: name -> value and standard error; arrays are over the sites, pairs of sites or
+            what `coordinates` says.
+        coordinates: k points (..., d) of structure_factor, subsystems (S, N) bool of renyi2.
+    """
 
     observables: dict[str, Estimate]
+    coordinates: dict[str, Tensor]
 
 
 @torch.no_grad()
@@ -32,6 +43,7 @@ def evaluate(
     *,
     lattice: Lattice | None = None,
     sigma_x: bool | None = None,
+    subsystems: Tensor | None = None,
     chunk: int = 16_384,
     max_rows: int = 32_768,
 ) -> Evaluation:
@@ -39,34 +51,52 @@ def evaluate(
 
     Draws stream through in chunks (memory does not grow with n_samples), each as distinct
     configurations with counts; all sums are float64.
-    lattice: where the sites are, by default the Hamiltonian's.
-    sigma_x: whether to measure it; None: where the local energies contain it, so that it is free.
+
+    Args:
+        lattice: where the sites are, by default the Hamiltonian's; without one there are no order
+            parameters and no structure factor.
+        sigma_x: whether to measure it; None: where the local energies contain it, so it is free.
+        subsystems: (S, N) bool, those whose second Renyi entropy is measured; None: none.
+        chunk: draws at a time, >= 2 for Renyi entropies, which pair the draws of a chunk.
+        max_rows: configurations evaluated at a time.
+
     Raises ValueError for n_samples < 2, FloatingPointError if an energy is not finite.
     """
     if n_samples < 2:
         raise ValueError(f"n_samples={n_samples} must be at least 2 for an error bar")
-    lattice = hamiltonian.lattice if lattice is None else lattice
-    signs = None if lattice is None else lattice.sublattice_signs()
+    device = hamiltonian.flips.device
     if sigma_x is None:
         sigma_x = comes_with_the_energy(wavefunction, hamiltonian)
-    energies, pairs = RunningMoments(), Correlations()
-    transverse = SigmaX(wavefunction, hamiltonian, max_rows) if sigma_x else None
-    observables: dict[str, RunningMoments] = {}
+    measurements = structural(hamiltonian.lattice if lattice is None else lattice, device)
+    if sigma_x:
+        measurements.append(SigmaX(wavefunction, hamiltonian, max_rows))
+    if subsystems is not None:
+        if chunk < 2:
+            raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
+        measurements.append(RenyiEntropy(wavefunction, subsystems, generator, max_rows))
+    energies = RunningMoments()
     for begin in range(0, n_samples, chunk):
         samples = wavefunction.sample(min(chunk, n_samples - begin), generator, unique=True)
         elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
         e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
         energies.add(e_loc, samples.counts)
-        pairs.add(samples)
-        if transverse is not None:
-            transverse.add(samples, elements, log_ratios)
-        for name, values in diagonal_observables(samples.configs, signs).items():
-            observables.setdefault(name, RunningMoments()).add(values, samples.counts)
+        for measurement in measurements:
+            measurement.add(samples, (elements, log_ratios))
     energy = energy_statistics(
         energies, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
     )
-    estimates = pairs.estimates()
-    estimates |= {name: moments.estimate() for name, moments in observables.items()}
-    if transverse is not None:
-        estimates |= transverse.estimates()
-    return Evaluation(**vars(energy), observables=estimates)
+    observables: dict[str, Estimate] = {}
+    coordinates: dict[str, Tensor] = {}
+    for measurement in measurements:
+        observables |= measurement.estimates()
+        coordinates |= measurement.coordinates()
+    return Evaluation(**vars(energy), observables=observables, coordinates=coordinates)
+
+
+def structural(lattice: Lattice | None, device: torch.device) -> list[Measurement]:
+    """What the bits alone give: their cost is below a percent of the local energies'."""
+    measurements: list[Measurement] = [Correlations(), DiagonalAverages(lattice)]
+    if lattice is not None:
+        momenta = momentum_grid(lattice)
+        measurements.append(StructureFactor(momenta, lattice.positions, device))
+    return measurements

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.observables import Connections, Measurement
 from nqs.vmc.statistics import Estimate, RunningMoments
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
 @final
-class SigmaX:
+class SigmaX(Measurement):
     """Running mean of the N ratios. Where the number of 1 bits is fixed it is 0, without work."""
 
     def __init__(
@@ -28,13 +29,13 @@ class SigmaX:
         self.columns = single_site_columns(hamiltonian)  # (N,)
         self.moments = RunningMoments()
 
-    def add(self, samples: Samples, elements: Tensor, log_ratios: Tensor) -> None:
-        """Draws (U, N) with <s|H|s xor f_g> and ln psi(s xor f_g) / psi(s), both (U, G)."""
+    def add(self, samples: Samples, connections: Connections) -> None:
+        """See Measurement.add."""
         if self.wavefunction.n_up is not None:
             zeros = torch.zeros(samples.configs.shape, device=samples.configs.device)
             self.moments.add(zeros, samples.counts)
             return
-        ratios = self._log_ratios(samples, elements, log_ratios).exp()
+        ratios = self._log_ratios(samples, *connections).exp()
         self.moments.add(ratios.real, samples.counts)
 
     def _log_ratios(self, samples: Samples, elements: Tensor, log_ratios: Tensor) -> Tensor:

@@ -342,14 +342,35 @@ def test_evaluate_adds_and_keeps(
 ) -> None:
     assert run(tmp_path / "run") == 0
     before = result(tmp_path / "run")
-    assert nqs(["evaluate", str(tmp_path / "run"), "--samples", "500", "--seed", "9"]) == 0
+    command = ["evaluate", str(tmp_path / "run"), "--samples", "500", "--seed", "9"]
+    assert nqs([*command, "--subsystem", "0,1", "--subsystem", "2"]) == 0
     content = history.read(tmp_path / "run/run.h5")
     assert [e.numbers["kind"] for e in content.evaluations] == ["final", "later"]
     assert content.evaluations[1].numbers["n_samples"] == 500
     assert content.evaluations[0].numbers["energy"] == before["energy"]
     assert result(tmp_path / "run") == before
     assert_same_run(tmp_path / "run", whole)
-    assert "500 samples, seed 9" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "500 samples, seed 9" in out and "Renyi entropy S2, 2 sites" in out
+    final, later = content.evaluations
+    n_sites = before["n_sites"]
+    assert later.coordinates["renyi2"].tolist() == [[1, 1, 0, 0], [0, 0, 1, 0]]
+    assert later.observables["renyi2"][0].shape == (2,) and "renyi2" not in final.observables
+    momenta = later.coordinates["structure_factor"]
+    assert momenta.shape[:-1] == later.observables["structure_factor"][1].shape
+    for evaluation in content.evaluations:
+        assert evaluation.observables["density_density"][0].shape == (n_sites, n_sites)
+        assert evaluation.observables["sigma_x"][1].shape == (n_sites,)
+    with h5py.File(tmp_path / "run/run.h5") as file:
+        for observable in file["evaluations/0002"].values():
+            assert observable.attrs["unit"] and observable.attrs["description"]
+
+
+def test_the_summary_stays_short(whole: Path) -> None:
+    """Scalars and densities; pairs of sites and momenta are in run.h5 alone."""
+    summary = result(whole)["observables"]
+    assert "density" in summary and "checkerboard_order" in summary
+    assert not {"density_density", "connected", "structure_factor", "sigma_x"} & summary.keys()
 
 
 def test_show_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,3 +381,4 @@ def test_show_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     atomic.write_bytes(picture, b"")
     assert nqs(["plot", str(whole)]) == 0
     assert picture.read_bytes() == old
+    assert (whole / "observables.png").read_bytes().startswith(b"\x89PNG")

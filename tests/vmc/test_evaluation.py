@@ -146,9 +146,9 @@ def test_streaming_is_one_sum(monkeypatch: pytest.MonkeyPatch, generator: torch.
     parts = []
     add = evaluation.Correlations.add
 
-    def kept(self, samples):
+    def kept(self, samples, connections):
         parts.append((local_energies(psi, HAMILTONIAN, samples), samples.counts))
-        add(self, samples)
+        add(self, samples, connections)
 
     monkeypatch.setattr(evaluation.Correlations, "add", kept)
     result = evaluate(psi, HAMILTONIAN, 1_001, generator, chunk=250)
