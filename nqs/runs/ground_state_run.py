@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from hamiltonians.exact import ground_state
 from nqs.runs import checkpoint, directory, history, summary
-from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator, start_from_product_state
+from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator
 from nqs.runs.config import Config
 from nqs.runs.progress import Log, ProgressDisplay
 from nqs.runs.schema import InputError
 from nqs.runs.signals import Interrupted, StopRequests
+from nqs.runs.start import put_at_start, starting_file
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimisation import StepRecord, optimise
 
@@ -116,7 +117,8 @@ def open_folder(job: Job, command: Sequence[str]) -> Path:
     """The folder of a new run, or of the one to resume."""
     config = job.config
     if not config.run.resume:
-        return directory.create(config, job.hamiltonian.n_sites, command)
+        start = starting_file(job)
+        return directory.create(config, job.hamiltonian.n_sites, command, start)
     assert config.run.dir is not None
     path = Path(config.run.dir)
     with writing(path), directory.locked(path):
@@ -137,7 +139,7 @@ def prepare(session: Session) -> None:
     if session.config.run.resume:
         resume(session)
     if session.step == 0:
-        start_from_product_state(job)
+        put_at_start(job, session.path, log.say)
 
 
 def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, history.RunFile]:
