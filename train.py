@@ -98,16 +98,16 @@ def load_config(arguments: list[str]) -> Config:
 
 def run_scan(arguments: list[str]) -> int:
     """A new scan or, with scan.resume=true, what is missing of one; returns the exit code."""
-    scan, launcher = load_scan(arguments)
+    scan, launcher, resume = load_scan(arguments)
     from nqs.runs import scan as scans
     from nqs.runs.scan_launchers import check_installed
 
     check_installed(launcher)
-    return (scans.resume if scan.keys.resume else scans.start)(scan, launcher)
+    return (scans.resume if resume else scans.start)(scan, launcher)
 
 
-def load_scan(arguments: list[str]) -> tuple[Scan, LauncherConfig]:
-    """The grid of a command line, and what runs it."""
+def load_scan(arguments: list[str]) -> tuple[Scan, LauncherConfig, bool]:
+    """The grid of a command line, what runs it, and whether it is there already."""
     overrides = [parsed(word, sweeps=True) for word in arguments]
     check_words(overrides)
     sweeps = [override for override in overrides if override.is_sweep_override()]
@@ -123,7 +123,7 @@ def load_scan(arguments: list[str]) -> tuple[Scan, LauncherConfig]:
     else:
         axes = [Axis(o.key_or_group, sweep_values(o)) for o in sweeps]
         scan = make(Path(), ["-m", *arguments], keys, axes, grid(fixed, sweeps, axes))
-    return scan, from_mapping(LauncherConfig, mapping["launcher"], "launcher")
+    return scan, from_mapping(LauncherConfig, mapping["launcher"], "launcher"), keys.resume
 
 
 def check_words(overrides: list[Override]) -> None:

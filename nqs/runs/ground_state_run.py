@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +71,10 @@ class Session:
     @property
     def resume_command(self) -> str:
         """How to go on."""
-        return f"python train.py run.dir={self.path} run.resume=true"
+        word = f"run.dir={self.path}"
+        if set(",=") & set(str(self.path)):  # the folder of a scan's point, quoted for Hydra
+            word = shlex.quote(f"run.dir='{self.path}'")
+        return f"python train.py {word} run.resume=true"
 
     def report(self, **results: Any) -> dict[str, Any]:
         """Writes summary.json and returns its content."""
