@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,10 @@ def collect(path: Path) -> Collected:
         if _is_numeric(axis):
             data = data.sortby(name)
             add_derivatives(data, name)
-    data.attrs = {"title": f"scan {path.name}", "command": f"python train.py {scan.command}"}
+    data.attrs = {
+        "title": f"scan {path.name}",
+        "command": f"python train.py {shlex.join(scan.command)}",
+    }
     return Collected(scan, data, missing)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nqs.cli import main as nqs
-from nqs.runs import ground_state_run, history
+from nqs.runs import ground_state_run
 
 xr = pytest.importorskip("xarray")
 pytest.importorskip("h5netcdf")
@@ -159,8 +159,3 @@ def test_maps_over_two_axes_and_curves_over_one(scan: Path) -> None:
     both = scan_plot.figure(collect.Collected(collected.scan, wide, {}), ["magnetisation"])
     titles = [axes.get_title() for axes in both.axes]
     assert any("magnetisation" in title and "direction = forward" in title for title in titles)
-
-
-def test_history_keeps_what_collect_reads(scan: Path) -> None:
-    content = history.read(scan / "hamiltonian.delta=0,hamiltonian.Rb=1,forward/run.h5")
-    assert content.evaluations[-1].numbers["kind"] == "final"
