@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,47 +165,74 @@ def test_without_a_finished_predecessor_a_point_starts_cold(
     assert result("hamiltonian.delta=0.5")["steps"] == 8
 
 
-def command(*words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "-m", *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-GRID = ["hamiltonian.delta=0,0.5,1", "scan.warm_start=hamiltonian.delta", "scan.warm_steps=60"]
-
-
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_stopped_half_way_and_resumed(signum: signal.Signals) -> None:
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads sum in another order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two sum in another order
-    try:
-        assert scan(*GRID, "scan.dir=whole") == 0
-        process = command(*TINY, *GRID, "scan.dir=scan")
-        reached = Path("scan/hamiltonian.delta=0.5/checkpoints/step-000000005.pt")
-        deadline = time.monotonic() + 120
-        while not reached.exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.send_signal(signum)
-        output, _ = process.communicate(timeout=60)
-        if signum == signal.SIGTERM:
-            assert process.returncode == 128 + signum
-            assert "1 of 3 points finished" in output
-            assert "resume with: python train.py -m scan.dir=scan scan.resume=true" in output
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+GRID = ["hamiltonian.delta=0,0.5,1", "scan.warm_start=hamiltonian.delta", "scan.warm_steps=40"]
+HALF_WAY = "hamiltonian.delta=0.5"
+
+
+def test_killed_half_way_and_resumed(one_thread: None) -> None:
+    assert scan(*GRID, "scan.dir=whole") == 0
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *GRID, "scan.dir=scan"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    reached = Path("scan") / HALF_WAY / "checkpoints/step-000000005.pt"
+    deadline = time.monotonic() + 120
+    while not reached.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.wait(timeout=60)
+    assert not (Path("scan") / HALF_WAY / "summary.json").exists()
+    before = os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns == before
+    assert numbers("scan") == numbers("whole")
+
+
+@pytest.mark.parametrize("where", ["in a step", "while it is built"])
+def test_a_signal_stops_the_scan(
+    where: str,
+    one_thread: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert scan(*GRID, "scan.dir=whole") == 0
+    handlers = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        check, run = ground_state_run.check_finite, scans.run
+
+        def stopped_in_a_step(record: Any) -> None:
+            check(record)
+            if record.step == 5 and (Path("scan") / HALF_WAY).exists():
+                signal.raise_signal(signal.SIGTERM)
+
+        def stopped_before(config: Any, command: Any) -> int:
+            if config.hamiltonian.delta == 0.5:
+                signal.raise_signal(signal.SIGTERM)
+            return run(config, command)
+
+        if where == "in a step":
+            patch.setattr(ground_state_run, "check_finite", stopped_in_a_step)
         else:
-            assert process.returncode == -signum
-        assert not Path("scan/hamiltonian.delta=0.5/summary.json").exists() or (
-            result("hamiltonian.delta=0.5")["status"] == "interrupted"
-        )
-        before = os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns
-        assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
-        assert os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns == before
-        assert numbers("scan") == numbers("whole")
-    finally:
-        torch.set_num_threads(threads)
+            patch.setattr(scans, "run", stopped_before)
+        assert scan(*GRID, "scan.dir=scan") == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == handlers
+    output = capsys.readouterr().out
+    assert "1 of 3 points finished" in output
+    assert "resume with: python train.py -m scan.dir=scan scan.resume=true" in output
+    assert (Path("scan") / HALF_WAY).exists() == (where == "in a step")
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert numbers("scan") == numbers("whole")
 
 
 LAUNCHERS = {
@@ -215,20 +243,14 @@ LAUNCHERS = {
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_launchers_give_the_same_numbers(
-    launcher: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    launcher: str, one_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip(launcher)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     grid = ["hamiltonian.delta=0,0.5", "seed=0,1", "scan.warm_start=hamiltonian.delta"]
-    try:
-        assert scan(*grid, "scan.dir=here") == 0
-        process = command(*TINY, *grid, "scan.dir=there", *LAUNCHERS[launcher])
-        output, _ = process.communicate(timeout=120)
-    finally:
-        torch.set_num_threads(threads)
-    assert process.returncode == 0, output
+    assert scan(*grid, "scan.dir=here") == 0
+    capsys.readouterr()
+    assert scan(*grid, "scan.dir=there", *LAUNCHERS[launcher]) == 0
+    output = capsys.readouterr().out
     assert output.count("E = ") == 4 and "4 of 4 points finished" in output
     assert numbers("there") == numbers("here")
 
