@@ -187,7 +187,10 @@ def grid(
 
 def words_of(override: Override) -> list[str]:
     """key=value for each value of a sweep."""
-    return [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
+    try:
+        return [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
+    except ValueError as error:  # range() with a step of zero
+        raise InputError(f"{shown(override.input_line)}: {error}") from None
 
 
 def sweep_values(override: Override) -> tuple[Any, ...]:
@@ -237,7 +240,7 @@ def parsed(argument: str, sweeps: bool = False) -> Override:
     rule = "write key=value, e.g. train.steps=500 (quote values with spaces or brackets twice)"
     try:
         override = OverridesParser.create().parse_override(argument)
-    except (HydraException, ValueError):  # ValueError: range() with a step of zero
+    except HydraException:
         raise InputError(f"{shown(argument)}: not understood; {rule}") from None
     if override.is_delete() or override.is_add():
         raise InputError(f"{shown(argument)}: adding and deleting mean nothing here; {rule}")

@@ -269,7 +269,7 @@ REFUSED = [
     ("seed=1,2,1", ["seed=1,2,1", "1 comes twice"]),
     ("seed=0,1 scan.dir=a,b", ["scan.dir=a,b", "one value"]),
     ("hamiltonian.delta=interval(0,1)", ["hamiltonian.delta=interval(0,1)", "range(start"]),
-    ("hamiltonian.delta=range(0,1,0)", ["hamiltonian.delta=range(0,1,0)", "not understood"]),
+    ("hamiltonian.delta=range(0,1,0)", ["hamiltonian.delta=range(0,1,0)", "not be zero"]),
     ("hamiltonian.delta=range(1,0)", ["hamiltonian.delta=range(1,0)", "no value"]),
     ("hamiltonian.dleta=0,1", ["hamiltonian.dleta", "did you mean hamiltonian.delta?"]),
     ("model=ptf,ptff", ["model=ptff", "did you mean ptf?"]),
@@ -292,19 +292,20 @@ def test_one_line(words: str, expected: list[str], capsys: pytest.CaptureFixture
 
 
 def test_each_bad_point_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert scan("hamiltonian.Rb=1,-1", "model.n_heads=1,3", "scan.dir=scan") == 2
+    assert scan("hamiltonian.Rb=1,-1", "model.patch=1,17", "scan.dir=scan") == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in lines] == [
-        "hamiltonian.Rb=1,model.n_heads=3",
-        "hamiltonian.Rb=-1,model.n_heads=1",
-        "hamiltonian.Rb=-1,model.n_heads=3",
+        "hamiltonian.Rb=1,model.patch=17",
+        "hamiltonian.Rb=-1,model.patch=1",
+        "hamiltonian.Rb=-1,model.patch=17",
     ]
-    assert "must divide" in lines[0] and "> 0" in lines[1]
+    assert "3 sites" in lines[0] and "> 0" in lines[1]
     assert not Path("scan").exists()
 
 
 def test_neighbours_must_share_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert scan("lattice.Lx=2,3", "scan.warm_start=lattice.Lx", "model.patch=1") == 2
+    words = ["lattice.Lx=2,3", "scan.warm_start=lattice.Lx", "model.patch=1", "seed=0"]
+    assert train.main(["-m", *(word for word in TINY if word != "lattice.Lx=3"), *words]) == 2
     assert "lattice.Lx=3: its parameters do not fit its neighbour's" in capsys.readouterr().err
 
 

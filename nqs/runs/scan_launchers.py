@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import torch
@@ -38,8 +37,10 @@ def launch(scan: Scan, launcher: LauncherConfig) -> list[Outcome]:
 
 def check_installed(launcher: LauncherConfig) -> None:
     """Raises InputError unless what the launcher needs is there."""
-    if launcher.name != "sequential":
-        _package(launcher.name)
+    name = launcher.name
+    if name != "sequential" and importlib.util.find_spec(name) is None:
+        rule = f"the package {name} is not installed; pip install 'nqs[scan]'"
+        raise InputError(f"launcher={name}: {rule}")
     if launcher.cluster == "slurm" and shutil.which("srun") is None:
         rule = "there is no srun here; start the scan where SLURM is, or take launcher=joblib"
         raise InputError(f"launcher.cluster=slurm: {rule}")
@@ -63,7 +64,8 @@ def sequentially(scan: Scan, chains: Sequence[Chain]) -> list[Outcome]:
 def with_joblib(scan: Scan, chains: Sequence[Chain], n_jobs: int | None) -> list[Outcome]:
     """Several processes. When one is killed all of joblib's are: what is left then runs in one at a
     time, and the point that a second process dies of counts as failed."""
-    joblib = _package("joblib")
+    import joblib
+
     n_jobs = min(n_jobs or len(os.sched_getaffinity(0)), max(1, len(chains)))
     n_threads = max(1, torch.get_num_threads() // n_jobs)
     work = joblib.delayed(in_process)
@@ -103,7 +105,8 @@ def in_process(scan: Scan, chain: Chain, skipped: tuple[str, ...], n_threads: in
 
 def with_submitit(scan: Scan, chains: Sequence[Chain], launcher: LauncherConfig) -> list[Outcome]:
     """A SLURM job (or, with launcher.cluster=local, a process) a chain."""
-    submitit = _package("submitit")
+    import submitit
+
     executor = submitit.AutoExecutor(folder=scan.path / "jobs", cluster=launcher.cluster)
     executor.update_parameters(**job_parameters(scan, launcher))
     with importable():
@@ -179,12 +182,3 @@ def importable() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(
-            f"launcher={name}: the package {name} is not installed; pip install 'nqs[scan]'"
-        ) from None

@@ -151,6 +151,9 @@ def draw_curves(
             exact = exact.max(DIRECTION) if DIRECTION in exact.dims else exact
             shown = "exact" if choice == choices[0] else None
             axes.plot(data[along], exact.isel(where), "k+", ms=8, mew=1.2, zorder=5, label=shown)
+    low, high = float(data[along].min()), float(data[along].max())
+    margin = 0.05 * (high - low or 1)
+    axes.set_xlim(low - margin, high + margin)  # derivatives lack the ends
     axes.set_xlabel(f"{along} ({data[along].attrs['units']})")
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.25)
