@@ -2,6 +2,9 @@
 
     python train.py model=ptf model.patch=2x2 lattice.Lx=4 lattice.Ly=4 hamiltonian.delta=1 seed=0
     python train.py run.dir=PATH run.resume=true
+    python train.py -m "hamiltonian.delta=range(0,4,0.25)" hamiltonian.Rb=1.15,1.3,1.5 \
+        scan.dir=scans/first scan.warm_start=hamiltonian.delta
+    python train.py -m scan.dir=scans/first scan.resume=true
     python train.py --help
 
 The older code's command line works as well:
@@ -11,7 +14,9 @@ The older code's command line works as well:
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import os
 import shlex
 import sys
@@ -30,18 +35,30 @@ from omegaconf.errors import OmegaConfBaseException
 from nqs.runs import legacy
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
 from nqs.runs.directory import resumed_config
-from nqs.runs.schema import InputError, documentation, flatten, shown, suggestion
+from nqs.runs.scan_config import LAUNCHERS, LauncherConfig, ScanConfig
+from nqs.runs.scan_folder import Axis, Scan, make, read
+from nqs.runs.schema import InputError, documentation, flatten, from_mapping, shown, suggestion
 
 # Idle threads spin this often, then sleep. On two cores: within 5 % of the default, endless
 # spinning, on a machine of one's own; with 1000 spins half its time beside a second run. Sleeping
 # at once costs 1.3 to 1.9 times on one's own. Must be said before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
+MULTIRUN = {"-m", "--multirun"}
+SCAN_SECTIONS = ("scan", "launcher")
+FILES = (("lattice", "file"), ("hamiltonian", "file"), ("train", "start_from"))
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = {
     group.name: sorted(option.stem for option in group.glob("*.yaml"))
     for group in sorted(CONF.iterdir())
     if group.is_dir()
+}
+KINDS = {
+    "lattice": LATTICES,
+    "hamiltonian": HAMILTONIANS,
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+    "launcher": LAUNCHERS,
 }
 
 
@@ -51,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
         if {"-h", "--help"} & set(arguments):
             print(help_text())
             return 0
+        if MULTIRUN & set(arguments):
+            return run_scan([word for word in arguments if word not in MULTIRUN])
         config = load_config(list(arguments))
         from nqs.runs.ground_state_run import run  # torch: seconds that bad input need not wait for
 
@@ -77,16 +96,131 @@ def load_config(arguments: list[str]) -> Config:
     return Config.from_dict(mapping)
 
 
-def compose_config(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All keys as a nested mapping, and {dotted key: value} of those given explicitly."""
+def run_scan(arguments: list[str]) -> int:
+    """A new scan or, with scan.resume=true, what is missing of one; returns the exit code."""
+    scan, launcher, resume = load_scan(arguments)
+    from nqs.runs import scan as scans
+    from nqs.runs.scan_launchers import check_installed
+
+    check_installed(launcher)
+    return (scans.resume if resume else scans.start)(scan, launcher)
+
+
+def load_scan(arguments: list[str]) -> tuple[Scan, LauncherConfig, bool]:
+    """The grid of a command line, what runs it, and whether it is there already."""
+    overrides = [parsed(word, sweeps=True) for word in arguments]
+    check_words(overrides)
+    sweeps = [override for override in overrides if override.is_sweep_override()]
+    fixed = [word for word, o in zip(arguments, overrides, strict=True) if o not in sweeps]
+    mapping, given = compose_config([*fixed, *(words_of(o)[0] for o in sweeps)], "scan")
+    keys = from_mapping(ScanConfig, mapping["scan"], "scan")
+    if keys.resume:
+        scan = read(Path(str(keys.dir)))
+        check_same_scan(scan, arguments)
+        if "launcher.name" not in given:
+            launcher = [word for word in scan.command if word.startswith("launcher")]
+            mapping, _ = compose_config([*launcher, *fixed], "scan")
+    else:
+        axes = [Axis(o.key_or_group, sweep_values(o)) for o in sweeps]
+        scan = make(Path(), ["-m", *arguments], keys, axes, grid(fixed, sweeps, axes))
+    return scan, from_mapping(LauncherConfig, mapping["launcher"], "launcher"), keys.resume
+
+
+def check_words(overrides: list[Override]) -> None:
+    """Raises InputError for keys that a scan's command line cannot have, or not more than once."""
+    keys = [override.key_or_group for override in overrides]
+    for override in overrides:
+        key, line = override.key_or_group, shown(override.input_line)
+        if key.startswith("run."):
+            raise InputError(f"{line}: a scan names its runs itself; give scan.dir=PATH")
+        if override.is_sweep_override():
+            if key.split(".")[0] in SCAN_SECTIONS:
+                raise InputError(f"{line}: give one value")
+            if not override.is_discrete_sweep() or override.value().shuffle:
+                raise InputError(f"{line}: write values a,b,c or range(start,stop,step)")
+            if not words_of(override):
+                raise InputError(f"{line}: holds no value; range(start,stop,step) excludes stop")
+            if keys.count(key) > 1:
+                raise InputError(f"{line}: {key} is given twice; write all its values in one word")
+
+
+def check_same_scan(scan: Scan, arguments: list[str]) -> None:
+    """Raises InputError if the command line asks for another scan than the one it resumes."""
+    free = ("scan.dir=", "scan.resume=", "launcher")
+    for word in arguments:
+        if not word.startswith(free) and word not in scan.command:
+            raise InputError(
+                f"{shown(word)}: not part of the scan in {scan.path}; a resumed scan needs only "
+                "scan.dir and scan.resume and may change the launcher: start a new scan instead"
+            )
+
+
+def grid(
+    fixed: list[str], sweeps: list[Override], axes: list[Axis]
+) -> dict[tuple[int, ...], dict[str, Any]]:
+    """{positions in the axes' values: configuration} of all combinations, the first axis slowest.
+
+    Groups are composed by Hydra once for each of their combinations; values of keys are put in
+    after that, a thousand times faster.
+    """
+    words = [words_of(override) for override in sweeps]
+    is_group = [o.key_or_group in GROUPS for o in sweeps]
+    composed: dict[tuple[str, ...], dict[str, Any]] = {}
+    configs: dict[tuple[int, ...], dict[str, Any]] = {}
+    for index in itertools.product(*(range(len(axis.values)) for axis in axes)):
+        chosen = [choices[i] for choices, i in zip(words, index, strict=True)]
+        groups = tuple(word for word, group in zip(chosen, is_group, strict=True) if group)
+        if groups not in composed:
+            mapping, _ = compose_config([*fixed, *chosen], "scan")
+            composed[groups] = {k: v for k, v in mapping.items() if k not in SCAN_SECTIONS}
+        config = copy.deepcopy(composed[groups])
+        for axis, i, group in zip(axes, index, is_group, strict=True):
+            if not group:
+                *section, name = axis.key.split(".")
+                (config[section[0]] if section else config)[name] = axis.values[i]
+        for section, name in FILES:
+            if isinstance(config[section].get(name), str):  # a scan may be resumed from elsewhere
+                config[section][name] = os.path.abspath(config[section][name])
+        configs[index] = config
+    return configs
+
+
+def words_of(override: Override) -> list[str]:
+    """key=value for each value of a sweep."""
+    try:
+        return [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
+    except ValueError as error:  # range() with a step of zero
+        raise InputError(f"{shown(override.input_line)}: {error}") from None
+
+
+def sweep_values(override: Override) -> tuple[Any, ...]:
+    """The values of a sweep. Raises InputError if one comes twice."""
+    values = [parsed(word).value() for word in words_of(override)]
+    values = [float(f"{v:.12g}") if isinstance(v, float) else v for v in values]  # not 0.30000004
+    for value in values:
+        if [shown(other) for other in values].count(shown(value)) > 1:
+            raise InputError(f"{shown(override.input_line)}: {shown(value)} comes twice")
+    return tuple(values)
+
+
+def compose_config(
+    arguments: list[str], file: str = "config"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All keys as a nested mapping, and {dotted key: value} of those given explicitly.
+
+    file: conf/config.yaml, a run, or conf/scan.yaml, which adds the sections of a scan.
+    """
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             overrides = [parsed(argument) for argument in arguments]
+            for override in overrides:
+                if file == "config" and override.key_or_group.split(".")[0] in SCAN_SECTIONS:
+                    raise InputError(f"{override.input_line}: only for a scan; add -m")
             choices = [check_group(o) for o in overrides if o.key_or_group in GROUPS]
-            base = flatten(plain(compose("config", choices)))
+            base = flatten(plain(compose(file, choices)))
             for override in overrides:
                 check_key(override, base)
-            mapping = plain(compose("config", arguments))
+            mapping = plain(compose(file, arguments))
     except (HydraException, OmegaConfBaseException) as error:
         lines = " ".join(str(error).split())
         raise InputError(f"{shlex.join(arguments)}: {lines}") from None
@@ -100,17 +234,18 @@ def plain(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def parsed(argument: str) -> Override:
-    """One key=value of the command line. Raises InputError for anything else."""
+def parsed(argument: str, sweeps: bool = False) -> Override:
+    """One key=value of the command line, with `sweeps` also key=a,b,c. Raises InputError for
+    anything else."""
     rule = "write key=value, e.g. train.steps=500 (quote values with spaces or brackets twice)"
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException:
         raise InputError(f"{shown(argument)}: not understood; {rule}") from None
-    if override.is_delete() or override.is_add() or override.is_sweep_override():
-        raise InputError(
-            f"{shown(argument)}: adding, deleting and sweeping mean nothing here; {rule}"
-        )
+    if override.is_delete() or override.is_add():
+        raise InputError(f"{shown(argument)}: adding and deleting mean nothing here; {rule}")
+    if override.is_sweep_override() and not sweeps:
+        raise InputError(f"{shown(argument)}: several values are a scan, which needs -m; {rule}")
     return override
 
 
@@ -141,29 +276,34 @@ def check_key(override: Override, base: dict[str, Any]) -> None:
 
 def help_text() -> str:
     """Every group and key with its line of documentation and its default."""
-    mapping, _ = compose_config([])
-    kinds = {
-        "lattice": LATTICES,
-        "hamiltonian": HAMILTONIANS,
-        "model": MODELS,
-        "optimizer": OPTIMIZERS,
-    }
+    mapping, _ = compose_config([], "scan")
     lines = [(__doc__ or "").strip(), "", "keys (key=default):"]
     hints = typing.get_type_hints(Config)
     for name, text in documentation(Config).items():
-        if not dataclasses.is_dataclass(hints[name]):
+        if dataclasses.is_dataclass(hints[name]):
+            lines += section_help(name, text, typing.cast(type, hints[name]), mapping[name])
+        else:
             lines += [f"  {name}={shown(mapping[name])}", f"      {text}"]
-            continue
-        options = f"={'|'.join(GROUPS[name])}" if name in GROUPS else ""
-        lines += ["", f"  {name}{options}    {text}"]
-        for key, line in documentation(typing.cast(type, hints[name])).items():
-            if name in GROUPS and key == "name":
-                continue
-            owners = [kind for kind, keys in kinds.get(name, {}).items() if key in keys]
-            default = f"={shown(mapping[name][key])}" if key in mapping[name] else ""
-            only = f" [{', '.join(owners)}]" if 0 < len(owners) < len(kinds[name]) else ""
-            lines += [f"  {name}.{key}{default}{only}", f"      {line}"]
+    lines += ["", "keys of a scan (python train.py -m):"]
+    for name, section in (("scan", ScanConfig), ("launcher", LauncherConfig)):
+        text = " ".join((section.__doc__ or "").split())
+        lines += section_help(name, text, section, mapping[name])
     return "\n".join(lines)
+
+
+def section_help(name: str, text: str, section: type, defaults: dict[str, Any]) -> list[str]:
+    """The lines of one section."""
+    kinds = KINDS.get(name, {})
+    options = f"={'|'.join(GROUPS[name])}" if name in GROUPS else ""
+    lines = ["", f"  {name}{options}    {text}"]
+    for key, line in documentation(section).items():
+        if name in GROUPS and key == "name":
+            continue
+        owners = [kind for kind, keys in kinds.items() if key in keys]
+        default = f"={shown(defaults[key])}" if key in defaults else ""
+        only = f" [{', '.join(owners)}]" if 0 < len(owners) < len(kinds) else ""
+        lines += [f"  {name}.{key}{default}{only}", f"      {line}"]
+    return lines
 
 
 if __name__ == "__main__":

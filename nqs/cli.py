@@ -1,4 +1,4 @@
-"""nqs evaluate | plot | show: what one does with a finished run."""
+"""nqs evaluate | plot | show | collect: what one does with a finished run or scan."""
 
 from __future__ import annotations
 
@@ -70,6 +70,29 @@ def show_run(run: RunFolder) -> None:
     for name, text in summary.entries(summary.read(run / "summary.json")):
         table.add_row(name, text)
     Console().print(table)
+
+
+@app.command("collect")
+def collect_scan(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Folder of a scan.")],
+    observable: Annotated[
+        list[str] | None, typer.Option(help="Draw this one; may be given several times.")
+    ] = None,
+) -> None:
+    """All points of a scan as one dataset, collected.nc, and phase_diagram.png."""
+    try:
+        import h5netcdf  # noqa: F401
+
+        from nqs.runs import collect, scan_plot
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"collect: needs the package {error.name}; pip install 'nqs[scan]'"
+        ) from None
+    collected = collect.collect(scan)
+    for line in collect.lines(collected):
+        print(line)
+    print(collect.write(collected))
+    print(scan_plot.save(collected, observable or []))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

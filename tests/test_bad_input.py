@@ -58,6 +58,7 @@ CASES = [
     ("hamiltonian=heisenberg model.n_up=17", ["n_up=17", "0..16"]),
     ("hamiltonian=heisenberg model.n_up=-1", ["model.n_up=-1", ">= 0"]),
     ("model.phase=maybe", ["model.phase=maybe", "true or false"]),
+    ("train.start_from=nowhere", ["train.start_from=nowhere", "config.yaml"]),
     ("model.dmodel=32", ["model.dmodel", "did you mean model.d_model?"]),
     ("d_model=32", ["d_model", "did you mean model.d_model?"]),
     ("train.step=5", ["train.step", "did you mean train.steps?"]),

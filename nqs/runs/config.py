@@ -344,8 +344,13 @@ class TrainConfig:
     model.n_up), true or false."""
     checkpoint_every: int
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
+    start_from: str | None = None
+    """Folder of another run with the same model: start from the parameters of its newest
+    checkpoint; null starts from the best product state. The optimizer starts afresh."""
 
     def __post_init__(self) -> None:
+        given = self.start_from is None or bool(self.start_from.strip())
+        require(given, "train.start_from", "''", "give the folder of a run")
         lowest = {"steps": 1, "n_samples": 2, "eval_samples": 2, "checkpoint_every": 1}
         for key, at_least in lowest.items():
             _check_int(f"train.{key}", getattr(self, key), at_least)

@@ -2,7 +2,7 @@
 
     config.yaml         every key, resolved; file paths relative to this folder
     environment.json    commands, versions, git revision, seed, hardware; one entry a session
-    inputs/             copies of the files the run was given (positions, Pauli strings)
+    inputs/             copies of what the run was given (positions, Pauli strings, parameters)
     run.log             plain lines of progress
     run.h5              history and evaluations
     checkpoints/        the two newest checkpoints
@@ -32,11 +32,12 @@ from typing import Any
 
 import yaml
 
-from nqs.runs.atomic import remove_temporaries, sync_folder, write_text
+from nqs.runs.atomic import remove_temporaries, sync_folder, write_bytes, write_text
 from nqs.runs.config import RESUMABLE, Config
 from nqs.runs.schema import InputError, flatten, shown
 
 INPUTS = {"lattice": "inputs/lattice.csv", "hamiltonian": "inputs/hamiltonian.txt"}
+START = "inputs/start.pt"
 PACKAGES = ("nqs", "torch", "numpy", "scipy", "h5py", "hydra-core")
 
 
@@ -103,18 +104,20 @@ def _same_value(path: Path, key: str, saved: Any, value: Any) -> bool:
     return bool(saved == value) or shown(saved) == shown(value)
 
 
-def create(config: Config, n_sites: int, command: Sequence[str]) -> Path:
-    """Makes the folder of a new run and returns it.
+def create(
+    config: Config, n_sites: int, command: Sequence[str], start: bytes | None = None
+) -> Path:
+    """Makes the folder of a new run and returns it. start: content of inputs/start.pt, if any.
 
     Raises InputError if run.dir already holds something or cannot be written.
     """
     given = config.run.dir
     if given is None:
-        return _create_numbered(config, n_sites, command)
+        return _create_numbered(config, n_sites, command, start)
     path = Path(given)
     refuse_existing(path)
     try:
-        _create_at(path, config, command)
+        _create_at(path, config, command, start)
     except OSError as error:
         raise InputError(f"run.dir={given}: cannot be written: {error.strerror}") from None
     return path
@@ -131,7 +134,9 @@ def refuse_existing(path: Path) -> None:
         raise InputError(f"run.dir={path}: exists and is not an empty folder; choose another one")
 
 
-def _create_numbered(config: Config, n_sites: int, command: Sequence[str]) -> Path:
+def _create_numbered(
+    config: Config, n_sites: int, command: Sequence[str], start: bytes | None
+) -> Path:
     """runs/rydberg-square-4x4-ptf-001, or the next free number."""
     lattice = config.lattice
     size = "x".join(str(length) for length in (lattice.Lx, lattice.Ly) if length) or str(n_sites)
@@ -141,7 +146,7 @@ def _create_numbered(config: Config, n_sites: int, command: Sequence[str]) -> Pa
         if path.exists():
             continue
         try:
-            _create_at(path, config, command)
+            _create_at(path, config, command, start)
             return path
         except OSError as error:
             if not path.exists():  # otherwise another process took this number meanwhile
@@ -149,13 +154,16 @@ def _create_numbered(config: Config, n_sites: int, command: Sequence[str]) -> Pa
     raise InputError(f"runs/{stem}-*: all numbers are taken; give run.dir=PATH")
 
 
-def _create_at(path: Path, config: Config, command: Sequence[str]) -> None:
+def _create_at(path: Path, config: Config, command: Sequence[str], start: bytes | None) -> None:
     """Fills a temporary folder and renames it to `path`, which must be absent or empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         temporary.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the run from colleagues
         _copy_inputs(temporary, config)
+        if start is not None:
+            (temporary / START).parent.mkdir(exist_ok=True)
+            write_bytes(temporary / START, start)
         (temporary / "checkpoints").mkdir()
         write_config(temporary, config)
         _write_sessions(temporary, [session(config, command)])

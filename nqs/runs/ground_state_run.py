@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from hamiltonians.exact import ground_state
 from nqs.runs import checkpoint, directory, history, summary
-from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator, start_from_product_state
+from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator
 from nqs.runs.config import Config
 from nqs.runs.progress import Log, ProgressDisplay
 from nqs.runs.schema import InputError
 from nqs.runs.signals import Interrupted, StopRequests
+from nqs.runs.start import put_at_start, starting_file
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.wavefunctions.symmetrised import Symmetrised
@@ -78,7 +80,10 @@ class Session:
     @property
     def resume_command(self) -> str:
         """How to go on."""
-        return f"python train.py run.dir={self.path} run.resume=true"
+        word = f"run.dir={self.path}"
+        if set(",=") & set(str(self.path)):  # the folder of a scan's point, quoted for Hydra
+            word = shlex.quote(f"run.dir='{self.path}'")
+        return f"python train.py {word} run.resume=true"
 
     def report(self, **results: Any) -> dict[str, Any]:
         """Writes summary.json and returns its content."""
@@ -125,7 +130,8 @@ def open_folder(job: Job, command: Sequence[str]) -> Path:
     """The folder of a new run, or of the one to resume."""
     config = job.config
     if not config.run.resume:
-        return directory.create(config, job.hamiltonian.n_sites, command)
+        start = starting_file(job)
+        return directory.create(config, job.hamiltonian.n_sites, command, start)
     assert config.run.dir is not None
     path = Path(config.run.dir)
     with writing(path), directory.locked(path):
@@ -146,7 +152,7 @@ def prepare(session: Session) -> None:
     if session.config.run.resume:
         resume(session)
     if session.step == 0:
-        start_from_product_state(job)
+        put_at_start(job, session.path, log.say)
 
 
 def doubts(job: Job) -> str | None:

@@ -14,7 +14,7 @@ from hamiltonians import Heisenberg
 from hamiltonians.exact import ground_state, memory_estimate, memory_needed
 from hamiltonians.lattice import Chain
 from nqs.runs import ground_state_run
-from nqs.runs.build import build, compares_with_exact
+from nqs.runs.build import build, compares_with_exact, start_from_product_state
 from nqs.runs.config import Config
 from nqs.runs.schema import InputError
 from nqs.vmc.local_energy import local_energies
@@ -82,7 +82,7 @@ def test_the_start_is_the_best_product_state() -> None:
     energies = []
     for phase in (True, False):
         job = build(config(3, phase))
-        ground_state_run.start_from_product_state(job)
+        start_from_product_state(job)
         psi = job.wavefunction
         samples = psi.sample(2_000, job.generator, unique=True)
         e_loc = local_energies(psi, job.hamiltonian, samples)

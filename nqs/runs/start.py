@@ -1,0 +1,138 @@
+"""Where the parameters of a new run come from: the best product state, or another run.
+
+`train.start_from=RUN` reads the newest checkpoint of that run once, before anything else is done,
+and puts a copy of the parameters into the new run's folder (inputs/start.pt): a run that is resumed
+never looks at the other one again. Only parameters are carried over. The optimizer starts afresh:
+its momentum is a direction of descent of the other run's energy, and its schedules count this run's
+steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from nqs.runs import checkpoint, directory
+from nqs.runs.build import (
+    Job,
+    build_lattice,
+    build_wavefunction,
+    start_from_product_state,
+    symmetrised,
+)
+from nqs.runs.config import Config
+from nqs.runs.schema import InputError, shown
+from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.symmetrised import Symmetrised
+from nqs.wavefunctions.wavefunction import Wavefunction
+
+FORMAT: Final = "nqs start 1"
+SYMMETRIES: Final = ("symmetry", "spin_flip")
+"""Keys of the model that may differ: the network that is averaged is the same."""
+
+
+def starting_file(job: Job) -> bytes | None:
+    """inputs/start.pt of a new run with train.start_from, None without.
+
+    Raises InputError, one line, if the other run has no checkpoint or another model.
+    """
+    source = job.config.train.start_from
+    if source is None:
+        return None
+    with naming_source(source):
+        path = Path(source)
+        config = directory.read_config(path)
+        check_same_model(config, job.config)
+        wavefunction, step = read_wavefunction(path, config)
+        check_same_shapes(wavefunction, network(job.wavefunction))
+    content = {"format": FORMAT, "step": step, "model": wavefunction.state_dict()}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive, int]:
+    """The network of the run in `path` at its newest checkpoint, on the CPU, and its step."""
+    lattice = build_lattice(config.lattice)
+    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
+    saved = checkpoint.newest(
+        path / "checkpoints", directory.portable(config), torch.device("cpu"), warn=print
+    )
+    if saved is None:
+        raise InputError("holds no checkpoint yet; resume that run first")
+    checkpoint.restore(wavefunction, saved)
+    return network(wavefunction), saved["step"]
+
+
+def network(wavefunction: Wavefunction) -> Autoregressive:
+    """What a symmetrised wavefunction averages, any other itself."""
+    base = wavefunction.base if isinstance(wavefunction, Symmetrised) else wavefunction
+    assert isinstance(base, Autoregressive)
+    return base
+
+
+def check_same_model(there: Config, here: Config) -> None:
+    """Raises InputError naming the first key in which the models differ."""
+    ours, theirs = here.to_dict()["model"], there.to_dict()["model"]
+    for key in sorted(set(ours) | set(theirs), key=lambda key: (key != "name", key)):
+        if key not in SYMMETRIES and ours.get(key) != theirs.get(key):
+            named = "model" if key == "name" else f"model.{key}"
+            raise InputError(
+                f"{named}={shown(theirs.get(key))} there and {shown(ours.get(key))} in this run; "
+                "the two must be the same"
+            )
+
+
+def check_same_shapes(there: Autoregressive, here: Autoregressive) -> None:
+    """Raises InputError if the parameters of one do not fit the other."""
+    theirs = there.state_dict()
+    for name, ours in here.state_dict().items():
+        if name not in theirs or ours.shape != theirs[name].shape:
+            raise InputError(
+                f"its {there.n_sites} sites in {there.patches.n_patches} patches do not fit this "
+                f"run's {here.n_sites} in {here.patches.n_patches} (parameter {name})"
+            )
+
+
+@contextlib.contextmanager
+def naming_source(source: str) -> Iterator[None]:
+    """Every refusal names the key it comes from."""
+    try:
+        yield
+    except InputError as error:
+        line = str(error).removeprefix(f"{source}: ")
+        raise InputError(f"train.start_from={source}: {line}") from None
+
+
+def put_at_start(job: Job, path: Path, say: Callable[[str], None]) -> None:
+    """Puts the wavefunction where the run in folder `path` starts."""
+    source = job.config.train.start_from
+    if source is None:
+        start_from_product_state(job)
+        return
+    content = read_start(path / directory.START)
+    wavefunction = network(job.wavefunction)
+    try:
+        wavefunction.load_state_dict(content["model"])
+    except RuntimeError:
+        raise InputError(
+            f"{path / directory.START}: does not fit this version's model; use the version in "
+            "environment.json"
+        ) from None
+    say(f"starts from step {content['step']} of {source}")
+
+
+def read_start(path: Path) -> dict[str, Any]:
+    """The content of an inputs/start.pt; raises InputError if it cannot be read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file can raise almost anything from the unpickler
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: cannot be read; start a new run instead")
+    return content

@@ -1,0 +1,161 @@
+"""nqs collect: every number in its place, derivatives, missing points, the picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nqs.cli import main as nqs
+from nqs.runs import ground_state_run
+
+xr = pytest.importorskip("xarray")
+pytest.importorskip("h5netcdf")
+
+from nqs.runs import collect, scan_plot  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+assert SPEC is not None and SPEC.loader is not None
+train = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(train)
+
+TINY = [
+    "lattice=chain",
+    "lattice.Lx=3",
+    "model.d_model=4",
+    "model.n_heads=1",
+    "model.n_layers=1",
+    "train.steps=2",
+    "train.n_samples=8",
+    "train.eval_samples=32",
+]
+AXES = ["hamiltonian.delta=1,0,0.25", "hamiltonian.Rb=1,1.2"]
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan with hysteresis of which one point is lost."""
+    path = tmp_path_factory.mktemp("collect") / "scan"
+    words = ["scan.warm_start=hamiltonian.delta", "scan.direction=both", f"scan.dir={path}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
+        assert train.main(["-m", *TINY, *AXES, *words]) == 0
+    (path / "hamiltonian.delta=0.25,hamiltonian.Rb=1.2,backward/summary.json").unlink()
+    return path
+
+
+def test_every_number_in_its_place(scan: Path) -> None:
+    data = collect.collect(scan).data
+    assert dict(data["energy"].sizes) == {"delta": 3, "Rb": 2, "direction": 2}
+    assert data["delta"].values.tolist() == [0, 0.25, 1]
+    for delta in ("0", "0.25", "1"):
+        for rb in ("1", "1.2"):
+            for direction in ("forward", "backward"):
+                folder = scan / f"hamiltonian.delta={delta},hamiltonian.Rb={rb},{direction}"
+                place = {"delta": float(delta), "Rb": float(rb), "direction": direction}
+                found = data.sel(place)
+                if not (folder / "summary.json").exists():
+                    assert np.isnan(found["energy"]) and np.isnan(found["density"]).all()
+                    continue
+                summary = json.loads((folder / "summary.json").read_text())
+                for name in ("energy", "energy_error", "variance", "v_score", "exact_energy"):
+                    assert found[name].item() == summary[name]
+                for name, entry in summary["observables"].items():
+                    np.testing.assert_array_equal(found[name].values, entry["value"])
+                    np.testing.assert_array_equal(found[f"{name}_error"].values, entry["error"])
+    assert data["density"].dims == ("delta", "Rb", "direction", "site")
+    assert data["delta"].attrs["key"] == "hamiltonian.delta"
+    for name, entry in data.data_vars.items():
+        assert entry.attrs["units"] and entry.attrs["long_name"], name
+
+
+def test_the_command(scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert nqs(["collect", str(scan), "--observable", "excitation_fraction"]) == 0
+    text = capsys.readouterr().out
+    assert "11 of 12" in text
+    assert "hamiltonian.delta=0.25,hamiltonian.Rb=1.2,backward (missing)" in text
+    assert "relative error  median" in text and "E(backward) - E(forward)" in text
+    with xr.open_dataset(scan / "collected.nc", engine="h5netcdf") as saved:
+        xr.testing.assert_identical(saved.load(), collect.collect(scan).data)
+    assert (scan / "phase_diagram.png").read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
+def test_bad_input(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in (
+        ([str(tmp_path)], "holds no scan"),
+        ([str(scan), "--observable", "excitation"], "did you mean excitation_fraction?"),
+    ):
+        assert nqs(["collect", *words]) == 2
+        line = capsys.readouterr().err
+        assert expected in line and line.count("\n") == 1
+
+
+def test_derivatives_of_a_parabola_are_exact_on_any_grid() -> None:
+    x = np.array([-1.0, 0.3, 0.5, 2.0, 2.1])
+    first, second = collect.derivative_weights(x)
+    energy = 2 - 3 * x + 0.5 * x**2
+    for i in range(1, 4):
+        assert energy[i - 1 : i + 2] @ first[i] == pytest.approx(-3 + x[i])
+        assert energy[i - 1 : i + 2] @ second[i] == pytest.approx(1)
+    assert np.isnan(first[[0, -1]]).all() and np.isnan(second[[0, -1]]).all()
+
+
+def test_errors_of_derivatives_are_the_spread_of_noisy_energies() -> None:
+    """4000 noisy curves: the spread has a relative error of 1/sqrt(8000), 1.1 %."""
+    x, sigma = np.array([0.0, 0.1, 0.4, 0.6]), np.array([1e-3, 3e-3, 2e-3, 5e-3])
+    noise = np.random.default_rng(5).normal(size=(4000, 4)) * sigma
+    data = xr.Dataset(
+        {
+            "energy": (("curve", "x"), np.sin(x) + noise, {"units": "couplings"}),
+            "energy_error": (("curve", "x"), np.broadcast_to(sigma, noise.shape)),
+        },
+        coords={"x": ("x", x, {"units": "couplings"})},
+    )
+    collect.add_derivatives(data, "x")
+    for name in ("dE_dx", "d2E_dx2"):
+        spread = data[name].std("curve").values[1:-1]
+        np.testing.assert_allclose(data[f"{name}_error"].values[0, 1:-1], spread, rtol=0.05)
+
+
+def test_a_missing_point_has_no_derivative_and_takes_its_neighbours_with_it(scan: Path) -> None:
+    data = collect.collect(scan).data
+    here = data["dE_ddelta"].sel(delta=0.25)
+    assert np.isnan(here.sel(Rb=1.2, direction="backward"))
+    assert np.isfinite(here.sel(Rb=1.2, direction="forward"))
+    assert data["dE_ddelta"].attrs["units"] == "couplings / (couplings)"
+
+
+def test_observables_of_any_shape_and_of_lattices_of_different_sizes() -> None:
+    table = collect._Table({"Lx": 2})
+    for place, n_sites in ((0, 2), (1, 3)):
+        pairs = np.full((n_sites, n_sites), float(n_sites))
+        table.put("density_density", (place,), pairs, "pairs", "1", n_sites)
+        table.put("structure_factor", (place,), np.ones((4, 5)), "S(q)", "1", n_sites)
+    data = table.dataset({"Lx": [2.0, 3.0]})
+    assert data["density_density"].dims == ("Lx", "site", "site_2")
+    assert data["density_density"].shape == (2, 3, 3)
+    assert np.isnan(data["density_density"][0, 2]).all() and (data["density_density"][1] == 3).all()
+    assert data["structure_factor"].dims == ("Lx", "structure_factor_1", "structure_factor_2")
+
+
+def test_names_of_axes() -> None:
+    keys = ["hamiltonian.delta", "model.d_model", "model.sub_d_model", "train.steps", "seed"]
+    axes = [collect.Axis(key, (1, 2)) for key in keys]
+    names = collect.axis_names(axes)
+    assert list(names.values()) == ["delta", "d_model", "sub_d_model", "train.steps", "seed"]
+
+
+def test_maps_over_two_axes_and_curves_over_one(scan: Path) -> None:
+    collected = collect.collect(scan)
+    curves = scan_plot.figure(collected, [])
+    labels = [text.get_text() for text in curves.legends[0].get_texts()]
+    assert "Rb = 1, forward" in labels and "Rb = 1.2, backward" in labels and "exact" in labels
+    wide = collected.data.isel(Rb=[0] * 5).assign_coords(Rb=("Rb", np.arange(5.0)))
+    wide["Rb"].attrs = collected.data["Rb"].attrs
+    both = scan_plot.figure(collect.Collected(collected.scan, wide, {}), ["magnetisation"])
+    titles = [axes.get_title() for axes in both.axes]
+    assert any("magnetisation" in title and "direction = forward" in title for title in titles)

@@ -1,0 +1,119 @@
+"""Runs that start from the parameters of another run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from test_ground_state_run import assert_same_run, parameters, result, run, steps_of, tiny
+
+from nqs.runs import directory, ground_state_run, start
+from nqs.runs.schema import InputError
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight steps at delta = 1."""
+    path = tmp_path_factory.mktemp("runs") / "source"
+    assert run(path) == 0
+    return path
+
+
+def follow(path: Path, source: Path, **changes: Any) -> int:
+    delta = {"name": "rydberg", "V": 7.0, "delta": 1.5, "Omega": 1.0}
+    options = {"hamiltonian": delta, "train__start_from": str(source)} | changes
+    return run(path, **options)
+
+
+def test_starts_at_the_newest_parameters(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The optimizer's rate is too small to move a float32."""
+    optimizer = tiny().to_dict()["optimizer"] | {"learning_rate": 1e-30}
+    assert follow(tmp_path / "run", source, optimizer=optimizer) == 0
+    ours, theirs = parameters(tmp_path / "run"), parameters(source)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert f"starts from step 8 of {source}" in capsys.readouterr().out
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert saved["train"]["start_from"] == str(source)
+    with pytest.raises(InputError, match=r"train\.start_from"):
+        directory.resumed_config(tmp_path / "run", {"train.start_from": "elsewhere"})
+
+
+def test_nothing_but_parameters_is_carried_over(tmp_path: Path, source: Path) -> None:
+    """Momentum, step and generator of the optimisation are those of a new run."""
+    job = ground_state_run.build(tiny(train__start_from=str(source)))
+    fresh = ground_state_run.build(tiny())
+    folder = directory.create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"], b"")
+    (folder / directory.START).write_bytes(start.starting_file(job) or b"")
+    start.put_at_start(job, folder, lambda line: None)
+    assert job.optimizer.state_dict() == fresh.optimizer.state_dict()
+    assert torch.equal(job.generator.get_state(), fresh.generator.get_state())
+
+
+def test_a_resumed_run_never_reads_the_other_again(tmp_path: Path, source: Path) -> None:
+    gone = tmp_path / "source"
+    shutil.copytree(source, gone)
+    assert follow(tmp_path / "whole", gone) == 0
+    assert follow(tmp_path / "run", gone, train__steps=3) == 0
+    config = tiny(**early(gone, tmp_path / "killed"))
+    begin = start.starting_file(ground_state_run.build(config))
+    directory.create(config, 4, ["python"], begin)  # killed before its first checkpoint
+    shutil.rmtree(gone)
+    for name in ("run", "killed"):
+        assert follow(tmp_path / name, gone, run__resume=True) == 0
+        assert_same_run(tmp_path / name, tmp_path / "whole")
+    assert steps_of(tmp_path / "whole")["step"].tolist() == list(range(1, 9))
+    assert result(tmp_path / "run")["steps"] == 8
+
+
+def early(source: Path, path: Path) -> dict[str, Any]:
+    delta = {"name": "rydberg", "V": 7.0, "delta": 1.5, "Omega": 1.0}
+    return {"hamiltonian": delta, "train__start_from": str(source), "run__dir": str(path)}
+
+
+def test_symmetries_may_differ(tmp_path: Path, source: Path) -> None:
+    model = tiny().to_dict()["model"]
+    turned = model | {"symmetry": "point_group"}
+    assert follow(tmp_path / "all", source, model=turned) == 0
+    assert "base.core.head.weight" in parameters(tmp_path / "all")
+    assert follow(tmp_path / "one", tmp_path / "all") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprit"),
+    [
+        ({"model__d_model": 8}, r"model\.d_model=4 there and 8"),
+        ({"model__patch": "2x1"}, r"model\.patch=2 there and 2x1"),
+        ({"model__phase": True}, r"model\.phase=false there and true"),
+        ({"lattice__Lx": 3}, r"4 sites in 2 patches do not fit this run's 6 in 3"),
+    ],
+)
+def test_another_model_is_refused(
+    tmp_path: Path, source: Path, changes: dict[str, Any], culprit: str
+) -> None:
+    with pytest.raises(InputError, match=culprit) as caught:
+        follow(tmp_path / "run", source, **changes)
+    assert str(caught.value).startswith(f"train.start_from={source}: ")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_folders_that_are_no_source_are_refused(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.start_from=/nowhere: holds no run"):
+        follow(tmp_path / "run", Path("/nowhere"))
+    directory.create(tiny(run__dir=str(tmp_path / "young")), 4, ["python"])
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        follow(tmp_path / "run", tmp_path / "young")
+    with pytest.raises(InputError, match=r"train\.start_from=''"):
+        tiny(train__start_from=" ")
+    assert follow(tmp_path / "run", source, train__steps=1) == 0
+    (tmp_path / "run" / directory.START).write_bytes(b"damaged")
+    for file in (tmp_path / "run/checkpoints").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r"start\.pt: cannot be read"):
+        follow(tmp_path / "run", source, run__resume=True, train__steps=1)

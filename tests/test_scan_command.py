@@ -1,0 +1,334 @@
+"""`python train.py -m`: grids, warm starts, faults, resuming, launchers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nqs.runs import ground_state_run, scan_folder
+from nqs.runs import scan as scans
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+assert SPEC is not None and SPEC.loader is not None
+train = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(train)
+
+TINY = [
+    "lattice=chain",
+    "lattice.Lx=3",
+    "model.d_model=4",
+    "model.n_heads=1",
+    "model.n_layers=1",
+    "train.steps=8",
+    "train.n_samples=8",
+    "train.eval_samples=32",
+    "train.checkpoint_every=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)  # slow, tested elsewhere
+
+
+def scan(*words: str) -> int:
+    return train.main(["-m", *TINY, *words])
+
+
+def result(point: str, folder: str = "scan") -> dict[str, Any]:
+    return json.loads((Path(folder) / point / "summary.json").read_text())
+
+
+def config(point: str) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((Path("scan") / point / "config.yaml").read_text())
+
+
+def names(folder: str = "scan") -> list[str]:
+    return [point.name for point in scan_folder.read(Path(folder)).points]
+
+
+def parameters(point: str) -> dict[str, torch.Tensor]:
+    newest = max((Path("scan") / point / "checkpoints").iterdir())
+    return torch.load(newest, weights_only=True)["model"]
+
+
+def numbers(folder: str) -> dict[str, Any]:
+    kept = ("energy", "energy_error", "variance", "steps", "observables")
+    return {name: [result(name, folder)[key] for key in kept] for name in names(folder)}
+
+
+def test_a_grid_of_keys_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["hamiltonian.delta=range(0,0.3,0.1)", "model=ptf,linear_attention", "train.steps=1"]
+    assert scan(*words, "scan.dir=scan") == 0
+    expected = [f"hamiltonian.delta={d},model={m}"
+                for d in ("0", "0.1", "0.2") for m in ("ptf", "linear_attention")]  # fmt: skip
+    assert names() == expected
+    for name in expected:
+        assert result(name)["status"] == "finished"
+    assert config(expected[3])["model"]["name"] == "linear_attention"
+    assert config(expected[3])["hamiltonian"]["delta"] == 0.1
+    assert config(expected[3])["lattice"]["Lx"] == 3
+    assert train.main([*TINY, "hamiltonian.delta=0.1", "train.steps=1", "run.dir=alone"]) == 0
+    assert result("alone", ".")["energy"] == result("hamiltonian.delta=0.1,model=ptf")["energy"]
+    text = capsys.readouterr().out
+    assert "[6/6] hamiltonian.delta=0.2,model=linear_attention  E = " in text
+    assert "6 of 6 points finished" in text
+
+
+def test_values_that_no_folder_can_hold() -> None:
+    (Path("a")).mkdir()
+    for name in ("a/b.csv", "a_b.csv"):
+        Path(name).write_text("x,y\n0,0\n1,0\n")
+    words = ["lattice=positions", "lattice.file=a/b.csv,a_b.csv"]
+    arguments = [word for word in TINY if not word.startswith("lattice")]
+    assert train.main(["-m", *arguments, *words, "train.steps=1"]) == 0
+    assert names("scans/001") == ["lattice.file=a_b.csv", "lattice.file=a_b.csv~2"]
+
+
+def test_warm_starts_both_ways() -> None:
+    words = ["hamiltonian.delta=0,0.5", "seed=1,2", "scan.warm_start=hamiltonian.delta"]
+    assert scan(*words, "scan.direction=both", "scan.dir=scan") == 0
+    assert [len(chain) for chain in scan_folder.read(Path("scan")).chains] == [2] * 4
+    cold = "hamiltonian.delta=0.5,seed=2,backward"
+    warm = "hamiltonian.delta=0,seed=2,backward"
+    assert result(cold)["steps"] == 8 and result(warm)["steps"] == 2
+    assert config(warm)["train"]["start_from"] == f"scan/{cold}"
+    start = torch.load(Path("scan") / warm / "inputs/start.pt", weights_only=True)["model"]
+    assert all(torch.equal(start[key], value) for key, value in parameters(cold).items())
+    assert train.main([*TINY, "hamiltonian.delta=0.5", "seed=2", "run.dir=alone"]) == 0
+    assert result("alone", ".")["energy"] == result(cold)["energy"]
+
+
+def test_a_failed_point_loses_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = ground_state_run.check_finite
+    broken = [True]
+
+    def poisoned(record: Any) -> None:
+        if broken and record.step == 2 and os.environ["DELTA"] == "0.5":
+            raise FloatingPointError("the energy of step 2 is not finite")
+        check(record)
+
+    monkeypatch.setattr(ground_state_run, "check_finite", poisoned)
+    run = scans.run
+
+    def watched(config: Any, command: Any) -> int:
+        monkeypatch.setenv("DELTA", str(config.hamiltonian.delta))
+        return run(config, command)
+
+    monkeypatch.setattr(scans, "run", watched)
+    words = ["hamiltonian.delta=0,0.5,1", "scan.warm_start=hamiltonian.delta", "scan.dir=scan"]
+    assert scan(*words) == 1
+    streams = capsys.readouterr()
+    assert streams.err.startswith("failed: hamiltonian.delta=0.5: the energy of step 2 is not")
+    assert streams.err.count("\n") == 1
+    assert "hamiltonian.delta=1 starts from hamiltonian.delta=0, for" in streams.out
+    assert "2 of 3 points finished" in streams.out and "scan.resume=true" in streams.out
+    assert config("hamiltonian.delta=1")["train"]["start_from"] == "scan/hamiltonian.delta=0"
+    broken.clear()
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert result("hamiltonian.delta=0.5")["steps"] == 2
+
+
+def test_without_a_finished_predecessor_a_point_starts_cold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = scans.run
+
+    def broken(config: Any, command: Any) -> int:
+        if config.hamiltonian.delta == 0:
+            raise RuntimeError("out of memory")
+        return run(config, command)
+
+    monkeypatch.setattr(scans, "run", broken)
+    words = ["hamiltonian.delta=0,0.5", "scan.warm_start=hamiltonian.delta", "scan.dir=scan"]
+    assert scan(*words) == 1
+    streams = capsys.readouterr()
+    assert "failed: hamiltonian.delta=0: RuntimeError: out of memory" in streams.err
+    assert "hamiltonian.delta=0.5 starts from its product state" in streams.out
+    assert result("hamiltonian.delta=0.5")["steps"] == 8
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads sum in another order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+GRID = ["hamiltonian.delta=0,0.5,1", "scan.warm_start=hamiltonian.delta", "scan.warm_steps=40"]
+HALF_WAY = "hamiltonian.delta=0.5"
+
+
+def test_killed_half_way_and_resumed(one_thread: None) -> None:
+    assert scan(*GRID, "scan.dir=whole") == 0
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *GRID, "scan.dir=scan"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    reached = Path("scan") / HALF_WAY / "checkpoints/step-000000005.pt"
+    deadline = time.monotonic() + 120
+    while not reached.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.wait(timeout=60)
+    assert not (Path("scan") / HALF_WAY / "summary.json").exists()
+    before = os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns == before
+    assert numbers("scan") == numbers("whole")
+
+
+@pytest.mark.parametrize("where", ["in a step", "while it is built"])
+def test_a_signal_stops_the_scan(
+    where: str,
+    one_thread: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert scan(*GRID, "scan.dir=whole") == 0
+    handlers = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        check, run = ground_state_run.check_finite, scans.run
+
+        def stopped_in_a_step(record: Any) -> None:
+            check(record)
+            if record.step == 5 and (Path("scan") / HALF_WAY).exists():
+                signal.raise_signal(signal.SIGTERM)
+
+        def stopped_before(config: Any, command: Any) -> int:
+            if config.hamiltonian.delta == 0.5:
+                signal.raise_signal(signal.SIGTERM)
+            return run(config, command)
+
+        if where == "in a step":
+            patch.setattr(ground_state_run, "check_finite", stopped_in_a_step)
+        else:
+            patch.setattr(scans, "run", stopped_before)
+        assert scan(*GRID, "scan.dir=scan") == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == handlers
+    output = capsys.readouterr().out
+    assert "1 of 3 points finished" in output
+    assert "resume with: python train.py -m scan.dir=scan scan.resume=true" in output
+    assert (Path("scan") / HALF_WAY).exists() == (where == "in a step")
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert numbers("scan") == numbers("whole")
+
+
+LAUNCHERS = {
+    "joblib": ["launcher=joblib", "launcher.n_jobs=2"],
+    "submitit": ["launcher=submitit", "launcher.cluster=local"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_give_the_same_numbers(
+    launcher: str, one_thread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(launcher)
+    grid = ["hamiltonian.delta=0,0.5", "seed=0,1", "scan.warm_start=hamiltonian.delta"]
+    assert scan(*grid, "scan.dir=here") == 0
+    capsys.readouterr()
+    assert scan(*grid, "scan.dir=there", *LAUNCHERS[launcher]) == 0
+    output = capsys.readouterr().out
+    assert output.count("E = ") == 4 and "4 of 4 points finished" in output
+    assert numbers("there") == numbers("here")
+
+
+REFUSED = [
+    ("seed=1", ["-m", "several values"]),
+    ("seed=0,1 scan.warm_start=hamiltonian.delta", ["scan.warm_start=hamiltonian.delta", "seed"]),
+    ("seed=0,1 scan.direction=both", ["scan.direction=both", "scan.warm_start"]),
+    ("seed=0,1 scan.warm_steps=5", ["scan.warm_steps=5", "scan.warm_start"]),
+    ("seed=0,1 scan.warm_start=seed scan.warm_steps=0", ["scan.warm_steps=0", ">= 1"]),
+    ("seed=0,1 scan.direction=sideways", ["scan.direction=sideways", "forward, backward, both"]),
+    ("seed=0,1 scan.dri=a", ["scan.dri", "did you mean scan.dir?"]),
+    ("seed=0,1 run.dir=a", ["run.dir=a", "scan.dir"]),
+    ("seed=0,1 run.resume=true", ["run.resume=true", "scan.dir"]),
+    ("seed=0,1 seed=2", ["seed=0,1", "twice"]),
+    ("seed=1,2,1", ["seed=1,2,1", "1 comes twice"]),
+    ("seed=0,1 scan.dir=a,b", ["scan.dir=a,b", "one value"]),
+    ("hamiltonian.delta=interval(0,1)", ["hamiltonian.delta=interval(0,1)", "range(start"]),
+    ("hamiltonian.delta=range(0,1,0)", ["hamiltonian.delta=range(0,1,0)", "not be zero"]),
+    ("hamiltonian.delta=range(1,0)", ["hamiltonian.delta=range(1,0)", "no value"]),
+    ("hamiltonian.dleta=0,1", ["hamiltonian.dleta", "did you mean hamiltonian.delta?"]),
+    ("model=ptf,ptff", ["model=ptff", "did you mean ptf?"]),
+    ("seed=0,1 launcher=slurm", ["launcher=slurm", "joblib, sequential, submitit"]),
+    ("seed=0,1 launcher.n_jobs=2", ["launcher.n_jobs", "unknown key"]),
+    ("seed=0,1 launcher=joblib launcher.n_jobs=0", ["launcher.n_jobs=0", ">= 1"]),
+    ("seed=0,1 launcher=submitit launcher.gpus=2", ["launcher.gpus=2", "0 or 1"]),
+    ("seed=0,1 scan.resume=true", ["scan.resume=true", "scan.dir=PATH"]),
+    ("seed=0,1 scan.dir=none scan.resume=true", ["none", "no scan"]),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), REFUSED, ids=[words for words, _ in REFUSED])
+def test_one_line(words: str, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert scan(*words.split()) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1, line
+    assert all(part in line for part in expected), line
+    assert not any(Path().iterdir())
+
+
+def test_each_bad_point_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scan("hamiltonian.Rb=1,-1", "model.patch=1,17", "scan.dir=scan") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "hamiltonian.Rb=1,model.patch=17",
+        "hamiltonian.Rb=-1,model.patch=1",
+        "hamiltonian.Rb=-1,model.patch=17",
+    ]
+    assert "3 sites" in lines[0] and "> 0" in lines[1]
+    assert not Path("scan").exists()
+
+
+def test_neighbours_must_share_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["lattice.Lx=2,3", "scan.warm_start=lattice.Lx", "model.patch=1", "seed=0"]
+    assert train.main(["-m", *(word for word in TINY if word != "lattice.Lx=3"), *words]) == 2
+    assert "lattice.Lx=3: its parameters do not fit its neighbour's" in capsys.readouterr().err
+
+
+def test_scan_keys_need_m(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("scan.dir=a", "launcher=joblib", "seed=0,1"):
+        assert train.main([word]) == 2
+        line = capsys.readouterr().err
+        assert word in line and "-m" in line and line.count("\n") == 1
+
+
+def test_an_existing_scan_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["seed=0,1", "train.steps=1", "scan.dir=scan"]
+    assert scan(*words) == 0
+    assert scan(*words) == 2
+    assert "scan.resume=true" in capsys.readouterr().err
+    assert scan("seed=0,1,2", "train.steps=1", "scan.dir=scan", "scan.resume=true") == 2
+    assert "seed=0,1,2: not part of the scan in scan" in capsys.readouterr().err
+    assert scan(*words, "scan.resume=true") == 0
+
+
+def test_help_documents_the_scan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for key in ("scan.dir=null", "scan.direction=forward", "launcher.n_jobs", "launcher.partition"):
+        assert key in text
+    assert "launcher=joblib|sequential|submitit" in text
