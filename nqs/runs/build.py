@@ -96,7 +96,8 @@ def build(config: Config) -> Job:
         check_invariance(hamiltonian, wavefunction.generators())
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
-        optimizer = build_optimizer(config.optimizer, config.train.steps)
+        unit = energy_unit(config.hamiltonian, hamiltonian)
+        optimizer = build_optimizer(config.optimizer, config.train.steps, unit)
     return Job(
         config=config,
         device=device,
@@ -136,9 +137,12 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
     """The couplings on the sites."""
     if config.name == "rydberg":
         assert config.delta is not None and config.Omega is not None
+        V = config.V
+        if config.C6 is not None:  # lengths stay in lattice constants, or um of lattice=positions
+            V = config.C6 / (config.spacing or 1.0) ** 6
         return Rydberg(
             lattice,
-            V=config.V,
+            V=V,
             delta=config.delta,
             Omega=config.Omega,
             Rb=config.Rb,
@@ -338,8 +342,19 @@ def build_large_core(
     )
 
 
-def build_optimizer(config: OptimizerConfig, n_steps: int) -> Optimizer:
-    """minSR or Adam; schedules span all steps of the run."""
+def energy_unit(config: HamiltonianConfig, hamiltonian: Hamiltonian) -> float:
+    """What the optimizer's learning rate takes as 1: mean |Omega| for physical units.
+
+    Imaginary time is 1 / energy: a rate for Omega = 1 would be some ten times too large for rad/us.
+    """
+    if config.C6 is None:
+        return 1.0
+    assert isinstance(hamiltonian, Rydberg)
+    return float(hamiltonian.Omega.abs().mean()) or 1.0
+
+
+def build_optimizer(config: OptimizerConfig, n_steps: int, unit: float = 1.0) -> Optimizer:
+    """minSR or Adam; schedules span all steps of the run. unit: of energy; Adam knows none."""
     schedule = Schedule(
         kind=config.schedule,
         warmup_steps=config.warmup_steps,
@@ -350,7 +365,7 @@ def build_optimizer(config: OptimizerConfig, n_steps: int) -> Optimizer:
         assert config.diagonal_shift is not None and config.momentum is not None
         assert config.memory_gb is not None and config.final_shift_fraction is not None
         return NaturalGradient(
-            config.learning_rate,
+            config.learning_rate / unit,
             diagonal_shift=config.diagonal_shift,
             momentum=config.momentum,
             max_norm=config.max_norm,
