@@ -58,7 +58,7 @@ def reweight_run(
     """
     from nqs.runs.reweight import reweight
 
-    reweight(run, couplings, samples, lanczos_samples, seed, Console())
+    reweight(run, couplings, samples, lanczos_samples, seed)
 
 
 @app.command("plot")

@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.runs import checkpoint, directory
 from nqs.runs.atomic import write_text
@@ -31,7 +28,7 @@ ALTERNATIVES = ("V", "Rb", "C6")
 
 
 def reweight(
-    path: Path, given: Sequence[str], n_samples: int, n_lanczos: int, seed: int, console: Console
+    path: Path, given: Sequence[str], n_samples: int, n_lanczos: int, seed: int
 ) -> list[Neighbour]:
     """Estimates at all combinations of the couplings `given` as KEY=VALUE,VALUE,...
 
@@ -75,14 +72,15 @@ def reweight(
         }
         entries = [*read_entries(path / FILE), entry]
         write_text(path / FILE, json.dumps(entries, indent=2) + "\n")
-    console.print(table(couplings, found, job.hamiltonian.n_sites), soft_wrap=True)
+    for line in lines(couplings, found):
+        print(line)
     if not all(near.reliable for near in found):
-        console.print(
-            f"! fewer than {LOWEST_SHARE:.0%} effective samples: too far from the trained "
-            "couplings, do not rely on the improved energy and the observables; train there, "
-            f"e.g. with train.start_from={path}"
+        print(
+            f"! below {LOWEST_SHARE:.0%} effective samples: too far from the trained couplings, do "
+            f"not rely on the improved energy and observables; train there, e.g. with "
+            f"train.start_from={path}"
         )
-    console.print(f"observables in {path / FILE}")
+    print(f"observables in {path / FILE}")
     return found
 
 
@@ -154,21 +152,20 @@ def read_entries(path: Path) -> list[Any]:
     return entries
 
 
-def table(couplings: list[dict[str, float]], found: list[Neighbour], n_sites: int) -> Table:
-    """One row a set of couplings; energies are totals."""
-    rows = Table(title=f"{n_sites} sites; energies are upper bounds within their errors")
+def lines(couplings: list[dict[str, float]], found: list[Neighbour]) -> list[str]:
+    """Aligned columns, one line a set of couplings; energies are totals."""
     headings = ("energy", "change from here", "improved", "variance", "effective samples")
-    for heading in (*couplings[0], *headings):
-        rows.add_column(heading, justify="right", no_wrap=True)
+    rows = [[*couplings[0], *headings]]
     for values, near in zip(couplings, found, strict=True):
+        energies = (near.energy, near.difference, near.improved)
         share = near.effective_samples / near.n_samples
-        rows.add_row(
-            *(f"{value:g}" for value in values.values()),
-            *(
-                with_error(float(estimate.value), float(estimate.error))
-                for estimate in (near.energy, near.difference, near.improved)
-            ),
-            f"{near.variance:.4g}",
-            f"{near.effective_samples:.0f} ({share:.0%}){'' if near.reliable else ' !'}",
+        rows.append(
+            [
+                *(f"{value:g}" for value in values.values()),
+                *(with_error(float(energy.value), float(energy.error)) for energy in energies),
+                f"{near.variance:.4g}",
+                f"{near.effective_samples:.0f} ({share:.0%}){' ' if near.reliable else '!'}",
+            ]
         )
-    return rows
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.rjust, row, widths)) for row in rows]

@@ -135,6 +135,7 @@ def neighbouring_couplings(
     return found
 
 
+@torch.no_grad()
 def shared_local_energies(
     wavefunction: Wavefunction, hamiltonians: Sequence[Hamiltonian], samples: Samples
 ) -> Tensor:
@@ -167,6 +168,7 @@ def shared_connections(
     return elements, wavefunction.log_psi_flipped(configs, flips, needed) - log_psi[:, None]
 
 
+@torch.no_grad()
 def connected_moments(
     wavefunction: Wavefunction,
     hamiltonians: Sequence[Hamiltonian],
@@ -256,4 +258,5 @@ def _standard_error(residuals: Tensor, samples: Samples) -> Tensor:
 def effective_sample_size(weights: Tensor, samples: Samples) -> float:
     """(sum w)^2 / sum w^2 over all draws."""
     counts = samples.counts.to(torch.float64)
+    weights = weights.to(torch.float64)
     return float((counts @ weights).square() / (counts @ weights.square()))

@@ -49,7 +49,7 @@ def test_far_couplings_are_flagged(trained: Path, capsys: pytest.CaptureFixture[
     command = ["reweight", str(trained), "Rb=0.5", "hamiltonian.delta=-40"]
     assert nqs([*command, "--samples", "2000", "--lanczos-samples", "200"]) == 0
     out = capsys.readouterr().out
-    assert " !" in out and "do not rely" in out and "train.start_from" in out
+    assert "%)!" in out and "do not rely" in out and "train.start_from" in out
     last = json.loads((trained / "reweighting.json").read_text())[-1]["estimates"][0]
     assert not last["reliable"]
 
