@@ -92,7 +92,7 @@ def from_bloqade(
 
     Omega and delta in rad/us, a number or one per atom; C6 in rad/us um^6; cutoff in um. variables:
     values of the arrangement's variables, such as a lattice spacing. Vacant sites are left out.
-    Raises ValueError for variables without a value, and for objects of another kind.
+    Raises ValueError for variables without a value (Bloqade's own), and for objects of another kind.
     """
     positions = bloqade_positions(arrangement, **variables)
     return Rydberg.from_physical(positions.positions, C6, Omega, delta, cutoff=cutoff)
@@ -109,12 +109,7 @@ def bloqade_positions(arrangement: Any, **variables: float) -> Positions:
     for site in arrangement.enumerate():
         if site.filling.name != "filled":
             continue
-        try:
-            place = [float(coordinate(**variables)) for coordinate in site.position]
-        except KeyError as error:
-            raise ValueError(
-                f"from_bloqade: the arrangement's variable {error} has no value; give it by name"
-            ) from None
+        place = [float(coordinate(**variables)) for coordinate in site.position]
         sites.append(place if len(place) > 1 else [*place, 0.0])
     return Positions(sites)
 

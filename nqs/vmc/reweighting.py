@@ -45,7 +45,7 @@ from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 CHUNK: Final = 8_192
 """Configurations whose connected ones are looked up at a time."""
-LOWEST_SHARE: Final = 0.3
+LOWEST_SHARE: Final = 0.5
 """Effective samples per draw below which an estimate is not to be relied on."""
 
 
