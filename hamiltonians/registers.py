@@ -92,7 +92,7 @@ def from_bloqade(
 
     Omega and delta in rad/us, a number or one per atom; C6 in rad/us um^6; cutoff in um. variables:
     values of the arrangement's variables, such as a lattice spacing. Vacant sites are left out.
-    Raises ValueError for variables without a value (Bloqade's own), and for objects of another kind.
+    Raises ValueError for variables without a value and for objects of another kind.
     """
     positions = bloqade_positions(arrangement, **variables)
     return Rydberg.from_physical(positions.positions, C6, Omega, delta, cutoff=cutoff)
