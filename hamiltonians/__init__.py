@@ -5,6 +5,7 @@ from hamiltonians.heisenberg import J1J2, XXZ, Heisenberg
 from hamiltonians.ising import TransverseFieldIsing
 from hamiltonians.netket import from_netket, to_netket
 from hamiltonians.pauli import PauliSum
+from hamiltonians.registers import from_bloqade, from_pulser
 from hamiltonians.rydberg import Rydberg
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "PauliSum",
     "Rydberg",
     "TransverseFieldIsing",
+    "from_bloqade",
     "from_netket",
+    "from_pulser",
     "to_netket",
 ]

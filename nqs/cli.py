@@ -1,4 +1,4 @@
-"""nqs evaluate | plot | show | collect: what one does with a finished run or scan."""
+"""nqs evaluate | reweight | plot | show | collect: what one does with a finished run or scan."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ def evaluate_run(
     from nqs.runs.later_evaluation import evaluate_later
 
     evaluate_later(run, samples, seed, subsystem or ())
+
+
+@app.command("reweight")
+def reweight_run(
+    run: RunFolder,
+    couplings: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUES", help="E.g. hamiltonian.delta=1.05,1.1")
+    ],
+    samples: Annotated[int, typer.Option(help="Configurations, >= 2.")] = 20_000,
+    lanczos_samples: Annotated[
+        int, typer.Option(help="Configurations of the improved energy, >= 2; the costly part.")
+    ] = 1_000,
+    seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
+) -> None:
+    """Estimate neighbouring couplings from the newest checkpoint; added to reweighting.json.
+
+    Upper bounds of the energy: of the trained state, and of the best state after one Lanczos step,
+    whose observables are means with importance weights. Few effective samples: too far away.
+    """
+    from nqs.runs.reweight import reweight
+
+    reweight(run, couplings, samples, lanczos_samples, seed)
 
 
 @app.command("plot")

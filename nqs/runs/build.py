@@ -137,9 +137,12 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
     """The couplings on the sites."""
     if config.name == "rydberg":
         assert config.delta is not None and config.Omega is not None
+        V = config.V
+        if config.C6 is not None:  # lengths stay in lattice constants, or um of lattice=positions
+            V = config.C6 / (config.spacing or 1.0) ** 6
         return Rydberg(
             lattice,
-            V=config.V,
+            V=V,
             delta=config.delta,
             Omega=config.Omega,
             Rb=config.Rb,

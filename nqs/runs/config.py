@@ -27,7 +27,15 @@ LATTICES: Final[dict[str, dict[str, bool]]] = {
     "positions": {"file": True},
 }
 HAMILTONIANS: Final[dict[str, dict[str, bool]]] = {
-    "rydberg": {"V": False, "Rb": False, "delta": True, "Omega": True, "cutoff": False},
+    "rydberg": {
+        "V": False,
+        "Rb": False,
+        "C6": False,
+        "spacing": False,
+        "delta": True,
+        "Omega": True,
+        "cutoff": False,
+    },
     "tfim": {"J": True, "h": True},
     "xxz": {"J": True, "Delta": True, "h": True, "marshall": True},
     "heisenberg": {"J": True, "h": True, "marshall": True},
@@ -134,9 +142,14 @@ class HamiltonianConfig:
     name: str
     """Kind: rydberg, tfim, xxz, heisenberg, j1j2 or pauli (the group option)."""
     V: float | None = None
-    """Rydberg interaction of nearest neighbours, V_ij = V / r_ij^6; 7 unless Rb is given."""
+    """Rydberg interaction of nearest neighbours, V_ij = V / r_ij^6; 7 unless Rb or C6 is given."""
     Rb: float | None = None
     """Blockade radius in lattice constants instead of V: V = Omega Rb^6, > 0."""
+    C6: float | None = None
+    """Physical units instead of V: V_ij = C6 / r_ij^6 with C6 in rad/us um^6, > 0 (87Rb 70S:
+    5420158.53); Omega and delta in rad/us, and so all energies; lattice.file in um."""
+    spacing: float | None = None
+    """Lattice constant in um, > 0, for C6 on a lattice other than lattice=positions."""
     delta: PerSite | None = None
     """Rydberg detuning, a number or one per site."""
     Omega: PerSite | None = None
@@ -162,14 +175,18 @@ class HamiltonianConfig:
 
     def __post_init__(self) -> None:
         _check_kind("hamiltonian", self, HAMILTONIANS)
-        if self.name == "rydberg" and self.V is None and self.Rb is None:
+        strengths = [key for key in ("V", "Rb", "C6") if getattr(self, key) is not None]
+        if self.name == "rydberg" and not strengths:
             object.__setattr__(self, "V", 7.0)
-        if self.V is not None and self.Rb is not None:
-            raise InputError(
-                f"hamiltonian.V={shown(self.V)} and hamiltonian.Rb={shown(self.Rb)}: "
-                "give only one of the two, V = Omega Rb^6"
-            )
-        _check_positive("hamiltonian.Rb", self.Rb)
+        if len(strengths) > 1:
+            given = " and ".join(f"hamiltonian.{k}={shown(getattr(self, k))}" for k in strengths)
+            raise InputError(f"{given}: give only one of V, Rb and C6; V = Omega Rb^6")
+        for key in ("Rb", "C6", "spacing"):
+            _check_positive(f"hamiltonian.{key}", getattr(self, key))
+        rule = "means something with hamiltonian.C6 alone"
+        require(
+            self.spacing is None or self.C6 is not None, "hamiltonian.spacing", self.spacing, rule
+        )
         _check_positive("hamiltonian.cutoff", self.cutoff)
         if self.marshall is not None:
             require_choice("hamiltonian.marshall", self.marshall, ("auto", True, False))
@@ -269,8 +286,8 @@ class OptimizerConfig:
     name: str
     """Kind: minsr or adam (the group option)."""
     learning_rate: float | str
-    """Step size at the top of the schedule, > 0. minsr: imaginary time; auto is what the terms that
-    flip spins allow, 0.2 over their total spectral width per site and at most 0.2."""
+    """Step size at the top of the schedule, > 0. minsr: imaginary time, 1 over the couplings' unit;
+    auto is what the terms that flip spins allow, 0.2 over their spectral width per site, <= 0.2."""
     diagonal_shift: float | None = None
     """Added to the quantum metric, > 0 (minsr)."""
     momentum: float | str | None = None
@@ -345,8 +362,9 @@ class TrainConfig:
     checkpoint_every: int
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
     start_from: str | None = None
-    """Folder of another run with the same model: start from the parameters of its newest
-    checkpoint; null starts from the best product state. The optimizer starts afresh."""
+    """Folder of another run with the same model, on a lattice of the same kind and any size: start
+    from the parameters of its newest checkpoint; null starts from the best product state. The
+    optimizer starts afresh."""
 
     def __post_init__(self) -> None:
         given = self.start_from is None or bool(self.start_from.strip())
@@ -402,6 +420,12 @@ class Config:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("dtype", self.dtype, ("float32", "float64"))
+        C6, spacing = self.hamiltonian.C6, self.hamiltonian.spacing
+        free = self.lattice.name == "positions"
+        rule = "the positions of lattice.file are in um already"
+        require(not free or spacing is None, "hamiltonian.spacing", spacing, rule)
+        rule = f"lattice={self.lattice.name} needs hamiltonian.spacing, its lattice constant in um"
+        require(free or C6 is None or spacing is not None, "hamiltonian.C6", C6, rule)
         warmup, steps = self.optimizer.warmup_steps, self.train.steps
         rule = f"must be less than train.steps={steps}; shorten the warm-up or lengthen the run"
         require(warmup < steps, "optimizer.warmup_steps", warmup, rule)

@@ -5,6 +5,9 @@ and puts a copy of the parameters into the new run's folder (inputs/start.pt): a
 never looks at the other one again. Only parameters are carried over. The optimizer starts afresh:
 its momentum is a direction of descent of the other run's energy, and its schedules count this run's
 steps.
+
+The other run may be on a smaller or larger lattice of the same kind: see
+`nqs.wavefunctions.transfer`.
 """
 
 from __future__ import annotations
@@ -29,17 +32,20 @@ from nqs.runs.config import Config
 from nqs.runs.schema import InputError, shown
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.symmetrised import Symmetrised
+from nqs.wavefunctions.transfer import transfer
 from nqs.wavefunctions.wavefunction import Wavefunction
 
 FORMAT: Final = "nqs start 1"
-SYMMETRIES: Final = ("symmetry", "spin_flip")
-"""Keys of the model that may differ: the network that is averaged is the same."""
+MAY_DIFFER: Final = ("symmetry", "spin_flip", "patch", "sub_patch", "n_up")
+"""Keys of the model that may differ: the network that is averaged is the same; patches are compared
+site by site, and the number of 1 bits goes with that of the sites."""
 
 
 def starting_file(job: Job) -> bytes | None:
     """inputs/start.pt of a new run with train.start_from, None without.
 
-    Raises InputError, one line, if the other run has no checkpoint or another model.
+    Raises InputError, one line, if the other run has no checkpoint or its parameters have no place
+    in this run's model.
     """
     source = job.config.train.start_from
     if source is None:
@@ -48,9 +54,13 @@ def starting_file(job: Job) -> bytes | None:
         path = Path(source)
         config = directory.read_config(path)
         check_same_model(config, job.config)
-        wavefunction, step = read_wavefunction(path, config)
-        check_same_shapes(wavefunction, network(job.wavefunction))
-    content = {"format": FORMAT, "step": step, "model": wavefunction.state_dict()}
+        theirs, step = read_wavefunction(path, config)
+        ours = network(job.wavefunction)
+        if ours.n_up is not None:
+            start_from_product_state(job)  # sets the weights of what is left to fill the sector
+        lattice = build_lattice(config.lattice)
+        transfer(theirs, ours, lattice, job.lattice)
+    content = {"format": FORMAT, "step": step, "model": ours.state_dict()}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -80,22 +90,11 @@ def check_same_model(there: Config, here: Config) -> None:
     """Raises InputError naming the first key in which the models differ."""
     ours, theirs = here.to_dict()["model"], there.to_dict()["model"]
     for key in sorted(set(ours) | set(theirs), key=lambda key: (key != "name", key)):
-        if key not in SYMMETRIES and ours.get(key) != theirs.get(key):
+        if key not in MAY_DIFFER and ours.get(key) != theirs.get(key):
             named = "model" if key == "name" else f"model.{key}"
             raise InputError(
                 f"{named}={shown(theirs.get(key))} there and {shown(ours.get(key))} in this run; "
                 "the two must be the same"
-            )
-
-
-def check_same_shapes(there: Autoregressive, here: Autoregressive) -> None:
-    """Raises InputError if the parameters of one do not fit the other."""
-    theirs = there.state_dict()
-    for name, ours in here.state_dict().items():
-        if name not in theirs or ours.shape != theirs[name].shape:
-            raise InputError(
-                f"its {there.n_sites} sites in {there.patches.n_patches} patches do not fit this "
-                f"run's {here.n_sites} in {here.patches.n_patches} (parameter {name})"
             )
 
 
@@ -104,7 +103,7 @@ def naming_source(source: str) -> Iterator[None]:
     """Every refusal names the key it comes from."""
     try:
         yield
-    except InputError as error:
+    except ValueError as error:
         line = str(error).removeprefix(f"{source}: ")
         raise InputError(f"train.start_from={source}: {line}") from None
 

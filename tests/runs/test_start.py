@@ -85,13 +85,28 @@ def test_symmetries_may_differ(tmp_path: Path, source: Path) -> None:
     assert follow(tmp_path / "one", tmp_path / "all") == 0
 
 
+def test_from_a_smaller_lattice(tmp_path: Path, source: Path) -> None:
+    """And, where the magnetisation is fixed, with the table of the larger lattice's sectors."""
+    assert follow(tmp_path / "run", source, lattice__Lx=4) == 0
+    assert result(tmp_path / "run")["n_sites"] == 8
+    chain = {"name": "heisenberg", "J": 1.0, "h": 0.0, "marshall": True}
+    sector = {"hamiltonian": chain, "model__n_up": 2}
+    assert run(tmp_path / "small", **sector) == 0
+    sector = {"hamiltonian": chain, "model__n_up": 4, "lattice__Lx": 4}
+    assert run(tmp_path / "large", **sector, train__start_from=str(tmp_path / "small")) == 0
+    with pytest.raises(InputError, match="n_up=2 and 1 on the same sites"):
+        follow(tmp_path / "other", tmp_path / "small", hamiltonian=chain, model__n_up=1)
+    with pytest.raises(InputError, match="fixed in one"):
+        follow(tmp_path / "other", tmp_path / "small", hamiltonian=chain)
+
+
 @pytest.mark.parametrize(
     ("changes", "culprit"),
     [
         ({"model__d_model": 8}, r"model\.d_model=4 there and 8"),
-        ({"model__patch": "2x1"}, r"model\.patch=2 there and 2x1"),
+        ({"model__patch": "2x1"}, "2 sites has no counterpart of the same form"),
         ({"model__phase": True}, r"model\.phase=false there and true"),
-        ({"lattice__Lx": 3}, r"4 sites in 2 patches do not fit this run's 6 in 3"),
+        ({"lattice__Lx": 3, "lattice__Ly": 3}, "no grid"),
     ],
 )
 def test_another_model_is_refused(
