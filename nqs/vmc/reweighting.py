@@ -116,7 +116,8 @@ def neighbouring_couplings(
             energy.value + gain.value, (energy.error.square() + gain.error.square()).sqrt()
         )
         weights = (1 + step * deviations).abs().square()
-        observables = diagonal_observables(drawn.configs, sublattice_signs)
+        observables = {"density": drawn.configs.to(torch.float64)}
+        observables |= diagonal_observables(drawn.configs, sublattice_signs)
         found.append(
             Neighbour(
                 energy=energy,

@@ -19,7 +19,7 @@ from nqs.runs.schema import InputError
 
 MINSR: dict[str, Any] = {
     "name": "minsr",
-    "learning_rate": 0.2,
+    "learning_rate": "auto",
     "diagonal_shift": 5e-3,
     "momentum": 0.9,
     "max_norm": None,
