@@ -108,10 +108,10 @@ def distinct(configs: Tensor) -> tuple[Tensor, Tensor]:
     return configs[example], place
 
 
-def smallest(images: Tensor) -> Tensor:
-    """images (B, M, N) bool -> (B,) int64, the image that is smallest as a number."""
-    candidates = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
-    for word in packed(images).unbind(-1):  # (B, M)
+def smallest(words: Tensor) -> Tensor:
+    """words (B, M, ..., W) of `packed` images -> (B, ...) int64, the image smallest as a number."""
+    candidates = torch.ones(words.shape[:-1], dtype=torch.bool, device=words.device)
+    for word in words.unbind(-1):  # (B, M, ...)
         least = torch.where(candidates, word, torch.iinfo(torch.int64).max)
         candidates &= least == least.amin(1, keepdim=True)
     return candidates.to(torch.int8).argmax(1)

@@ -3,7 +3,12 @@
 For a group G of site permutations, with or without the global spin flip s -> not s, and psi the
 base:
 
-    |psi_sym(s)|^2 = 1/|G| sum_g |psi(g s)|^2,    arg psi_sym(s) = arg sum_g chi(g)* psi(g s)
+    |psi_sym(s)|^2 = 1/|G| sum_g |psi(g s)|^2,    arg psi_sym(s) = arg psi(s0)
+
+with s0 the image of s that is smallest as a number, its representative; and for characters chi(g)
+other than 1
+
+    arg psi_sym(s) = arg sum_g chi(g)* psi(g s).
 
 Every g permutes the basis, so psi_sym is normalised exactly if psi is; a draw of it is a draw of
 psi moved by a random element of G. (Hibat-Allah et al., arXiv:2002.02973, section on symmetries;
@@ -11,14 +16,20 @@ Reh, Schmitt & Gaerttner, arXiv:2206.15447.) One evaluation costs |G| of the bas
 as connected configurations are evaluated once, a step costs less than |G| times more (measured: 2.3
 times for the 8 elements of a 4x4 Rydberg array, 512 samples, natural gradient).
 
-What it represents: |psi_sym| is invariant under G, and psi_sym(g s) = chi(g) psi_sym(s) wherever
-the sum does not vanish. The base need not be symmetric: a state localised on one of the images
-becomes a sum of all of them.
+The arg of a sum jumps where images nearly cancel: its gradient is 1 / |sum|. With trivial
+characters any invariant phase will do, and the representative's has the gradient of the base's.
+(Not a mean of phases: they are angles. Bit 1 with phase pi on one of two sublattices is Marshall's
+sign rule, invariant under exchange of the sublattices, but the two phases of pi n_A and pi n_B
+average to the same for all s.)
 
-What it cannot: it is not the projection of psi. Where images cancel (above all where g s = s for a
-g with chi(g) != 1, which no state of that sector occupies) the probability stays the average and
-the phase is set to 0; such weight is outside the sector and only training can remove it. And only
-one-dimensional representations.
+What it represents: |psi_sym| is invariant under G, and psi_sym(g s) = chi(g) psi_sym(s), with other
+characters than 1 wherever the sum does not vanish. The base need not be symmetric: a state
+localised on one of the images becomes a sum of all of them.
+
+What it cannot: it is not the projection of psi. Where images cancel in the sum (above all where
+g s = s for a g with chi(g) != 1, which no state of that sector occupies) the probability stays the
+average and the phase is set to 0; such weight is outside the sector and only training can remove
+it. And only one-dimensional representations.
 
 Letters: B configurations, N sites, M = |G| images, G flips (F distinct ones with their images).
 """
@@ -26,6 +37,7 @@ Letters: B configurations, N sites, M = |G| images, G flips (F distinct ones wit
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast, final
 
 import torch
@@ -126,7 +138,7 @@ class Symmetrised(Wavefunction):
 
         def choose(begin: int, end: int) -> None:
             images = self.images(configs[begin:end])  # (b, M, N)
-            best = smallest(images)
+            best = smallest(packed(images))
             chosen[begin:end] = images[torch.arange(len(best), device=best.device), best]
 
         per_launch = LAUNCH_NUMBERS // (self.n_images * self.n_sites)
@@ -155,10 +167,14 @@ class Symmetrised(Wavefunction):
 
     def _log_psi(self, configs: Tensor) -> Tensor:
         images = self.images(configs)  # (B, M, N)
-        return self._averaged(self.base.log_psi(images.flatten(0, 1)).view(images.shape[:2]))
+        log_psi = self.base.log_psi(images.flatten(0, 1)).view(images.shape[:2])
+        return self._averaged(log_psi, lambda: packed(images))
 
-    def _averaged(self, log_psi: Tensor) -> Tensor:
-        """ln psi_sym from ln psi(g s): (B, M, ...) -> (B, ...); all images -inf give -inf."""
+    def _averaged(self, log_psi: Tensor, words: Callable[[], Tensor]) -> Tensor:
+        """ln psi_sym (B, ...) from ln psi(g s) (B, M, ...); all images -inf give -inf.
+
+        words: gives the images as numbers (B, M, ..., W), should a phase ask which is smallest.
+        """
         moduli = 2 * log_psi.real  # ln |psi(g s)|^2
         largest = moduli.detach().amax(1, keepdim=True)
         largest = torch.where(largest.isinf(), 0.0, largest)
@@ -169,9 +185,13 @@ class Symmetrised(Wavefunction):
         modulus = 0.5 * (log_total - math.log(self.n_images))
         if not log_psi.is_complex():
             return modulus
-        return torch.complex(modulus, self._phase(log_psi, largest / 2))
+        if self.trivial:
+            phase = log_psi.imag.gather(1, smallest(words()).unsqueeze(1)).squeeze(1)
+        else:
+            phase = self._phase_of_sum(log_psi, largest / 2)
+        return torch.complex(modulus, phase)
 
-    def _phase(self, log_psi: Tensor, largest: Tensor) -> Tensor:
+    def _phase_of_sum(self, log_psi: Tensor, largest: Tensor) -> Tensor:
         """arg sum_g chi(g)* psi(g s) from ln psi(g s) (B, M, ...) and ln of their largest modulus;
         0, without gradient, where the sum vanishes."""
         moduli, angles = (log_psi.real - largest).exp(), log_psi.imag
@@ -204,6 +224,7 @@ class Symmetrised(Wavefunction):
             if found is not None:
                 return found
         every, place = self._images_of_flips(flips)  # (F, N), (M, G)
+        moved = packed(every)[place]  # (M, G, W)
         parts: list[Tensor] = []
 
         def score(begin: int, end: int) -> None:
@@ -218,7 +239,8 @@ class Symmetrised(Wavefunction):
                 images.flatten(0, 1), every, wanted, max_rows=max_rows
             )
             log_psi = log_psi.view(*images.shape[:2], len(every)).gather(2, places)
-            parts.append(self._averaged(log_psi))
+            words = packed(images)[:, :, None]  # (b, M, 1, W)
+            parts.append(self._averaged(log_psi, lambda: words ^ moved))
 
         per_launch = min(max_rows, LAUNCH_NUMBERS // len(every)) // self.n_images
         in_chunks(score, len(configs), max(1, per_launch))

@@ -150,7 +150,7 @@ def test_long_rows_compare_as_numbers() -> None:
     images[1] = images[1, 0]
     images[2, :, :124] = images[2, 0, :124]
     rows = images.tolist()
-    assert smallest(images).tolist() == [row.index(min(row)) for row in rows]
+    assert smallest(packed(images)).tolist() == [row.index(min(row)) for row in rows]
     assert packed(images).shape == (4, 9, 3)
 
 
@@ -212,7 +212,10 @@ def momentum(k: int) -> Tensor:
 def test_complex_states_have_their_momentum(
     kind: str, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Normalised for every k; psi(g s) = chi(g) psi(s) wherever no image is s itself."""
+    """Normalised for every k; psi(g s) = chi(g) psi(s) wherever no image is s itself.
+
+    The phase is the representative's for k = 0, else that of the sum of images.
+    """
     chi = momentum(k)
     base = complex_base(kind)
     psi = Symmetrised(base, Chain(6, True).translations(), characters=chi)
@@ -224,7 +227,13 @@ def test_complex_states_have_their_momentum(
         sums = chi.conj() @ base.log_psi(images.flatten(0, 1)).exp().view(64, 6).T
     assert float((2 * log_psi.real).exp().sum()) == pytest.approx(1, abs=1e-10)
     free = (images == configs[:, None]).all(-1).sum(1) == 1
-    assert_close((log_psi.imag - sums.angle())[free].cos(), torch.ones(int(free.sum())).double())
+    if k == 0:
+        least = configs[numbers(images).amin(1)]
+        assert_close(log_psi.imag, base.log_psi(least).imag.detach())
+        free[:] = True
+    else:
+        ones = torch.ones(int(free.sum())).double()
+        assert_close((log_psi.imag - sums.angle())[free].cos(), ones)
     for g, row in enumerate(psi.permutations):
         with torch.no_grad():
             moved = psi.log_psi(configs[:, row]).exp()
@@ -267,6 +276,71 @@ def test_complex_gradient_is_finite(k: int) -> None:
     assert phases.grad is not None
     expected = (values[0] - values[1]) / 2e-6
     assert float(phases.grad[place]) == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+@every_group
+@torch.no_grad()
+def test_phases_are_the_representatives(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every image, and of flips by either way, masked too."""
+    lattice, patch, permutations, spin_flip = GROUPS[group]
+    psi = Symmetrised(build("gru", lattice, patch, phase=True), permutations, spin_flip=spin_flip)
+    configs = basis(psi.n_sites)[::11]
+    phases = psi.base.log_psi(psi.representatives(configs)).imag
+    assert phases.std() > 0.1
+    for image in psi.images(configs).unbind(1):
+        assert_close(psi.log_psi(image).imag, phases, rtol=0, atol=1e-10)
+    generator = torch.Generator().manual_seed(1)
+    flips = torch.rand(5, psi.n_sites, generator=generator) < 0.4
+    flips = torch.cat([flips | ~flips.any(1, keepdim=True), torch.eye(psi.n_sites).bool()])
+    flips = torch.unique(flips, dim=0)
+    needed = torch.rand(len(configs), len(flips), generator=generator) < 0.5
+    expected = psi.log_psi((configs[:, None] ^ flips).flatten(0, 1)).view(needed.shape)
+    for word_bits in (62, 0):
+        monkeypatch.setattr("nqs.wavefunctions.symmetrised.WORD_BITS", word_bits)
+        assert_close(psi.log_psi_flipped(configs, flips), expected, rtol=0, atol=1e-10)
+        masked = psi.log_psi_flipped(configs, flips, needed)
+        assert_close(masked[needed], expected[needed], rtol=0, atol=1e-10)
+        assert (masked[~needed].real == -torch.inf).all()
+
+
+@torch.no_grad()
+def test_phases_of_long_rows() -> None:
+    """More sites than a word has bits: flips are brute force."""
+    ring = Chain(64, True)
+    psi = Symmetrised(build("gru", ring, "4", phase=True), ring.point_group(), spin_flip=True)
+    configs = torch.rand(3, 64, generator=torch.Generator().manual_seed(0)) < 0.5
+    flips = torch.eye(64, dtype=torch.bool)[::7]
+    expected = psi.log_psi((configs[:, None] ^ flips).flatten(0, 1)).view(3, -1)
+    assert_close(psi.log_psi_flipped(configs, flips), expected, rtol=0, atol=1e-10)
+
+
+def test_phases_where_images_cancel() -> None:
+    """Images of opposite signs: the phase moves with that of one of them, not by 1 / |sum|."""
+    angles = torch.tensor([0.0, 0.3, 0.3 - math.pi + 1e-3, 0.0], dtype=torch.float64)
+    base = ComplexTable(torch.polar(torch.ones(4).double(), angles))
+    phases = base.get_parameter("phases")
+    psi = Symmetrised(base, Chain(2, True).translations())
+    found = psi.log_psi(basis(2)).imag
+    assert_close(found[1:3].detach(), torch.full((2,), 0.3).double())
+    found[2].backward()
+    assert_close(phases.grad, torch.tensor([0.0, 1, 0, 0]).double())
+
+
+@torch.no_grad()
+def test_marshalls_rule_survives() -> None:
+    """Phase pi of bit 1 on one sublattice is invariant: psi_sym has the signs of that product."""
+    torus = Square(2, 4, periodic=True)
+    base = build("gru", torus, "2x2", n_up=4, phase=True)
+    psi = Symmetrised(base, torus.space_group(), spin_flip=True)
+    colours = torus.bipartition()
+    assert colours is not None
+    odd = colours == colours[0]
+    psi.set_product_state(torch.full((8,), 0.5).double(), spread=0.0, phases=math.pi * odd)
+    configs = basis(8)[basis(8).sum(1) == 4]
+    signs = 1 - 2 * ((configs & odd).sum(1) % 2)
+    amplitude = psi.log_psi(configs).exp()
+    expected = signs / len(configs) ** 0.5 + 0j
+    assert_close(amplitude, expected.to(amplitude.dtype), rtol=0, atol=1e-6)
 
 
 def test_product_state_reaches_the_base() -> None:
