@@ -13,7 +13,11 @@ from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import Chain, Square, Triangular
 from hamiltonians.pauli import PauliSum
-from nqs.vmc.product_state import complex_product_state, product_state
+from nqs.vmc.product_state import (
+    commutes_with_spin_flip,
+    complex_product_state,
+    product_state,
+)
 
 
 def product_energy(hamiltonian: Hamiltonian, chances: Tensor) -> float:
@@ -96,6 +100,22 @@ def test_close_to_the_best_product_state(name: str, generator: torch.Generator) 
     assert reached < start
     share = 0.94 if name == "rydberg" else 0.97
     assert start - reached > share * (start - best.fun)
+
+
+@pytest.mark.parametrize(
+    ("hamiltonian", "symmetric"),
+    [
+        (TransverseFieldIsing(Chain(6), J=1.0, h=0.3), True),
+        (Heisenberg(Square(2, 3)), True),
+        (Heisenberg(Square(2, 3), h=0.1), False),
+        (Rydberg(Chain(3), V=4.0), False),
+    ],
+)
+def test_the_spin_flip_is_kept(
+    hamiltonian: Hamiltonian, symmetric: bool, generator: torch.Generator
+) -> None:
+    assert commutes_with_spin_flip(hamiltonian) == symmetric
+    assert bool((product_state(hamiltonian, generator) == 0.5).all()) == symmetric
 
 
 def test_only_the_generator_decides() -> None:
