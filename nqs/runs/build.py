@@ -359,11 +359,13 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
     if config.name == "minsr":
         assert config.diagonal_shift is not None and momentum is not None
         assert config.memory_gb is not None and config.final_shift_fraction is not None
+        assert config.implicit is not None
         return NaturalGradient(
             learning_rate,
             diagonal_shift=config.diagonal_shift,
             momentum=momentum,
             max_norm=config.max_norm,
+            implicit=config.implicit,
             schedule=schedule,
             shift_schedule=Schedule(
                 "exponential", total_steps=n_steps, final_fraction=config.final_shift_fraction

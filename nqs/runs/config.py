@@ -91,6 +91,7 @@ OPTIMIZERS: Final[dict[str, dict[str, bool]]] = {
         "diagonal_shift": True,
         "momentum": True,
         "max_norm": False,
+        "implicit": True,
         "memory_gb": True,
         "final_shift_fraction": True,
     },
@@ -295,6 +296,9 @@ class OptimizerConfig:
     model.phase, where momentum empties configurations before their sign is found (minsr)."""
     max_norm: float | None = None
     """Largest standard deviation of the change of ln psi in one step, > 0; null is none (minsr)."""
+    implicit: bool | None = None
+    """Damp large local energies above the mean as an implicit time step does, so that strong
+    repulsion empties no configuration for good (minsr)."""
     memory_gb: float | None = None
     """Memory for columns of the Jacobian, GB, > 0 (minsr)."""
     beta1: float | None = None

@@ -23,6 +23,7 @@ MINSR: dict[str, Any] = {
     "diagonal_shift": 5e-3,
     "momentum": 0.9,
     "max_norm": None,
+    "implicit": True,
     "memory_gb": 1.0,
     "schedule": "constant",
     "warmup_steps": 0,

@@ -22,6 +22,7 @@ MINSR = {
     "learning_rate": 0.05,
     "diagonal_shift": 1e-3,
     "momentum": 0.9,
+    "implicit": True,
     "memory_gb": 1.0,
     "schedule": "constant",
     "warmup_steps": 0,

@@ -22,7 +22,7 @@ from nqs.vmc import natural_gradient
 from nqs.vmc.gradient import energy_gradient, flat_gradient
 from nqs.vmc.layer_jacobians import LayerJacobians, bytes_per_row
 from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient, solve_shifted
+from nqs.vmc.natural_gradient import NaturalGradient, implicit_energies, solve_shifted
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -402,3 +402,29 @@ def test_unknown_layer_is_named() -> None:
 def test_bad_settings(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         NaturalGradient(**bad)
+
+
+def test_implicit_energies_are_those_of_the_implicit_step() -> None:
+    """exp(-dt g(x)) = 1 / (1 + dt x) above the mean; below it, and as dt falls, x itself."""
+    excess = torch.tensor([-3e3, -1.0, 0.0, 0.5, 1e6], dtype=torch.float64)
+    damped = implicit_energies(excess, 0.2)
+    assert_close(damped[:3], excess[:3])
+    assert_close((-0.2 * damped[3:]).exp(), 1 / (1 + 0.2 * excess[3:]))
+    assert_close(implicit_energies(excess[:4], 1e-9), excess[:4], rtol=1e-8, atol=0.0)
+    turned = torch.complex(excess, excess.flip(0))
+    assert_close(implicit_energies(turned, 0.2).real, damped)
+    assert_close(implicit_energies(turned, 0.2).imag, excess.flip(0))
+
+
+def test_implicit_update_is_the_plain_one_of_implicit_energies() -> None:
+    psi = build("gru-2")
+    samples, e_loc = draw(psi)
+    excess = e_loc - samples.weights @ e_loc
+    plain = NaturalGradient(RATE, diagonal_shift=SHIFT).update(
+        psi, samples, implicit_energies(excess, RATE)
+    )
+    implicit = NaturalGradient(RATE, diagonal_shift=SHIFT, implicit=True)
+    assert_close(implicit.update(psi, samples, e_loc), plain, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(
+        plain, NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+    )

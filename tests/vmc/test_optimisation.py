@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact import ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
+from nqs.core.transformer import Transformer
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.gradient import energy_gradient, flat_parameters
 from nqs.vmc.natural_gradient import NaturalGradient
@@ -24,6 +25,7 @@ from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.vmc.product_state import product_state
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.patches import Patches
 
 LATTICE = Square(2, 3)
 HAMILTONIAN = Rydberg(LATTICE, V=7.0, delta=1.0, Omega=1.0)
@@ -229,3 +231,26 @@ def test_an_exact_state_stays() -> None:
     )
     assert_close(flat_parameters(psi), before, rtol=0, atol=1e-7)
     assert energies == pytest.approx([ground_state(hamiltonian).energy] * 5, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_strong_repulsion_empties_nothing_for_good(seed: int) -> None:
+    """Seven atoms in Z3 order, V = 191: explicit steps of 0.2 with momentum end in a few wrong
+    configurations for two of these seeds (overlaps 0.06 and 0.0006), implicit ones at 0.997."""
+    hamiltonian = Rydberg(Chain(7), V=2.4**6, delta=2.5)
+    generator = torch.Generator().manual_seed(seed)
+    patches = Patches.from_spec(hamiltonian.lattice, 4)
+    core = Transformer(
+        patches.n_states + 1, patches.n_states, patches.n_patches, d_model=16, generator=generator
+    )
+    psi = Autoregressive(core, patches)
+    psi.set_product_state(product_state(hamiltonian, generator))
+    falling = Schedule("cosine", total_steps=60, final_fraction=0.05)
+    optimizer = NaturalGradient(
+        0.2, diagonal_shift=5e-3, max_norm=0.25, implicit=True, schedule=falling
+    )
+    optimise(psi, hamiltonian, optimizer, n_steps=60, n_samples=128, generator=generator)
+    with torch.no_grad():
+        amplitudes = psi.log_psi(basis(7)).to(torch.float64).exp()
+    exact = torch.from_numpy(ground_state(hamiltonian).probabilities()).sqrt()
+    assert float((amplitudes @ exact) ** 2) > 0.9
