@@ -22,9 +22,10 @@ train: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# Against exact diagonalisation; BENCHMARK="--instances rydberg-4x4 --models rnn" chooses.
+# Against exact diagonalisation, twice the default steps;
+# BENCHMARK="--instances rydberg-4x4 --models rnn" chooses.
 benchmark: $(STAMP)
-	$(BIN)/python -m benchmarks.vs_exact $(BENCHMARK)
+	$(BIN)/python -m benchmarks.vs_exact --set train.steps=400 $(BENCHMARK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
