@@ -58,6 +58,10 @@ GRIDS: Final = {
     "kagome": Kagome,
 }
 STREAMS: Final = ("parameters", "samples", "evaluation", "product_state")
+WARM_RATE = 2.0
+"""Factor on the automatic time step of a run that starts near its ground state: nothing is left to
+collapse, and few steps are to go far. (4x4 Rydberg atoms along delta in steps of 0.25, 30 steps
+each: median relative error 3.0e-4 without, 1.6e-4 with it; 50 steps without: 1.5e-4.)"""
 
 
 @dataclass(frozen=True)
@@ -348,6 +352,8 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
     learning_rate, momentum = config.learning_rate, config.momentum
     if isinstance(learning_rate, str):
         learning_rate = time_step(hamiltonian)
+        if whole.train.start_from is not None:
+            learning_rate *= WARM_RATE
     if isinstance(momentum, str):
         momentum = 0.0 if whole.model.phase else 0.9
     schedule = Schedule(

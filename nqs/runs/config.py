@@ -288,7 +288,8 @@ class OptimizerConfig:
     """Kind: minsr or adam (the group option)."""
     learning_rate: float | str
     """Step size at the top of the schedule, > 0. minsr: imaginary time, 1 over the couplings' unit;
-    auto is what the terms that flip spins allow, 0.2 over their spectral width per site, <= 0.2."""
+    auto is what the terms that flip spins allow, 0.2 over their spectral width per site, <= 0.2,
+    and twice that after train.start_from."""
     diagonal_shift: float | None = None
     """Added to the quantum metric, > 0 (minsr)."""
     momentum: float | str | None = None

@@ -45,6 +45,15 @@ def test_starts_at_the_newest_parameters(
         directory.resumed_config(tmp_path / "run", {"train.start_from": "elsewhere"})
 
 
+def test_the_automatic_time_step_is_longer_near_the_ground_state(source: Path) -> None:
+    assert ground_state_run.build(tiny()).optimizer.learning_rate == 0.2
+    assert (
+        ground_state_run.build(tiny(train__start_from=str(source))).optimizer.learning_rate == 0.4
+    )
+    given = tiny(train__start_from=str(source), optimizer__learning_rate=0.1)
+    assert ground_state_run.build(given).optimizer.learning_rate == 0.1
+
+
 def test_nothing_but_parameters_is_carried_over(tmp_path: Path, source: Path) -> None:
     """Momentum, step and generator of the optimisation are those of a new run."""
     job = ground_state_run.build(tiny(train__start_from=str(source)))
