@@ -124,7 +124,8 @@ class ProcessGroup(Ranks):
             counts = [int(n) for n in lengths]
             row = rows.new_empty(1, *rows.shape[1:])
             own = row.new_empty(max(counts), row.nbytes, dtype=torch.uint8)
-            own[: len(rows)] = rows.contiguous().view(-1).view(torch.uint8).view(len(rows), -1)
+            content = rows.contiguous().view(-1).view(torch.uint8)
+            own[: len(rows)] = content.view(len(rows), row.nbytes)
             found = [torch.empty_like(own) for _ in range(self.size)]
             dist.all_gather(found, own)
         joined = torch.cat([part[:n] for part, n in zip(found, counts, strict=True)])
