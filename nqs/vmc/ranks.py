@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Final, final
@@ -160,4 +161,5 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLost(str(error).splitlines()[0]) from error
+        reason = re.sub(r"^\[\S*\] ", "", str(error)).split(". ")[0]  # without torch's file names
+        raise RankLost(" ".join(reason.split())) from error
