@@ -248,7 +248,7 @@ def restore_generator(session: Session, states: Tensor) -> None:
     """This rank's of the saved states (W, S), or, where others were saved, one of its own."""
     job = session.job
     if states.shape == (job.ranks.size, len(job.generator.get_state())):
-        job.generator.set_state(states[job.ranks.rank])
+        job.generator.set_state(states[job.ranks.rank].clone())  # torch crashes on a view
         return
     key = (job.ranks.rank, session.step)
     job.generator.manual_seed(derived_seed(session.config.seed, "samples", key))
