@@ -314,7 +314,8 @@ class Recorder:
         due = due or now - self._saved >= CHECKPOINT_SECONDS
         wishes = torch.tensor([[session.stop.received or 0, out_of_time(session), due]])
         signum, late, due = session.job.ranks.gathered(wishes).amax(0).tolist()
-        session.stop.received = signum or None
+        if signum:
+            session.stop.received = signum
         stop = bool(signum or late)
         last = stop or session.step == config.train.steps
         self._display.update(record, session.elapsed, last)
