@@ -4,6 +4,7 @@
 
 A process that dies closes its connections, so the others fail in their next exchange (RankLost) and
 end with a message; one that hangs ends them after TIMEOUT. torchrun ends the rest with SIGTERM.
+Rank 0 alone writes, but all read the input files, and a resumed run's configuration.
 """
 
 from __future__ import annotations
