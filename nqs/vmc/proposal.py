@@ -87,15 +87,16 @@ def at_least(n_rows: int, counts: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = torch.arange(len(counts), device=counts.device)
     while len(rows) < n_rows:
-        most, commonest = counts.max(0)
-        if int(most) < 2:
+        most = int(counts.max())
+        if most < 2:
             raise FloatingPointError(
                 f"{len(rows)} draws have a weight that is not zero, fewer than the {n_rows} "
                 "processes; draw more samples or start fewer processes"
             )
-        halves = torch.stack([most - most // 2, most // 2])
-        rows = torch.cat([rows, rows[commonest][None]])
-        counts = torch.cat([counts.index_put((commonest,), halves[0]), halves[1:]])
+        place = int((counts == most).nonzero()[0])  # the first of them, on every rank
+        rows = torch.cat([rows, rows[place, None]])
+        counts = torch.cat([counts, counts.new_tensor([most // 2])])
+        counts[place] -= most // 2
     return rows, counts
 
 
