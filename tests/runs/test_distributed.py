@@ -20,8 +20,9 @@ import pytest
 import torch
 from test_ground_state_run import assert_same_run, parameters, result, run, steps_of
 
+import train
 from nqs.runs.build import build_generator
-from nqs.runs.distributed import own_card
+from nqs.runs.distributed import own_card, share_cores, started_by
 from nqs.runs.progress import ProgressDisplay
 from nqs.runs.schema import InputError
 
@@ -216,6 +217,36 @@ def test_fewer_cards_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="device=auto: 4 processes on a machine with 2 GPUs; "):
         own_card("device=auto")
+
+
+def test_cores_are_shared_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    share_cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    share_cores()
+    assert given == [2]
+
+
+def test_the_command_is_told_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["python", "train.py", "seed=1"]
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert started_by(command) == command
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    several = ["torchrun", "--nnodes=2", "--nproc-per-node=4", "train.py", "seed=1"]
+    assert started_by(command) == several
+
+
+def test_a_scan_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train.main(["-m", "hamiltonian.delta=1,2"]) == 2
+    assert capsys.readouterr().err.startswith("error: -m: a scan under torchrun; start it as")
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
