@@ -83,8 +83,11 @@ def at_least(n_rows: int, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (U',) and counts (U',), U' >= n_rows: so that no rank is without a row.
 
     Where counts (U,) are fewer the commonest row is listed twice with half of its draws each, which
-    leaves every estimator as it is. FloatingPointError where there are fewer draws than n_rows.
+    leaves every estimator as it is. FloatingPointError where there are fewer draws than n_rows, or
+    none at all.
     """
+    if not len(counts):
+        raise FloatingPointError("the weights of all samples are zero or not finite")
     rows = torch.arange(len(counts), device=counts.device)
     while len(rows) < n_rows:
         most = int(counts.max())

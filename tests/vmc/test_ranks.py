@@ -291,3 +291,5 @@ def test_rows_for_every_rank_leave_the_estimators(generator: torch.Generator) ->
     assert torch.equal(at_least(2, counts)[1], counts)
     with pytest.raises(FloatingPointError, match=r"9 draws have a weight .* fewer than the 10"):
         at_least(10, counts)
+    with pytest.raises(FloatingPointError, match="zero or not finite"):
+        at_least(1, counts[:0])
