@@ -5,6 +5,7 @@
     python train.py -m "hamiltonian.delta=range(0,4,0.25)" hamiltonian.Rb=1.15,1.3,1.5 \
         scan.dir=scans/first scan.warm_start=hamiltonian.delta
     python train.py -m scan.dir=scans/first scan.resume=true
+    torchrun --nproc-per-node=2 train.py ...
     python train.py --help
 
 The older code's command line works as well:
@@ -20,6 +21,7 @@ import itertools
 import os
 import shlex
 import sys
+import time
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +47,8 @@ from nqs.runs.schema import InputError, documentation, flatten, from_mapping, sh
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 MULTIRUN = {"-m", "--multirun"}
+GRACE_SECONDS = 10.0
+"""What rank 0 refuses it says itself, and torchrun ends the others meanwhile."""
 SCAN_SECTIONS = ("scan", "launcher")
 FILES = (("lattice", "file"), ("hamiltonian", "file"), ("train", "start_from"))
 CONF = Path(__file__).resolve().parent / "conf"
@@ -75,6 +79,8 @@ def main(arguments: Sequence[str]) -> int:
 
         return run(config, ["python", "train.py", *arguments])
     except InputError as error:
+        if not leads():
+            time.sleep(GRACE_SECONDS)
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -82,14 +88,20 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
+def leads() -> bool:
+    """Whether this is the process that speaks, of those torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def load_config(arguments: list[str]) -> Config:
     """The checked configuration of a command line in today's or in the older form."""
     if legacy.is_legacy(arguments):
         translation = legacy.translate(arguments)
         arguments = translation.overrides
-        if translation.notes:
+        if translation.notes and leads():
             print(f"without meaning here: {', '.join(translation.notes)}", file=sys.stderr)
-        print(f"today's form: python train.py {shlex.join(arguments)}")
+        if leads():
+            print(f"today's form: python train.py {shlex.join(arguments)}")
     mapping, given = compose_config(arguments)
     if mapping["run"].get("resume") is True and mapping["run"].get("dir") is not None:
         return resumed_config(Path(str(mapping["run"]["dir"])), given)
@@ -98,6 +110,10 @@ def load_config(arguments: list[str]) -> Config:
 
 def run_scan(arguments: list[str]) -> int:
     """A new scan or, with scan.resume=true, what is missing of one; returns the exit code."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError(
+            "-m: a scan under torchrun; start it as python train.py -m ... launcher=joblib|submitit"
+        )
     scan, launcher, resume = load_scan(arguments)
     from nqs.runs import scan as scans
     from nqs.runs.scan_launchers import check_installed

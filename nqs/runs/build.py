@@ -35,11 +35,13 @@ from nqs.core.recurrent2d import Recurrent2D
 from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
+from nqs.runs import distributed
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.vmc.product_state import complex_product_state, product_state
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.schedules import Schedule
 from nqs.vmc.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -69,8 +71,9 @@ class Job:
     """All that a run works with.
 
     Attributes:
-        generator: source of the samples of the optimisation.
+        generator: source of this process' samples of the optimisation.
         exact: whether the result is compared with exact diagonalisation.
+        ranks: the processes that work on it.
     """
 
     config: Config
@@ -81,6 +84,7 @@ class Job:
     optimizer: Optimizer
     generator: torch.Generator
     exact: bool
+    ranks: Ranks
 
     @property
     def n_parameters(self) -> int:
@@ -88,9 +92,10 @@ class Job:
         return sum(parameter.numel() for parameter in self.wavefunction.parameters())
 
 
-def build(config: Config) -> Job:
+def build(config: Config, ranks: Ranks = ALONE) -> Job:
     """The objects of a run. Raises InputError, one line, for anything that cannot be built."""
-    device = build_device(config.device)
+    check_shares(config, ranks.size)
+    device = build_device(config.device, ranks)
     with naming("lattice"):
         lattice = build_lattice(config.lattice)
     with naming("hamiltonian"):
@@ -109,17 +114,32 @@ def build(config: Config) -> Job:
         hamiltonian=hamiltonian.to(device),
         wavefunction=wavefunction.to(device),
         optimizer=optimizer,
-        generator=build_generator(config.seed, "samples", device),
+        generator=build_generator(config.seed, "samples", device, ranks.rank),
         exact=exact,
+        ranks=ranks,
     )
 
 
-def build_device(name: str) -> torch.device:
-    """auto is a GPU if torch sees one."""
+def check_shares(config: Config, n_processes: int) -> None:
+    """Raises InputError unless every process has samples to draw."""
+    for key, each in (("n_samples", 1), ("eval_samples", 2)):
+        given = getattr(config.train, key)
+        if given < each * n_processes:
+            raise InputError(
+                f"train.{key}={given}: {n_processes} processes need at least {each * n_processes}; "
+                "draw more or start fewer processes"
+            )
+
+
+def build_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """auto is a GPU if torch sees one; several processes have one each."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
+    given = f"device={name}"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.size > 1:
+        return distributed.own_card(given)
     return torch.device(name)
 
 
@@ -389,11 +409,16 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
     )
 
 
-def build_generator(seed: int, stream: str, device: torch.device) -> torch.Generator:
-    """An independent source of random numbers for each purpose, derived from the one seed."""
-    sequence = np.random.SeedSequence((seed, STREAMS.index(stream)))
-    derived = int(sequence.generate_state(1, np.uint64)[0]) >> 1  # manual_seed takes 63 bits
-    return torch.Generator(device).manual_seed(derived)
+def build_generator(seed: int, stream: str, device: torch.device, rank: int = 0) -> torch.Generator:
+    """An independent source of random numbers for each purpose and process, from the one seed."""
+    key = (rank,) if rank else ()
+    return torch.Generator(device).manual_seed(derived_seed(seed, stream, key))
+
+
+def derived_seed(seed: int, stream: str, key: tuple[int, ...]) -> int:
+    """A seed of its own for each purpose and key; manual_seed takes 63 bits."""
+    sequence = np.random.SeedSequence((seed, STREAMS.index(stream)), spawn_key=key)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def start_from_product_state(job: Job) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from nqs.runs.atomic import write_bytes
 from nqs.runs.config import RESUMABLE
@@ -31,9 +32,12 @@ def save(
     config: Mapping[str, Any],
     model: Mapping[str, Any],
     optimizer: Mapping[str, Any],
-    generator: torch.Generator,
+    generators: Tensor,
 ) -> Path:
-    """Writes step-<step>.pt into `folder` and removes all but the two newest. Raises OSError."""
+    """Writes step-<step>.pt into `folder` and removes all but the two newest. Raises OSError.
+
+    generators: (W, S) uint8, the state of each process' source of samples.
+    """
     buffer = io.BytesIO()
     content = {
         "format": FORMAT,
@@ -42,7 +46,7 @@ def save(
         "config": dict(config),
         "model": dict(model),
         "optimizer": dict(optimizer),
-        "generator": generator.get_state(),
+        "generator": generators,
     }
     torch.save(content, buffer)
     path = folder / f"step-{step:09d}.pt"

@@ -224,6 +224,7 @@ def session(config: Config, command: Sequence[str]) -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": int(os.environ.get("WORLD_SIZE", 1)),
             "gpu": torch.cuda.get_device_name() if has_gpu else None,
             "system": platform.platform(),
         },

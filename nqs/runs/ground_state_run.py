@@ -1,9 +1,14 @@
-"""The main job: build, (resume,) optimise, evaluate, compare with exact diagonalisation, report."""
+"""The main job: build, (resume,) optimise, evaluate, compare with exact diagonalisation, report.
+
+Several processes (see nqs.runs.distributed) all go this way, each with a session; rank 0 alone
+touches the folder and the console.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 import time
@@ -12,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from hamiltonians.exact import ground_state
-from nqs.runs import checkpoint, directory, history, summary
-from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator
+from nqs.runs import checkpoint, directory, distributed, history, summary
+from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator, derived_seed
 from nqs.runs.config import Config
 from nqs.runs.progress import Log, ProgressDisplay
 from nqs.runs.schema import InputError
@@ -24,6 +30,7 @@ from nqs.runs.signals import Interrupted, StopRequests
 from nqs.runs.start import put_at_start, starting_file
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimisation import StepRecord, optimise
+from nqs.vmc.ranks import RankLost, Ranks
 from nqs.wavefunctions.symmetrised import Symmetrised
 
 CHECKPOINT_SECONDS: Final = 300.0
@@ -73,6 +80,11 @@ class Session:
         return self.job.config
 
     @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.job.ranks.rank == 0
+
+    @property
     def wall_seconds(self) -> float:
         """Optimisation of earlier sessions and all of this one."""
         return self.elapsed_before + time.monotonic() - self.started
@@ -83,10 +95,11 @@ class Session:
         word = f"run.dir={self.path}"
         if set(",=") & set(str(self.path)):  # the folder of a scan's point, quoted for Hydra
             word = shlex.quote(f"run.dir='{self.path}'")
-        return f"python train.py {word} run.resume=true"
+        command = distributed.started_by(["python", "train.py"])
+        return f"{shlex.join(command)} {word} run.resume=true"
 
     def report(self, **results: Any) -> dict[str, Any]:
-        """Writes summary.json and returns its content."""
+        """Writes summary.json (rank 0) and returns its content."""
         content = summary.summarise(
             n_sites=self.job.hamiltonian.n_sites,
             n_parameters=self.job.n_parameters,
@@ -96,24 +109,30 @@ class Session:
             warning=self.warning,
             **results,
         )
-        summary.write(self.path / "summary.json", content)
+        if self.leads:
+            summary.write(self.path / "summary.json", content)
         return content
 
 
 def run(config: Config, command: Sequence[str]) -> int:
-    """Runs or resumes; returns the exit code: 0, 1 (not a number) or 128 + signal.
+    """Runs or resumes; returns the exit code: 0, 1 (not a number, a process lost) or 128 + signal.
 
     Raises InputError before anything is done if the configuration cannot be run, and later if a
     file cannot be written (disk full): the last checkpoint stays.
     """
-    job = build(config)
-    path = open_folder(job, command)
-    with (
-        directory.locked(path),
-        writing(path),
-        Log(path / "run.log", sys.stdout) as log,
-        StopRequests() as stop,
-    ):
+    try:
+        with distributed.joined() as ranks:
+            return run_on(ranks, config, command)
+    except RankLost as error:
+        print(f"error: lost another process before the first step ({error})", file=sys.stderr)
+        return 1
+
+
+def run_on(ranks: Ranks, config: Config, command: Sequence[str]) -> int:
+    """`run` on processes that have joined."""
+    job = build(config, ranks)
+    path = Path(agreed(ranks, lambda: str(open_folder(job, distributed.started_by(command)))))
+    with writer(path, ranks) as log, StopRequests() as stop:
         session = Session(path, job, log, stop)
         try:
             prepare(session)
@@ -123,7 +142,34 @@ def run(config: Config, command: Sequence[str]) -> int:
             return interrupted(session, interruption.signum)
         except FloatingPointError as error:
             return failed(session, str(error))
+        except RankLost as error:
+            return lost(session, str(error))
     return 0
+
+
+def agreed(ranks: Ranks, action: Callable[[], str]) -> str:
+    """What `action` returns on rank 0, on all ranks; so are the InputErrors that it raises."""
+    found = refusal = None
+    if ranks.rank == 0:
+        try:
+            found = action()
+        except InputError as error:
+            refusal = str(error)
+    found, refusal = ranks.shared([found, refusal])
+    if refusal is not None:
+        raise InputError(refusal)
+    return str(found)
+
+
+@contextlib.contextmanager
+def writer(path: Path, ranks: Ranks) -> Iterator[Log]:
+    """The log, with the folder locked; that of a rank that does not write leads nowhere."""
+    if ranks.rank > 0:
+        with open(os.devnull, "w") as nowhere, Log(Path(os.devnull), nowhere) as log:
+            yield log
+        return
+    with directory.locked(path), writing(path), Log(path / "run.log", sys.stdout) as log:
+        yield log
 
 
 def open_folder(job: Job, command: Sequence[str]) -> Path:
@@ -144,7 +190,8 @@ def prepare(session: Session) -> None:
     """Says what is about to run and restores the newest checkpoint of a resumed run."""
     job, log = session.job, session.log
     log.say(f"{job.hamiltonian.describe()}")
-    log.say(f"{session.config.model.name}, {job.n_parameters} parameters, on {job.device}")
+    where = f"{job.device}" if job.ranks.size == 1 else f"{job.ranks.size} x {job.device.type}"
+    log.say(f"{session.config.model.name}, {job.n_parameters} parameters, on {where}")
     log.say(f"files in {session.path}")
     session.warning = doubts(job)
     if session.warning is not None:
@@ -152,7 +199,10 @@ def prepare(session: Session) -> None:
     if session.config.run.resume:
         resume(session)
     if session.step == 0:
-        put_at_start(job, session.path, log.say)
+        if session.leads:
+            put_at_start(job, session.path, log.say)
+        state = job.ranks.shared(dict(job.wavefunction.state_dict()), job.device)
+        job.wavefunction.load_state_dict(state)
 
 
 def doubts(job: Job) -> str | None:
@@ -179,16 +229,33 @@ def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, hi
 
 def resume(session: Session) -> None:
     """Puts the session where the newest checkpoint was."""
-    saved, session.content = restored(session.path, session.job, session.log.say)
+    job, saved = session.job, None
+    if session.leads:
+        saved, session.content = restored(session.path, job, session.log.say)
+    saved = job.ranks.shared(saved, job.device)
     if saved is None:
         session.log.say("no checkpoint yet, starting at step 0")
         return
-    job = session.job
+    checkpoint.restore(job.wavefunction, saved)
     job.optimizer.load_state_dict(saved["optimizer"])
-    job.generator.set_state(saved["generator"].cpu())
     session.step = session.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
     session.log.say(f"resumed at step {session.step}")
+    restore_generator(session, torch.atleast_2d(saved["generator"]).cpu())
+
+
+def restore_generator(session: Session, states: Tensor) -> None:
+    """This rank's of the saved states (W, S), or, where others were saved, one of its own."""
+    job = session.job
+    if states.shape == (job.ranks.size, len(job.generator.get_state())):
+        job.generator.set_state(states[job.ranks.rank].clone())  # torch crashes on a view
+        return
+    key = (job.ranks.rank, session.step)
+    job.generator.manual_seed(derived_seed(session.config.seed, "samples", key))
+    session.log.say(
+        f"saved with {len(states)} generators, for another number of processes or kind of device: "
+        f"the samples go on differently, seeded anew by seed, process and step {session.step}"
+    )
 
 
 def train(session: Session) -> None:
@@ -213,6 +280,7 @@ def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool])
         n_samples=config.n_samples,
         generator=job.generator,
         flip_fraction=config.flip_fraction,
+        ranks=job.ranks,
         after_step=after_step,
     )
 
@@ -224,7 +292,10 @@ def out_of_time(session: Session) -> bool:
 
 
 class Recorder:
-    """Called after each step: keeps the history, shows it, saves it, says when to stop."""
+    """Called after each step: keeps the history, shows it, saves it, says when to stop.
+
+    Clocks differ and a signal may reach one process only: what one of them wants, all do.
+    """
 
     def __init__(self, session: Session, display: ProgressDisplay) -> None:
         self._session = session
@@ -239,11 +310,16 @@ class Recorder:
         session.step += 1
         session.elapsed = session.elapsed_before + now - self._started
         session.content.append(record, session.elapsed)
-        stop = session.stop.received is not None or out_of_time(session)
+        due = session.step % config.train.checkpoint_every == 0
+        due = due or now - self._saved >= CHECKPOINT_SECONDS
+        wishes = torch.tensor([[session.stop.received or 0, out_of_time(session), due]])
+        signum, late, due = session.job.ranks.gathered(wishes).amax(0).tolist()
+        if signum:
+            session.stop.received = signum
+        stop = bool(signum or late)
         last = stop or session.step == config.train.steps
         self._display.update(record, session.elapsed, last)
-        due = session.step % config.train.checkpoint_every == 0
-        if last or due or now - self._saved >= CHECKPOINT_SECONDS:
+        if last or due:
             save(session)
             self._saved = now
         return stop
@@ -260,16 +336,19 @@ def check_finite(record: StepRecord) -> None:
 
 def save(session: Session) -> None:
     """History first, then the checkpoint: whatever happens in between, the history reaches it."""
-    session.content.write(session.path / "run.h5")
-    checkpoint.save(
-        session.path / "checkpoints",
-        step=session.step,
-        elapsed=session.elapsed,
-        config=directory.portable(session.config),
-        model=session.job.wavefunction.state_dict(),
-        optimizer=session.job.optimizer.state_dict(),
-        generator=session.job.generator,
-    )
+    job = session.job
+    generators = job.ranks.gathered(job.generator.get_state()[None])  # (W, S)
+    if session.leads:
+        session.content.write(session.path / "run.h5")
+        checkpoint.save(
+            session.path / "checkpoints",
+            step=session.step,
+            elapsed=session.elapsed,
+            config=directory.portable(session.config),
+            model=job.wavefunction.state_dict(),
+            optimizer=job.optimizer.state_dict(),
+            generators=generators,
+        )
     session.saved_step = session.step
 
 
@@ -280,9 +359,16 @@ def finish(session: Session) -> None:
     not on where the run was interrupted.
     """
     session.stop.immediate()
-    job, log, config = session.job, session.log, session.config
-    log.say(f"evaluating with {config.train.eval_samples} fresh samples")
+    job, config = session.job, session.config
+    session.log.say(f"evaluating with {config.train.eval_samples} fresh samples")
     evaluation = evaluated(job, config.train.eval_samples, config.seed, session.step, "final")
+    if session.leads:
+        conclude(session, evaluation)
+
+
+def conclude(session: Session, evaluation: history.Evaluation) -> None:
+    """What rank 0 does once the evaluation is there."""
+    job, config = session.job, session.config
     session.content.evaluations.append(evaluation)
     exact = (
         ground_state(
@@ -296,7 +382,7 @@ def finish(session: Session) -> None:
     result = session.report(status=status, evaluation=evaluation, exact_energy=exact)
     draw(session.path, session.content, result)
     for line in summary.lines(result):
-        log.say(line)
+        session.log.say(line)
 
 
 def evaluated(
@@ -310,7 +396,7 @@ def evaluated(
     subsystems: Tensor | None = None,
 ) -> history.Evaluation:
     """A fresh evaluation as run.h5 keeps it; sigma_x and subsystems as for `evaluate`."""
-    generator = build_generator(seed, "evaluation", job.device)
+    generator = build_generator(seed, "evaluation", job.device, job.ranks.rank)
     result = evaluate(
         job.wavefunction,
         job.hamiltonian,
@@ -319,6 +405,7 @@ def evaluated(
         lattice=job.lattice,
         sigma_x=sigma_x,
         subsystems=subsystems,
+        ranks=job.ranks,
     )
     names = ("energy", "energy_error", "variance", "v_score", "n_samples")
     numbers: dict[str, Any] = {name: getattr(result, name) for name in names}
@@ -350,9 +437,23 @@ def interrupted(session: Session, signum: int) -> int:
 def failed(session: Session, reason: str) -> int:
     """The energy is not a number: keeps the last good checkpoint and says so."""
     session.report(status="failed")
-    session.content.write(session.path / "run.h5")
     where = f"step {session.saved_step}" if session.saved_step >= 0 else "none yet"
     line = f"error: {reason}; last good checkpoint: {where}. Try a smaller optimizer.learning_rate"
+    session.log.note(line)
+    if session.leads:
+        session.content.write(session.path / "run.h5")
+        print(line, file=sys.stderr)
+    return 1
+
+
+def lost(session: Session, reason: str) -> int:
+    """Another process is gone: whoever is left says so, as rank 0 may be the one that died."""
+    session.report(status="lost")
+    ranks, step = session.job.ranks, max(session.saved_step, 0)
+    line = (
+        f"error: process {ranks.rank} of {ranks.size} lost another one ({reason}); "
+        f"resume at step {step} with: {session.resume_command}"
+    )
     session.log.note(line)
     print(line, file=sys.stderr)
     return 1

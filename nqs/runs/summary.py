@@ -18,6 +18,7 @@ DESCRIPTIONS = {
     "finished": "all steps done",
     "budget": "train.max_seconds reached",
     "interrupted": "stopped by a signal; resume to go on",
+    "lost": "a process of the run ended; resume to go on",
     "failed": "the energy was no longer a number",
 }
 

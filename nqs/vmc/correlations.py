@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from nqs.vmc.observables import Connections, Measurement
+from nqs.vmc.ranks import Ranks
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples
 
@@ -51,6 +52,12 @@ class Correlations(Measurement):
         sums = bits.T @ (samples.counts.to(torch.float64)[:, None] * bits)
         self.sums = sums if self.sums is None else self.sums + sums
         self.n += samples.n_samples
+
+    def join(self, ranks: Ranks) -> None:
+        """See Measurement.join."""
+        assert self.sums is not None
+        self.sums = ranks.sum(self.sums)
+        self.n = int(ranks.sum(torch.tensor(self.n, device=self.sums.device)))
 
     def estimates(self) -> dict[str, Estimate]:
         """density (N,), density_density (N, N), connected (N, N)."""

@@ -13,6 +13,7 @@ from nqs.vmc.correlations import Correlations
 from nqs.vmc.local_energy import connected, summed
 from nqs.vmc.momenta import momentum_grid
 from nqs.vmc.observables import DiagonalAverages, Measurement
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.renyi import RenyiEntropy
 from nqs.vmc.sigma_x import SigmaX, comes_with_the_energy
 from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, energy_statistics
@@ -46,6 +47,7 @@ def evaluate(
     subsystems: Tensor | None = None,
     chunk: int = 16_384,
     max_rows: int = 32_768,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Energy, variance, V-score and observables from n_samples independent draws.
 
@@ -59,15 +61,20 @@ def evaluate(
         subsystems: (S, N) bool, those whose second Renyi entropy is measured; None: none.
         chunk: draws at a time, >= 2 for Renyi entropies, which pair the draws of a chunk.
         max_rows: configurations evaluated at a time.
+        ranks: who shares the draws, each with a generator of its own; all get the result.
 
-    Raises ValueError for n_samples < 2, FloatingPointError if an energy is not finite.
+    Raises ValueError for less than two draws for each rank, FloatingPointError if an energy is not
+    finite.
     """
-    if n_samples < 2:
-        raise ValueError(f"n_samples={n_samples} must be at least 2 for an error bar")
+    if n_samples < 2 * ranks.size:
+        each = f", 2 for each of the {ranks.size} processes" if ranks.size > 1 else ""
+        raise ValueError(
+            f"n_samples={n_samples} must be at least {2 * ranks.size} for an error bar{each}"
+        )
     device = hamiltonian.flips.device
     if sigma_x is None:
         sigma_x = comes_with_the_energy(wavefunction, hamiltonian)
-    measurements = structural(hamiltonian.lattice if lattice is None else lattice, device)
+    measurements = structural(hamiltonian.lattice if lattice is None else lattice, device, ranks)
     if sigma_x:
         measurements.append(SigmaX(wavefunction, hamiltonian, max_rows))
     if subsystems is not None:
@@ -75,28 +82,33 @@ def evaluate(
             raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
         measurements.append(RenyiEntropy(wavefunction, subsystems, generator, max_rows))
     energies = RunningMoments()
-    for begin in range(0, n_samples, chunk):
-        samples = wavefunction.sample(min(chunk, n_samples - begin), generator, unique=True)
+    n_own = ranks.shares(n_samples)[ranks.rank]
+    for begin in range(0, n_own, chunk):
+        samples = wavefunction.sample(min(chunk, n_own - begin), generator, unique=True)
         elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
         e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
         energies.add(e_loc, samples.counts)
         for measurement in measurements:
             measurement.add(samples, (elements, log_ratios))
+    energies.join(ranks)
     energy = energy_statistics(
         energies, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
     )
     observables: dict[str, Estimate] = {}
     coordinates: dict[str, Tensor] = {}
     for measurement in measurements:
+        measurement.join(ranks)
         observables |= measurement.estimates()
         coordinates |= measurement.coordinates()
     return Evaluation(**vars(energy), observables=observables, coordinates=coordinates)
 
 
-def structural(lattice: Lattice | None, device: torch.device) -> list[Measurement]:
+def structural(
+    lattice: Lattice | None, device: torch.device, ranks: Ranks = ALONE
+) -> list[Measurement]:
     """What the bits alone give: their cost is below a percent of the local energies'."""
     measurements: list[Measurement] = [Correlations(), DiagonalAverages(lattice)]
     if lattice is not None:
         momenta = momentum_grid(lattice)
-        measurements.append(StructureFactor(momenta, lattice.positions, device))
+        measurements.append(StructureFactor(momenta, lattice.positions, device, ranks))
     return measurements

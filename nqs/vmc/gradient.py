@@ -6,25 +6,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
 def energy_gradient(
-    wavefunction: Wavefunction, samples: Samples, local_energies: Tensor, *, chunk: int = 4_096
+    wavefunction: Wavefunction,
+    samples: Samples,
+    local_energies: Tensor,
+    *,
+    chunk: int = 4_096,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """dE/dtheta = 2 Re <(d ln psi / dtheta)* (E_loc - E)> -> (P,) in parameter order.
 
     For complex psi of real parameters: 2 <Re(E_loc - E) d Re ln psi + Im(E_loc - E) d Im ln psi>.
     The weighted mean energy of all samples is the baseline: it leaves the mean unchanged
     (<d ln psi> = 0) and makes the estimator's variance vanish at an eigenstate. Samples pass
-    through the network `chunk` rows at a time.
+    through the network `chunk` rows at a time, each rank's share of them there.
     """
     weights = samples.weights
     factors = 2.0 * weights * centred(local_energies, weights)  # (U,)
     wavefunction.zero_grad(set_to_none=True)
-    for rows in torch.arange(len(factors), device=factors.device).split(chunk):
+    places = torch.arange(len(factors), device=factors.device)
+    for rows in places[ranks.share(len(factors))].split(chunk):
         inner_product(factors[rows], wavefunction.log_psi(samples.configs[rows])).backward()
-    return flat_gradient(wavefunction)
+    return ranks.sum(flat_gradient(wavefunction))
 
 
 def centred(values: Tensor, weights: Tensor) -> Tensor:

@@ -133,6 +133,8 @@ class LayerJacobians:
             backward pass (the other half), as far as one layer and one sample go; None is no bound.
         row_bytes: what `bytes_per_row` measured, if that is known.
         chunk: samples per backward pass, at most.
+        planned: samples that layers are grouped for, those in configs by default: where ranks with
+            unequal shares must form the same panels, the largest share.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class LayerJacobians:
         max_bytes: float | None = None,
         row_bytes: RowBytes | None = None,
         chunk: int = LONGEST_CHUNK,
+        planned: int | None = None,
     ) -> None:
         self._wavefunction, self._configs, self._factors = wavefunction, configs, factors
         self._layers = supported_layers(wavefunction)
@@ -153,7 +156,8 @@ class LayerJacobians:
         if max_bytes is not None:
             row_bytes = row_bytes or bytes_per_row(wavefunction, configs)
             self._chunk = min(chunk, row_bytes.chunk(max_bytes / 2))
-            sizes = {name: len(configs) * row_bytes.layers[name] for name in self._layers}
+            n_samples = planned or len(configs)
+            sizes = {name: n_samples * row_bytes.layers[name] for name in self._layers}
             self._groups = _grouped(sizes, max_bytes / 2)
 
     @property

@@ -18,6 +18,10 @@ direction already explains:
 Complex ln psi of real parameters: O is [Re O; Im O] and e is [Re e; Im e], R = 2 U rows, so that
 O^T O is the real part of the quantum metric O^dagger O.
 
+Several processes: each forms the rows of O of its share of the samples and gets, panel by panel,
+all rows of its share of the columns, whose contribution to O O^T, O delta_old and O^T a it adds;
+in the P x P form each adds its rows' part of O^T O. The system is small and solved everywhere.
+
 (NetKet's SR step is twice as long at equal learning rate.)
 
 Letters: U samples, R rows (U, or 2 U for complex ln psi), P parameters, C columns of a panel.
@@ -35,7 +39,9 @@ from torch import Tensor
 from nqs.vmc.gradient import centred, flat_gradient, flat_parameters, inner_product, real_parts
 from nqs.vmc.layer_jacobians import LayerJacobians, RowBytes, bytes_per_row, whole_jacobian
 from nqs.vmc.optimizers import Optimizer
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.schedules import Schedule
+from nqs.vmc.statistics import joined_mean
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 LARGEST_GAIN = 10.0
@@ -109,14 +115,18 @@ class NaturalGradient(Optimizer):
         self.diagnostics = {}
 
     def update(
-        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        local_energies: Tensor,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
         shift = self.diagonal_shift * self.shift_schedule(self.step)
         rate = self.learning_rate * self.schedule(self.step)
         excess = centred(local_energies, samples.weights)  # (U,)
         if self.implicit:
             excess = centred(implicit_energies(excess, rate), samples.weights)
-        direction = self._direction(wavefunction, samples, excess, shift)
+        direction = self._direction(wavefunction, samples, excess, shift, ranks)
         rate *= self._shortening(rate * float(direction.length))
         self.step += 1
         self.direction = direction.delta
@@ -124,63 +134,87 @@ class NaturalGradient(Optimizer):
         return -rate * direction.delta
 
     def _direction(
-        self, wavefunction: Wavefunction, samples: Samples, excess: Tensor, shift: float
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        excess: Tensor,
+        shift: float,
+        ranks: Ranks,
     ) -> _Direction:
         """SPRING's delta in the smaller of the two spaces; excess (U,) has mean 0."""
         errors = samples.weights.sqrt() * excess  # (U,)
         residual = torch.cat(real_parts(errors.to(samples.log_psi.dtype)))  # e, (R,)
         n_parameters = sum(p.numel() for p in wavefunction.parameters())
         if fewer_parameters(n_parameters, len(residual)):
-            return self._in_parameter_space(wavefunction, samples, residual, shift)
-        return self._in_sample_space(wavefunction, samples, residual, shift)
+            return self._in_parameter_space(wavefunction, samples, residual, shift, ranks)
+        return self._in_sample_space(wavefunction, samples, residual, shift, ranks)
 
     def _in_sample_space(
-        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor, shift: float
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        residual: Tensor,
+        shift: float,
+        ranks: Ranks,
     ) -> _Direction:
         """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
         n_rows = len(residual)
-        whole = n_rows * sum(p.nbytes for p in wavefunction.parameters())  # bytes of O
+        size = sum(p.nbytes for p in wavefunction.parameters())
+        whole = n_rows * size // ranks.size  # bytes of this rank's columns of O
         keep = whole <= self._max_bytes / 2
         gram = residual.new_zeros(n_rows, n_rows)
         explained = residual.new_zeros(n_rows)  # O delta_old
         kept = []
-        for columns, panel in self._panels(wavefunction, samples, n_rows, whole if keep else 0):
+        kept_bytes = whole if keep else 0
+        for columns, panel in self._panels(wavefunction, samples, n_rows, kept_bytes, ranks):
             add_gram(gram, panel)
             if self.direction is not None:
                 explained += panel @ self.direction[columns].to(panel.dtype)
             if keep:
                 kept.append((columns, panel))
+        gram, explained = ranks.sum(gram), ranks.sum(explained)
         gram = gram.tril() + gram.tril(-1).T
         alpha = solve_shifted(gram, residual - self.momentum * explained, shift)
+        alpha = ranks.broadcast(alpha)  # processors of other kinds may round otherwise
         if keep:
-            delta = flat_parameters(wavefunction)
+            delta = torch.zeros_like(flat_parameters(wavefunction))
             for columns, panel in kept:
                 delta[columns] = alpha.to(panel.dtype) @ panel
+            delta = ranks.sum(delta)
         else:
             roots = samples.weights.sqrt().repeat(n_rows // len(samples.counts))
             chunk = self._measured(wavefunction, samples).chunk(self._max_bytes / 2)
-            delta = pull_back(wavefunction, samples, roots * alpha, chunk=chunk)
+            delta = pull_back(wavefunction, samples, roots * alpha, chunk=chunk, ranks=ranks)
         if self.direction is not None:
             delta = delta + self.momentum * self.direction
         change = gram @ alpha + self.momentum * explained  # O delta, (R,)
         return _Direction(delta, change.norm(), pull_back_norm(gram, residual))
 
     def _panels(
-        self, wavefunction: Wavefunction, samples: Samples, n_rows: int, kept_bytes: int
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        n_rows: int,
+        kept_bytes: int,
+        ranks: Ranks,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(columns (C,), O[:, columns] (R, C)), each column once; kept_bytes: O will be kept whole.
+        """(columns (C,), O[:, columns] (R, C)), each column once and on one rank; kept_bytes: what
+        all panels take that will be kept, 0 if none is.
 
         Whole rows are formed, chunk by chunk, only if O is kept anyway and the record of all layers
         is what does not fit.
         """
         roots = samples.weights.sqrt()
+        own = ranks.share(len(roots))
+        alone = ranks.size == 1  # else three panels are held: formed, on their way, arrived
         free = self._max_bytes - kept_bytes
         parameter = next(wavefunction.parameters())
         itemsize = parameter.itemsize
-        widest = max(1, min(PANEL_COLUMNS, int(free / 4 / (itemsize * n_rows))))
+        panel_bytes = itemsize * n_rows * (1 if alone else 3)
+        widest = max(1, min(PANEL_COLUMNS, int(free / 4 / panel_bytes)))
         row_bytes = self._measured(wavefunction, samples)
         panels: Iterable[tuple[Tensor, Tensor]]
-        if kept_bytes and len(roots) * row_bytes.record > 3 / 8 * free:
+        if alone and kept_bytes and len(roots) * row_bytes.record > 3 / 8 * free:
             whole = whole_jacobian(
                 wavefunction, samples.configs, roots, max_bytes=3 / 4 * free, row_bytes=row_bytes
             )
@@ -189,12 +223,18 @@ class NaturalGradient(Optimizer):
         else:
             panels = LayerJacobians(
                 wavefunction,
-                samples.configs,
-                factors=roots,
+                samples.configs[own],
+                factors=roots[own],
                 max_bytes=3 / 4 * free,
                 row_bytes=row_bytes,
-            ).panels(widest, self._reused(parameter, kept_bytes // itemsize))
+                planned=max(ranks.shares(len(roots))),
+            ).panels(
+                widest * ranks.size,
+                self._reused(parameter, kept_bytes // itemsize) if alone else None,
+            )
         for columns, panel in panels:
+            columns = columns[ranks.share(len(columns))]
+            panel = ranks.exchanged(panel, len(roots))
             for part in panel.split(len(roots)):
                 centre(part, roots)
             yield columns, panel
@@ -210,25 +250,30 @@ class NaturalGradient(Optimizer):
         return self._memory
 
     def _in_parameter_space(
-        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor, shift: float
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        residual: Tensor,
+        shift: float,
+        ranks: Ranks,
     ) -> _Direction:
         """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
-        metric, force = self._metric(wavefunction, samples, residual)
+        metric, force = self._metric(wavefunction, samples, residual, ranks)
         old = torch.zeros_like(force)
         if self.direction is not None:
             old = self.momentum * self.direction.to(force.dtype)
-        delta = solve_shifted(metric, force - metric @ old, shift) + old
+        delta = ranks.broadcast(solve_shifted(metric, force - metric @ old, shift) + old)
         length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
         dtype = next(wavefunction.parameters()).dtype
         return _Direction(delta.to(dtype), length, force.norm())
 
     def _metric(
-        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor
+        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor, ranks: Ranks
     ) -> tuple[Tensor, Tensor]:
         """O^T O (P, P) and O^T e (P,), float64, one chunk of samples after another.
 
-        Each chunk is centred on its own mean and the chunks joined as in RunningMoments, so nothing
-        cancels. With errors that sum to zero O^T e needs no common mean.
+        Each chunk is centred on its own mean and the chunks, then the ranks, are joined as in
+        RunningMoments, so nothing cancels. With errors that sum to zero O^T e needs no common mean.
         """
         roots = samples.weights.sqrt()  # (U,)
         errors = residual.view(-1, len(roots))  # (1 or 2, U)
@@ -238,7 +283,7 @@ class NaturalGradient(Optimizer):
         force = residual.new_zeros(n_parameters)
         means = residual.new_zeros(len(errors), n_parameters)
         weight = 0.0  # of the samples so far
-        places = torch.arange(len(roots), device=roots.device)
+        places = torch.arange(len(roots), device=roots.device)[ranks.share(len(roots))]
         for rows in places.split(max(1, int(self._max_bytes / 2 / row))):
             jacobian = whole_jacobian(
                 wavefunction,
@@ -259,7 +304,11 @@ class NaturalGradient(Optimizer):
                     metric.addr_(away, away, alpha=weight * own / (weight + own))
                 mean += away * (own / (weight + own))
             weight += own
-        return metric.tril() + metric.tril(-1).T, force
+        weights = ranks.gathered(residual.new_tensor([weight]))  # (W,)
+        for away in means - joined_mean(weights, ranks.gathered(means[None])):
+            metric.addr_(away, away, alpha=weight)
+        metric = ranks.sum(metric)
+        return metric.tril() + metric.tril(-1).T, ranks.sum(force)
 
     def _measured(self, wavefunction: Wavefunction, samples: Samples) -> RowBytes:
         if self._row_bytes is None:
@@ -337,7 +386,12 @@ def solve_shifted(gram: Tensor, right: Tensor, shift: float) -> Tensor:
 
 
 def pull_back(
-    wavefunction: Wavefunction, samples: Samples, factors: Tensor, *, chunk: int = 1_024
+    wavefunction: Wavefunction,
+    samples: Samples,
+    factors: Tensor,
+    *,
+    chunk: int = 1_024,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """O^T a for factors = sqrt(w) a (R,): one backward pass -> (P,) in parameter order."""
     weights = samples.weights
@@ -345,9 +399,10 @@ def pull_back(
     parts = parts - weights * parts.sum(1, keepdim=True)
     combined = torch.complex(parts[0], parts[1]) if len(parts) == 2 else parts[0]
     wavefunction.zero_grad(set_to_none=True)
-    for rows in torch.arange(len(weights), device=weights.device).split(chunk):
+    places = torch.arange(len(weights), device=weights.device)[ranks.share(len(weights))]
+    for rows in places.split(chunk):
         inner_product(combined[rows], wavefunction.log_psi(samples.configs[rows])).backward()
-    return flat_gradient(wavefunction)
+    return ranks.sum(flat_gradient(wavefunction))
 
 
 def pull_back_norm(gram: Tensor, residual: Tensor) -> Tensor:

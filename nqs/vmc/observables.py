@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hamiltonians.lattice import Lattice
 from nqs.vmc.momenta import ordering_wavevectors
+from nqs.vmc.ranks import Ranks
 from nqs.vmc.statistics import Estimate, RunningMoments
 from nqs.wavefunctions.wavefunction import Samples
 
@@ -27,6 +28,10 @@ class Measurement(ABC):
     @abstractmethod
     def add(self, samples: Samples, connections: Connections) -> None:
         """Draws (U, N) with counts, and what their local energies are made of."""
+
+    @abstractmethod
+    def join(self, ranks: Ranks) -> None:
+        """Takes in the draws of all ranks; each has added some of its own, none will add more."""
 
     @abstractmethod
     def estimates(self) -> dict[str, Estimate]:
@@ -54,6 +59,11 @@ class DiagonalAverages(Measurement):
             values |= order_parameters(samples.configs, self.positions, self.wavevectors)
         for name, value in values.items():
             self.moments.setdefault(name, RunningMoments()).add(value, samples.counts)
+
+    def join(self, ranks: Ranks) -> None:
+        """See Measurement.join."""
+        for moments in self.moments.values():
+            moments.join(ranks)
 
     def estimates(self) -> dict[str, Estimate]:
         """See Measurement.estimates; scalars."""

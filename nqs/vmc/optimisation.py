@@ -13,6 +13,7 @@ from hamiltonians.invariance import check_invariance
 from nqs.vmc.gradient import add_to_parameters
 from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.proposal import draw_around
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.wavefunction import Wavefunction
 
@@ -46,6 +47,7 @@ def optimise(
     generator: torch.Generator,
     flip_fraction: float = 0.5,
     max_rows: int = 32_768,
+    ranks: Ranks = ALONE,
     after_step: Callable[[StepRecord], bool] = lambda record: False,
 ) -> None:
     """Minimise <H> over the parameters of `wavefunction`, in place.
@@ -53,6 +55,8 @@ def optimise(
     Steps first_step + 1 .. n_steps; `after_step` sees each record once the update is applied and
     stops the loop by returning True. All randomness comes from `generator`. flip_fraction: share
     of the draws that explore a random flip (see nqs.vmc.proposal); 0 samples |psi|^2 itself.
+    ranks: the processes that share the samples and the work of each step. All begin with the same
+    parameters, each has a generator of its own, and `after_step` answers alike on all of them.
     Raises FloatingPointError, before touching the parameters, if the energy is not finite, and
     ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by construction.
     """
@@ -60,12 +64,19 @@ def optimise(
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
         samples, e_loc = draw_around(
-            wavefunction, hamiltonian, n_samples, flip_fraction, generator, max_rows=max_rows
+            wavefunction,
+            hamiltonian,
+            n_samples,
+            flip_fraction,
+            generator,
+            max_rows=max_rows,
+            ranks=ranks,
         )
         energy = sample_statistics(
             e_loc, samples, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
         )
-        add_to_parameters(wavefunction, optimizer.update(wavefunction, samples, e_loc))
+        update = ranks.broadcast(optimizer.update(wavefunction, samples, e_loc, ranks))
+        add_to_parameters(wavefunction, update)
         record = StepRecord(
             step=step,
             energy=energy.energy,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nqs.vmc.gradient import energy_gradient
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -28,9 +29,16 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(
-        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        local_energies: Tensor,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
-        """The increment of the parameters, (P,) in the order of wavefunction.parameters()."""
+        """The increment of the parameters, (P,) in the order of wavefunction.parameters().
+
+        Samples and local energies are those of all ranks, on each of them.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -80,9 +88,13 @@ class Adam(Optimizer):
         self.diagnostics = {}
 
     def update(
-        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor
+        self,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        local_energies: Tensor,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
-        gradient = energy_gradient(wavefunction, samples, local_energies)
+        gradient = energy_gradient(wavefunction, samples, local_energies, ranks=ranks)
         norm = float(gradient.norm())
         if self.clip_norm is not None and norm > self.clip_norm:
             gradient *= self.clip_norm / norm

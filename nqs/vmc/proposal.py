@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.local_energy import connected, summed
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction, merged
 
 LEAST_IMPORTANCE = 1e-25
@@ -39,35 +40,67 @@ def draw_around(
     generator: torch.Generator,
     *,
     max_rows: int = 32_768,
+    ranks: Ranks = ALONE,
 ) -> tuple[Samples, Tensor]:
     """n_samples draws of q, listed once each with counts and importance, and their E_loc (U,).
 
     Draws that symmetries of both psi and the Hamiltonian connect share one row: they have the same
     ln psi, local energy, importance and derivatives, so every average of these is unchanged.
     fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside.
+    Each rank draws its share and evaluates its share of the distinct rows; all return all of them.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
-    samples = wavefunction.sample(n_samples, generator, unique=True)
+    samples = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
     configs, counts = samples.configs, samples.counts
     if fraction > 0:
         configs, counts = flip_some(samples, hamiltonian, fraction, generator)
-    representatives = wavefunction.representatives(configs)
+    representatives = ranks.gathered(wavefunction.representatives(configs))
     if representatives is not configs:
-        configs, counts = merged(representatives, counts)
+        configs, counts = merged(representatives, ranks.gathered(counts))
+        rows, counts = at_least(ranks.size, counts)
+        configs = configs[rows]
+    own = ranks.share(len(counts))
     if configs is not samples.configs:
-        samples = Samples(configs, counts, wavefunction.log_psi(configs))
-    elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
-    e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
+        log_psi = ranks.gathered(wavefunction.log_psi(configs[own]))
+        samples = Samples(configs, counts, log_psi)
+    part = Samples(configs[own], counts[own], samples.log_psi[own])
+    elements, log_ratios = connected(wavefunction, hamiltonian, part, max_rows)
+    e_loc = ranks.gathered(summed(hamiltonian, part.configs, elements, log_ratios))
     if fraction == 0:
         return samples, e_loc
-    weights = importance(elements, log_ratios, fraction)
+    weights = ranks.gathered(importance(elements, log_ratios, fraction))
     samples = dataclasses.replace(samples, importance=weights)
-    kept = weights > LEAST_IMPORTANCE
-    if bool(kept.all()):
+    kept = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
+    if len(kept) == len(weights):
         return samples, e_loc
-    rows = (x[kept] for x in (samples.configs, samples.counts, samples.log_psi, weights))
-    return Samples(*rows), e_loc[kept]
+    rows, counts = at_least(ranks.size, counts[kept])
+    rows = kept[rows]
+    return Samples(configs[rows], counts, samples.log_psi[rows], weights[rows]), e_loc[rows]
+
+
+def at_least(n_rows: int, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (U',) and counts (U',), U' >= n_rows: so that no rank is without a row.
+
+    Where counts (U,) are fewer the commonest row is listed twice with half of its draws each, which
+    leaves every estimator as it is. FloatingPointError where there are fewer draws than n_rows, or
+    none at all.
+    """
+    if not len(counts):
+        raise FloatingPointError("the weights of all samples are zero or not finite")
+    rows = torch.arange(len(counts), device=counts.device)
+    while len(rows) < n_rows:
+        most = int(counts.max())
+        if most < 2:
+            raise FloatingPointError(
+                f"{len(rows)} draws have a weight that is not zero, fewer than the {n_rows} "
+                "processes; draw more samples or start fewer processes"
+            )
+        place = int((counts == most).nonzero()[0])  # the first of them, on every rank
+        rows = torch.cat([rows, rows[place, None]])
+        counts = torch.cat([counts, counts.new_tensor([most // 2])])
+        counts[place] -= most // 2
+    return rows, counts
 
 
 def flip_some(

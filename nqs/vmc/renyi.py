@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hamiltonians.lattice import Lattice
 from nqs.vmc.observables import Connections, Measurement
+from nqs.vmc.ranks import Ranks
 from nqs.vmc.statistics import Estimate, RunningMoments
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -68,6 +69,10 @@ class RenyiEntropy(Measurement):
         if not log_ratio.is_complex():
             return modulus
         return modulus * log_ratio.imag.sum(0).cos()  # a complex sum with -inf would be NaN
+
+    def join(self, ranks: Ranks) -> None:
+        """See Measurement.join."""
+        self.moments.join(ranks)
 
     def estimates(self) -> dict[str, Estimate]:
         """renyi2 (S,)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.observables import Connections, Measurement
+from nqs.vmc.ranks import Ranks
 from nqs.vmc.statistics import Estimate, RunningMoments
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -52,6 +53,10 @@ class SigmaX(Measurement):
             samples.configs, singles, ~known, max_rows=self.max_rows
         )
         return torch.where(known, found, missing - samples.log_psi[:, None])
+
+    def join(self, ranks: Ranks) -> None:
+        """See Measurement.join."""
+        self.moments.join(ranks)
 
     def estimates(self) -> dict[str, Estimate]:
         """sigma_x (N,)."""

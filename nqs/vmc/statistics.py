@@ -17,6 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from nqs.vmc.ranks import Ranks
 from nqs.wavefunctions.wavefunction import Samples
 
 
@@ -57,6 +58,16 @@ class RunningMoments:
         self.n = total
         return self
 
+    def join(self, ranks: Ranks) -> None:
+        """The moments of all ranks' values together, on each of them; every rank has some."""
+        assert self.mean is not None and self.squares is not None
+        own = self.mean[None]
+        counts = ranks.gathered(own.new_tensor([self.n]))  # (W,)
+        means, squares = ranks.gathered(own), ranks.gathered(self.squares[None])  # (W, ...)
+        self.n, self.mean = float(counts.sum()), joined_mean(counts, means)
+        shifts = torch.tensordot(counts, (means - self.mean).square(), dims=1)
+        self.squares = squares.sum(0) + shifts
+
     def estimate(self) -> Estimate:
         """Mean and standard error; the error of a single draw is NaN."""
         assert self.mean is not None and self.squares is not None
@@ -68,6 +79,11 @@ class RunningMoments:
         """Mean squared deviation."""
         assert self.squares is not None
         return self.squares / self.n
+
+
+def joined_mean(weights: Tensor, means: Tensor) -> Tensor:
+    """Mean of parts with weights (W,) and means (W, ...) of their own, exactly that of one part."""
+    return means[0] + torch.tensordot(weights / weights.sum(), means - means[0], dims=1)
 
 
 @dataclass(frozen=True)

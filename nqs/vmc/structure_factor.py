@@ -1,9 +1,9 @@
 """Structure factor S(k) = (1/N) <|sum_i exp(i k r_i) (n_i - <n_i>)|^2> from draws of |psi|^2.
 
 With A = sum_i exp(i k r_i) (n_i - c_i) for any constants c, N S = <|A|^2> - |<A>|^2. c is the mean
-of the first draws, so that <A> is small and nothing cancels. The error bar by the delta method:
-S changes by the mean of |A|^2 - 2 Re (<A>* A), whose variance follows from the covariance of
-(|A|^2, Re A, Im A).
+of the first draws (rank 0's), so that <A> is small and nothing cancels. The error bar by the delta
+method: S changes by the mean of |A|^2 - 2 Re (<A>* A), whose variance follows from the covariance
+of (|A|^2, Re A, Im A).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nqs.vmc.observables import Connections, Measurement
+from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples
 
@@ -28,9 +29,17 @@ class StructureFactor(Measurement):
     Args:
         momenta: k points (..., d).
         positions: r_i (N, d).
+        ranks: who else adds draws, at least once each.
     """
 
-    def __init__(self, momenta: Tensor, positions: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        momenta: Tensor,
+        positions: Tensor,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.ranks = ranks
         self.momenta, self.n_sites = momenta, len(positions)
         phases = positions @ momenta.flatten(0, -2).T  # (N, M)
         self.waves = torch.cat([phases.cos(), phases.sin()], dim=1).to(device)  # (N, 2 M)
@@ -44,7 +53,7 @@ class StructureFactor(Measurement):
         """See Measurement.add."""
         bits, counts = samples.configs.to(torch.float64), samples.counts.to(torch.float64)
         if self.reference is None:
-            self.reference = samples.weights @ bits
+            self.reference = self.ranks.broadcast(samples.weights @ bits)
         rows = max(1, LAUNCH_NUMBERS // self.first.shape[1])
         deviations = bits - self.reference  # (U, N)
         for part, drawn in zip(deviations.split(rows), counts.split(rows), strict=True):
@@ -55,6 +64,11 @@ class StructureFactor(Measurement):
                 for j, y in enumerate(values[: i + 1]):
                     self.second[i, j] += drawn @ (x * y)
         self.n += samples.n_samples
+
+    def join(self, ranks: Ranks) -> None:
+        """See Measurement.join."""
+        self.first, self.second = ranks.sum(self.first), ranks.sum(self.second)
+        self.n = int(ranks.sum(torch.tensor(self.n, device=self.first.device)))
 
     def estimates(self) -> dict[str, Estimate]:
         """structure_factor (...)."""

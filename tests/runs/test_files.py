@@ -71,7 +71,7 @@ def save(folder: Path, step: int) -> Path:
         config={"model": {"d_model": 4}},
         model={"w": torch.full((2,), float(step))},
         optimizer={"first": None},
-        generator=torch.Generator().manual_seed(step),
+        generators=torch.Generator().manual_seed(step).get_state()[None],
     )
 
 

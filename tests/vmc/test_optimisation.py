@@ -23,6 +23,7 @@ from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.vmc.product_state import product_state
+from nqs.vmc.ranks import ALONE
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -204,7 +205,7 @@ def test_an_exact_state_stays() -> None:
     """At the ground state the gradient vanishes sample by sample: plain descent does not move."""
 
     class Descent(Optimizer):
-        def update(self, wavefunction, samples, local_energies):
+        def update(self, wavefunction, samples, local_energies, ranks=ALONE):
             gradient = energy_gradient(wavefunction, samples, local_energies)
             self.diagnostics = {"gradient_norm": float(gradient.norm()), "learning_rate": 0.1}
             return -0.1 * gradient
