@@ -137,7 +137,7 @@ class NaturalGradient(Optimizer):
         """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
         n_rows = len(residual)
         whole = n_rows * sum(p.nbytes for p in wavefunction.parameters())  # bytes of O
-        keep = whole <= self._max_bytes / 2
+        keep = whole <= self.max_bytes / 2
         gram = residual.new_zeros(n_rows, n_rows)
         explained = residual.new_zeros(n_rows)  # O delta_old
         kept = []
@@ -155,7 +155,7 @@ class NaturalGradient(Optimizer):
                 delta[columns] = alpha.to(panel.dtype) @ panel
         else:
             roots = samples.weights.sqrt().repeat(n_rows // len(samples.counts))
-            chunk = self._measured(wavefunction, samples).chunk(self._max_bytes / 2)
+            chunk = self._measured(wavefunction, samples).chunk(self.max_bytes / 2)
             delta = pull_back(wavefunction, samples, roots * alpha, chunk=chunk)
         if self.direction is not None:
             delta = delta + self.momentum * self.direction
@@ -171,7 +171,7 @@ class NaturalGradient(Optimizer):
         is what does not fit.
         """
         roots = samples.weights.sqrt()
-        free = self._max_bytes - kept_bytes
+        free = self.max_bytes - kept_bytes
         parameter = next(wavefunction.parameters())
         itemsize = parameter.itemsize
         widest = max(1, min(PANEL_COLUMNS, int(free / 4 / (itemsize * n_rows))))
@@ -236,12 +236,12 @@ class NaturalGradient(Optimizer):
         means = residual.new_zeros(len(errors), n_parameters)
         weight = 0.0  # of the samples so far
         places = torch.arange(len(roots), device=roots.device)
-        for rows in places.split(max(1, int(self._max_bytes / 2 / row))):
+        for rows in places.split(max(1, int(self.max_bytes / 2 / row))):
             jacobian = whole_jacobian(
                 wavefunction,
                 samples.configs[rows],
                 roots[rows],
-                max_bytes=self._max_bytes / 2,
+                max_bytes=self.max_bytes / 2,
                 row_bytes=self._measured(wavefunction, samples),
             )
             own = float(roots[rows].square().sum())
@@ -264,7 +264,8 @@ class NaturalGradient(Optimizer):
         return self._row_bytes
 
     @property
-    def _max_bytes(self) -> float:
+    def max_bytes(self) -> float:
+        """memory_gb in bytes."""
         return self.memory_gb * 2**30
 
     def _shortening(self, length: float) -> float:
