@@ -35,7 +35,7 @@ from benchmarks.trial import DTYPES, PARTS, Setting, Trial, profiled, timed, uti
 def ours(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
     """Our step."""
     warm_up(setting)
-    trial = Trial(setting)
+    trial = Trial(setting).start()
     for _ in range(args.after):
         trial.advance()
     steps = timed(trial, args.steps, args.seconds)

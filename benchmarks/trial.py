@@ -11,8 +11,8 @@ import math
 import pstats
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -84,10 +84,13 @@ class Trial:
         self.psi = Autoregressive(core, patches).to(DTYPES[setting.dtype]).to(self.device)
         self.hamiltonian = hamiltonian.to(self.device)
         self.generator = self._generator("samples", self.device)
-        self.psi.set_product_state(
-            product_state(self.hamiltonian, self._generator("product_state", self.device))
-        )
         self.step, self.seconds, self.n_rows = 0, 0.0, 0
+
+    def start(self) -> Trial:
+        """Puts the wavefunction at the best product state, as a run does before its first step."""
+        generator = self._generator("product_state", self.device)
+        self.psi.set_product_state(product_state(self.hamiltonian, generator))
+        return self
 
     def _generator(self, stream: str, device: torch.device) -> torch.Generator:
         return build_generator(self.setting.seed, stream, device)
@@ -204,9 +207,8 @@ def utilisation(work: Work, seconds: float, rate: float) -> float:
     return work.total / seconds / rate if seconds > 0 else math.nan
 
 
-def warm_up(setting: Setting, make: Callable[[Setting], Trial] = Trial) -> None:
-    """Two small steps of the same architecture, so that libraries are loaded and threads started."""
-    small = Setting(**{**vars(setting), "samples": 2})
-    trial = make(small)
+def warm_up(setting: Setting) -> None:
+    """Two small steps of the same architecture: libraries are loaded and threads started."""
+    small = Trial(replace(setting, samples=2))
     for _ in range(2):
-        trial.advance()
+        small.advance()
