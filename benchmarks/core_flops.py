@@ -256,9 +256,9 @@ class LinearAttentionFlops(CoreFlops):
         return self.maps * call.tokens
 
     def mixing(self, call: Call) -> int:
-        return sum(
-            self._chunk(call.rows, length) for length in self._chunks(call.own)
-        ) * self.n_layers
+        return (
+            sum(self._chunk(call.rows, length) for length in self._chunks(call.own)) * self.n_layers
+        )
 
     def _chunks(self, own: int) -> list[int]:
         size = linear_attention.CHUNK
@@ -349,7 +349,9 @@ class LargePatchedFlops(CoreFlops):
         if first < end:
             opened = range(core.patch_of[first], core.patch_of[end - 1] + 1)
             repeats = call.repeats and opened.start < self.last
-            large = Call(call.rows, len(opened), opened.start, call.shared, True, repeats, call.grad)
+            large = Call(
+                call.rows, len(opened), opened.start, call.shared, True, repeats, call.grad
+            )
             longest = max(min(end - core.begins[t], core.lengths[t]) for t in opened)
             rows = call.rows * len(opened)
             parts += [

@@ -63,7 +63,9 @@ def exponents(rows: Sequence[Row]) -> list[str]:
                 name = _label(curve)
                 whole, last = exponent(x, y), exponent(x[-2:], y[-2:])
                 sizes = f"{column} {x[0]:.0f} to {x[-1]:.0f}"
-                lines.append(f"{name}: seconds ~ {column}^{whole:.2f} over {sizes}, last {last:.2f}")
+                lines.append(
+                    f"{name}: seconds ~ {column}^{whole:.2f} over {sizes}, last {last:.2f}"
+                )
     return lines
 
 
@@ -94,7 +96,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         drawn = False
         for curve, members in curves(rows, sweep).items():
             if sweep != "patch":
-                members = sorted(members, key=lambda row: float(getattr(row, column)))  # noqa: B023
+                members = sorted(members, key=lambda row: float(getattr(row, column)))
             x, y = [getattr(row, column) for row in members], [value(row) for row in members]
             if not all(map(math.isnan, y)):
                 axes.plot(x, y, ".-", label=_label(curve))

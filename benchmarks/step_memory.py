@@ -24,6 +24,7 @@ from benchmarks.models import MODELS
 from benchmarks.problems import LARGE
 from benchmarks.programs import Ours
 
+
 def measured(program: Ours, n_steps: int) -> dict[str, Any]:
     """Median seconds of n_steps steps after a first one, peak bytes, parameters."""
     program.start()

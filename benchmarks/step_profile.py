@@ -80,7 +80,8 @@ def older(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
         n_loops=n_patches,
         options={"Nh": setting.width, "patch": setting.patch, "nhead": args.older_heads},
     )
-    began, times = time.perf_counter(), []
+    times: list[float] = []
+    began = time.perf_counter()
     while len(times) < 1 + args.steps and time.perf_counter() - began < args.seconds / 2:
         times.append(sum(code.step().values()))
     counted = times[1:] or times

@@ -50,7 +50,7 @@ class Setting:
 
 
 class Trial:
-    """A run of `n_steps` steps that is taken step by step.
+    """A run of `n_steps` steps that is taken step by step; memory_gb as `NaturalGradient` has it.
 
     Attributes:
         step: steps done; seconds: they took; n_rows: distinct rows of the last.
@@ -58,10 +58,12 @@ class Trial:
     Raises ValueError for sizes that do not fit together.
     """
 
-    def __init__(self, setting: Setting, n_steps: int = DEFAULT_STEPS) -> None:
+    def __init__(
+        self, setting: Setting, n_steps: int = DEFAULT_STEPS, memory_gb: float = 1.0
+    ) -> None:
         self.setting, self.n_steps = setting, n_steps
         self.device = torch.device(setting.device)
-        lattice = Square(setting.side, setting.side)
+        self.lattice = lattice = Square(setting.side, setting.side)
         patches = Patches.from_spec(lattice, setting.patch)
         core = Transformer(
             patches.n_states + 1,
@@ -80,6 +82,7 @@ class Trial:
             implicit=True,
             schedule=Schedule("cosine", total_steps=n_steps, final_fraction=0.05),
             shift_schedule=Schedule("exponential", total_steps=n_steps, final_fraction=0.05),
+            memory_gb=memory_gb,
         )
         self.psi = Autoregressive(core, patches).to(DTYPES[setting.dtype]).to(self.device)
         self.hamiltonian = hamiltonian.to(self.device)
@@ -155,7 +158,9 @@ class Steps:
 
 def timed(trial: Trial, n_steps: int, seconds: float) -> Steps:
     """Up to n_steps steps, at least one, until `seconds` have passed."""
-    began, times, rows = time.perf_counter(), [], []
+    times: list[float] = []
+    rows: list[int] = []
+    began = time.perf_counter()
     while not times or (len(times) < n_steps and time.perf_counter() - began < seconds):
         before = trial.seconds
         trial.advance()
