@@ -165,7 +165,9 @@ def trained(
     report.add(part, {"side": side, "samples": args.samples, "planned_steps": n_steps})
     trial = begun(setting, n_steps, source)
     n_sites = side**2
-    while trial.step < n_steps and time.perf_counter() - began < TRAINING * seconds:
+    while trial.step < n_steps:
+        if trial.step > 0 and time.perf_counter() - began > TRAINING * seconds:
+            break
         report.step(part, trial.advance(), n_sites)
     found = {
         "steps": trial.step,

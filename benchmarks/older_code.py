@@ -1,8 +1,8 @@
 """Drives a user's own checkout of the public VMC_with_LPTFs repository (none of it is kept here).
 
-It runs on the GPU where torch sees one, whatever is asked for. Its training loop has no hook for timing, so one step is put together from its public methods in
-the order of its `reg_train`: sample, log-probability with gradient, off-diagonal labels, local
-energy, loss, backward, Adam.
+It runs on the GPU where torch sees one, whatever is asked for. Its training loop has no hook for
+timing, so one step is put together from its public methods in the order of its `reg_train`: sample,
+log-probability with gradient, off-diagonal labels, local energy, loss, backward, Adam.
 """
 
 from __future__ import annotations

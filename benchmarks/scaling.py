@@ -107,7 +107,7 @@ class Forecast:
     """
 
     def __init__(self, device: str) -> None:
-        self.speed = EXPECTED_SHARE * matmul_rate(device=device)
+        self.speed = EXPECTED_SHARE * matmul_rate(device=device, n_repeats=4)
         self.slow_from: dict[tuple[str, int], int] = {}
 
     def seconds(self, setting: Setting) -> float:

@@ -1,4 +1,4 @@
-"""The default run on an L x L Rydberg array, from the Python interface alone, and what a step costs.
+"""The default run on an L x L Rydberg array from the Python interface, and what a step costs.
 
 The same objects, from the same random numbers, as `python train.py` makes (a test holds that), but
 neither Hydra nor any file is needed: this also runs where only torch, numpy and scipy are.
@@ -110,7 +110,7 @@ class Trial:
             n_steps=self.step + 1,
             n_samples=self.setting.samples,
             generator=self.generator,
-            after_step=lambda record: bool(records.append(record)),
+            after_step=lambda record: not records.append(record),  # type: ignore[func-returns-value]
         )
         synchronise(self.device)
         self.seconds += time.perf_counter() - began

@@ -23,6 +23,13 @@ from benchmarks.trial import PARTS, Setting, Trial, profiled, timed
 from nqs.vmc.natural_gradient import NaturalGradient
 
 
+@pytest.fixture(autouse=True)
+def fixed_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The yardstick itself takes seconds."""
+    for module in (gpu_run, scaling, step_profile):
+        monkeypatch.setattr(module, "matmul_rate", lambda *a, **options: 1e11)
+
+
 def test_a_trial_is_the_default_run() -> None:
     """Two steps: bit for bit those of train.py with its defaults."""
     ours = Ours(PROBLEMS["4x4"], 3, ("train.n_samples=64",))
