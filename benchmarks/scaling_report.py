@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.model_costs import exponent
+from benchmarks.exponents import exponent
 from benchmarks.scaling_rows import Row
 from benchmarks.tables import aligned
 

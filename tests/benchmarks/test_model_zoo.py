@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import model_accuracy, model_costs, step_memory
+from benchmarks.exponents import exponent
 from benchmarks.model_accuracy import Accuracy, in_order, measured
-from benchmarks.model_costs import Time, exponent, times_table
+from benchmarks.model_costs import Time, times_table
 from benchmarks.model_zoo import main
 from benchmarks.models import MODELS
 from benchmarks.problems import LARGE, PROBLEMS, ZOO

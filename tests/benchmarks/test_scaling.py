@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +177,14 @@ def test_the_gpu_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert second["side"] == 6 and second["error_bar_per_site"] > 0
     history = rows(tmp_path / "gpu_run_steps.csv")
     assert [row["part"] for row in history].count("first") == first["steps"]
+
+
+def test_no_more_than_torch_numpy_scipy_is_needed() -> None:
+    """Where the GPU is there may be neither Hydra nor NetKet, nor HDF5."""
+    absent = "hydra", "omegaconf", "netket", "jax", "h5py", "rich", "typer", "matplotlib"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}));"
+    code += "import benchmarks.gpu_run, benchmarks.scaling, benchmarks.step_profile"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path: Path, monkeypatch) -> None:
