@@ -164,7 +164,7 @@ def test_updates(model: str, system: str, optimizer: str) -> None:
 @pytest.mark.parametrize("model", ["factored", "gru", "lptf-gru"])
 def test_updates_in_little_memory(model: str) -> None:
     """A Jacobian that is not kept takes one more pass; passes of later groups end early."""
-    psi = build_system(model, "chain-3", dtype=torch.float32)
+    psi = build_system(model, "kagome-2x1", dtype=torch.float32)
     whole = 9 * sum(p.nbytes for p in psi.parameters())
     pulled, grouped = (NaturalGradient(memory_gb=x * whole / 2**30) for x in (1.9, 0.3))
     assert counted(update(psi, drawn_samples(psi, 9), pulled)) == sum(update_flops(psi, 9, pulled))
