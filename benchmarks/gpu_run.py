@@ -155,6 +155,8 @@ def trained(
     side = args.size if source is None else args.second_size
     setting = Setting(side, args.samples, width=args.width, device=args.device, seed=args.seed)
     began = time.perf_counter()
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     warm_up(setting)
     # how long a step takes where it is slowest, all rows distinct: at the start
     first = begun(setting, LEAST_STEPS, source)
