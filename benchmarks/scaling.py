@@ -49,13 +49,12 @@ from benchmarks.arguments import Parser, chosen, made, positive, seed, whole_num
 from benchmarks.flops import flops
 from benchmarks.matmul import matmul_rate
 from benchmarks.older_code import checkout
-from benchmarks.scaling_report import draw, table
+from benchmarks.scaling_report import SWEEPS, draw, table
 from benchmarks.scaling_rows import KEY, Row, failed
 from benchmarks.tables import Rows
 from benchmarks.trial import Setting, Trial
 
 BASE_SIDE = 8
-SWEEPS = ("sites", "samples", "patch", "width", "dtype", "state")
 SIDES = (4, 6, 8, 12, 16, 24, 32, 48)
 SAMPLES = (64, 128, 256, 512, 1024, 2048, 4096)
 PATCHES = ("1x2", "2x2", "2x3", "2x4", "3x3")

@@ -10,6 +10,7 @@ from benchmarks.exponents import exponent
 from benchmarks.scaling_rows import Row
 from benchmarks.tables import aligned
 
+SWEEPS = ("sites", "samples", "patch", "width", "dtype", "state")
 FITTED = {"sites": "n_sites", "samples": "samples", "width": "width"}
 """Sweeps whose variable is a number, and its column."""
 
@@ -25,7 +26,7 @@ def table(rows: Sequence[Row]) -> str:
             *(_number(row.samples_per_second), _percent(row.mfu), _percent(row.run_share)),
             *(_number(row.peak_gb), row.ended),
         ]
-        for row in rows
+        for row in sorted(rows, key=lambda row: SWEEPS.index(row.sweep))
     ]
     return "\n".join([aligned([header, *lines]), "", *exponents(rows)])
 
@@ -90,6 +91,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, grid = plt.subplots(2, 3, figsize=(13, 7.5), layout="constrained")
     for axes, (sweep, column, value, label) in zip(grid.flat, PANELS, strict=True):
@@ -102,8 +104,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 axes.plot(x, y, ".-", label=_label(curve))
                 drawn = True
         axes.set(xlabel="N" if column == "n_sites" else column, ylabel=label)
+        axes.set_visible(drawn)
         if drawn and sweep != "patch":
-            axes.set(xscale="log", yscale="log")
+            axes.set(xscale="log", yscale="log" if label == "seconds per step" else "linear")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if drawn:
             axes.legend(fontsize="x-small")
     figure.savefig(path, dpi=150)
