@@ -53,7 +53,10 @@ def curves(rows: Sequence[Row], sweep: str) -> dict[Curve, list[Row]]:
 
 
 def exponents(rows: Sequence[Row]) -> list[str]:
-    """seconds = c x^a of each curve: over all of it, and between its last two points."""
+    """seconds = c x^a of each curve: over all of it, and between its last two points.
+
+    Beside it the same for the least operations, which know no other jobs on the machine.
+    """
     lines = []
     for sweep, column in FITTED.items():
         for curve, members in curves(rows, sweep).items():
@@ -64,9 +67,12 @@ def exponents(rows: Sequence[Row]) -> list[str]:
                 name = _label(curve)
                 whole, last = exponent(x, y), exponent(x[-2:], y[-2:])
                 sizes = f"{column} {x[0]:.0f} to {x[-1]:.0f}"
-                lines.append(
-                    f"{name}: seconds ~ {column}^{whole:.2f} over {sizes}, last {last:.2f}"
-                )
+                line = f"{name}: seconds ~ {column}^{whole:.2f} over {sizes}, last {last:.2f}"
+                work = [row.least_gflop for row in members]
+                if not any(map(math.isnan, work)):
+                    counted = exponent(x, work), exponent(x[-2:], work[-2:])
+                    line += "; least operations {:.2f}, last {:.2f}".format(*counted)
+                lines.append(line)
     return lines
 
 
