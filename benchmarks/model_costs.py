@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from benchmarks.exponents import exponent
 from benchmarks.matmul import synchronise
 from benchmarks.models import MODELS, Model
 from benchmarks.problems import LARGE, rydberg
@@ -87,13 +87,6 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
         synchronise(device)
         marks.append(time.perf_counter() - began)
     return statistics.median(marks[1:])
-
-
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """a of seconds = c sizes^a by least squares of the logarithms; nan for a single size."""
-    if len(set(sizes)) < 2:
-        return math.nan
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def step(problem: str, model: str, n_steps: int, seed: int) -> Step:

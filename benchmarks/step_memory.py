@@ -10,35 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import train  # noqa: F401  before torch: it says how torch's idle threads wait
 
 # isort: split
 from benchmarks.arguments import Parser, seed, whole_number
+from benchmarks.memory import peak_bytes
 from benchmarks.models import MODELS
 from benchmarks.problems import LARGE
 from benchmarks.programs import Ours
-
-STATUS = Path("/proc/self/status")
-
-
-def peak_bytes() -> int:
-    """The largest resident memory of this process so far.
-
-    Not getrusage where /proc tells: its maximum survives exec, so a child would report its parent.
-    """
-    if STATUS.exists():
-        lines = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
-        if lines:
-            return int(lines[0].split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def measured(program: Ours, n_steps: int) -> dict[str, Any]:

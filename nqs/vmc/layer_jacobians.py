@@ -161,6 +161,11 @@ class LayerJacobians:
             self._groups = _grouped(sizes, max_bytes / 2)
 
     @property
+    def n_passes(self) -> int:
+        """Passes over all samples, one for each group of layers."""
+        return len(self._groups)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of inputs and gradients held now."""
         return sum(record.nbytes for records in self._records.values() for record in records)

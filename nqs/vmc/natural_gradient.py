@@ -161,7 +161,7 @@ class NaturalGradient(Optimizer):
         n_rows = len(residual)
         size = sum(p.nbytes for p in wavefunction.parameters())
         whole = n_rows * size // ranks.size  # bytes of this rank's columns of O
-        keep = whole <= self._max_bytes / 2
+        keep = whole <= self.max_bytes / 2
         gram = residual.new_zeros(n_rows, n_rows)
         explained = residual.new_zeros(n_rows)  # O delta_old
         kept = []
@@ -183,7 +183,7 @@ class NaturalGradient(Optimizer):
             delta = ranks.sum(delta)
         else:
             roots = samples.weights.sqrt().repeat(n_rows // len(samples.counts))
-            chunk = self._measured(wavefunction, samples).chunk(self._max_bytes / 2)
+            chunk = self._measured(wavefunction, samples).chunk(self.max_bytes / 2)
             delta = pull_back(wavefunction, samples, roots * alpha, chunk=chunk, ranks=ranks)
         if self.direction is not None:
             delta = delta + self.momentum * self.direction
@@ -207,7 +207,7 @@ class NaturalGradient(Optimizer):
         roots = samples.weights.sqrt()
         own = ranks.share(len(roots))
         alone = ranks.size == 1  # else three panels are held: formed, on their way, arrived
-        free = self._max_bytes - kept_bytes
+        free = self.max_bytes - kept_bytes
         parameter = next(wavefunction.parameters())
         itemsize = parameter.itemsize
         panel_bytes = itemsize * n_rows * (1 if alone else 3)
@@ -284,12 +284,12 @@ class NaturalGradient(Optimizer):
         means = residual.new_zeros(len(errors), n_parameters)
         weight = 0.0  # of the samples so far
         places = torch.arange(len(roots), device=roots.device)[ranks.share(len(roots))]
-        for rows in places.split(max(1, int(self._max_bytes / 2 / row))):
+        for rows in places.split(max(1, int(self.max_bytes / 2 / row))):
             jacobian = whole_jacobian(
                 wavefunction,
                 samples.configs[rows],
                 roots[rows],
-                max_bytes=self._max_bytes / 2,
+                max_bytes=self.max_bytes / 2,
                 row_bytes=self._measured(wavefunction, samples),
             )
             own = float(roots[rows].square().sum())
@@ -316,7 +316,8 @@ class NaturalGradient(Optimizer):
         return self._row_bytes
 
     @property
-    def _max_bytes(self) -> float:
+    def max_bytes(self) -> float:
+        """memory_gb in bytes."""
         return self.memory_gb * 2**30
 
     def _shortening(self, length: float) -> float:

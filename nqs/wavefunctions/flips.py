@@ -98,7 +98,7 @@ def _suffixes(
     logits, log_norms, state = psi.conditionals(psi.inputs(tokens))
     # (B, T): ln psi of the patches before each
     before = _exclusive_cumsum(psi.chosen(logits, log_norms, tokens).to(psi.log_psi_dtype))
-    for k, alone, group in _groups(changes):
+    for k, alone, group in first_patches(changes):
         rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
         altered = tokens[rows, k:] ^ changes[cols, k:]  # (R, T - k)
         total = before[rows, k] + psi.chosen(logits[rows, k], log_norms[rows, k], altered[:, 0])
@@ -110,7 +110,7 @@ def _suffixes(
         result[rows, cols] = total
 
 
-def _groups(changes: Tensor) -> Iterator[tuple[int, bool, Tensor]]:
+def first_patches(changes: Tensor) -> Iterator[tuple[int, bool, Tensor]]:
     """(first touched patch k, whether later ones are touched too: no = True, flips (F,)).
 
     A flip of one patch alone leaves all later inputs but the next as they are, which the core may

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import model_accuracy, model_costs, step_memory
+from benchmarks.exponents import exponent
 from benchmarks.model_accuracy import Accuracy, in_order, measured
-from benchmarks.model_costs import Time, exponent, times_table
+from benchmarks.model_costs import Time, times_table
 from benchmarks.model_zoo import main
 from benchmarks.models import MODELS
 from benchmarks.problems import LARGE, PROBLEMS, ZOO
@@ -133,7 +134,7 @@ def test_exponents_stand_beside_the_theory() -> None:
 def test_a_step_is_measured_in_a_process_of_its_own() -> None:
     """Peaks do not leak: a child of a large process reports its own memory."""
     ballast = b"x" * 10**9  # touched, so resident
-    code = "from benchmarks.step_memory import peak_bytes; print(peak_bytes())"
+    code = "from benchmarks.memory import peak_bytes; print(peak_bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 1e7 < int(done.stdout) < 9e8 and len(ballast) == 10**9
     found = step_memory.measured(Ours(PROBLEMS["2x2"], 0, ("model=rnn", "train.n_samples=16")), 2)
