@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from test_ground_state_run import assert_same_run, parameters, result, run, steps_of, tiny
+from test_symmetry import MINSR
 
 from nqs.runs import directory, ground_state_run, start
 from nqs.runs.schema import InputError
@@ -46,12 +47,13 @@ def test_starts_at_the_newest_parameters(
 
 
 def test_the_automatic_time_step_is_longer_near_the_ground_state(source: Path) -> None:
-    assert ground_state_run.build(tiny()).optimizer.learning_rate == 0.2
-    assert (
-        ground_state_run.build(tiny(train__start_from=str(source))).optimizer.learning_rate == 0.4
-    )
-    given = tiny(train__start_from=str(source), optimizer__learning_rate=0.1)
-    assert ground_state_run.build(given).optimizer.learning_rate == 0.1
+    def rate(given: float | str, **changes: Any) -> float:
+        config = tiny(optimizer={**MINSR, "learning_rate": given}, **changes)
+        return ground_state_run.build(config).optimizer.learning_rate
+
+    assert rate("auto") == 0.2
+    assert rate("auto", train__start_from=str(source)) == 0.4
+    assert rate(0.1, train__start_from=str(source)) == 0.1
 
 
 def test_nothing_but_parameters_is_carried_over(tmp_path: Path, source: Path) -> None:
