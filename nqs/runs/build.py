@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +35,7 @@ from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig
+from nqs.runs.machine import build_device, build_generator
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
@@ -57,7 +57,6 @@ GRIDS: Final = {
     "honeycomb": Honeycomb,
     "kagome": Kagome,
 }
-STREAMS: Final = ("parameters", "samples", "evaluation", "product_state")
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,6 @@ def build(config: Config) -> Job:
         generator=build_generator(config.seed, "samples", device),
         exact=exact,
     )
-
-
-def build_device(name: str) -> torch.device:
-    """auto is a GPU if torch sees one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def build_lattice(config: LatticeConfig) -> Lattice:
@@ -381,13 +371,6 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
         clip_norm=config.clip_norm,
         schedule=schedule,
     )
-
-
-def build_generator(seed: int, stream: str, device: torch.device) -> torch.Generator:
-    """An independent source of random numbers for each purpose, derived from the one seed."""
-    sequence = np.random.SeedSequence((seed, STREAMS.index(stream)))
-    derived = int(sequence.generate_state(1, np.uint64)[0]) >> 1  # manual_seed takes 63 bits
-    return torch.Generator(device).manual_seed(derived)
 
 
 def start_from_product_state(job: Job) -> None:

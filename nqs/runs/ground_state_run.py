@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +17,8 @@ from hamiltonians.exact import ground_state
 from nqs.runs import checkpoint, directory, history, summary
 from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator
 from nqs.runs.config import Config
+from nqs.runs.directory import writing
 from nqs.runs.progress import Log, ProgressDisplay
-from nqs.runs.schema import InputError
 from nqs.runs.signals import Interrupted, StopRequests
 from nqs.runs.start import put_at_start, starting_file
 from nqs.vmc.evaluation import evaluate
@@ -356,15 +355,3 @@ def failed(session: Session, reason: str) -> int:
     session.log.note(line)
     print(line, file=sys.stderr)
     return 1
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """One line instead of a traceback when a file of the run cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); what was saved before is "
-            f"intact, make room and resume with run.dir={path} run.resume=true"
-        ) from error

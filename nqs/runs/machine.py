@@ -1,0 +1,28 @@
+"""What a run computes on, and where its random numbers come from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+
+from nqs.runs.schema import InputError
+
+STREAMS: Final = ("parameters", "samples", "evaluation", "product_state", "batches")
+
+
+def build_device(name: str) -> torch.device:
+    """auto is a GPU if torch sees one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def build_generator(seed: int, stream: str, device: torch.device) -> torch.Generator:
+    """An independent source of random numbers for each purpose, derived from the one seed."""
+    sequence = np.random.SeedSequence((seed, STREAMS.index(stream)))
+    derived = int(sequence.generate_state(1, np.uint64)[0]) >> 1  # manual_seed takes 63 bits
+    return torch.Generator(device).manual_seed(derived)
