@@ -173,7 +173,6 @@ def _make_at(path: Path, fill: Callable[[Path], None]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         temporary.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the run from colleagues
-        (temporary / "checkpoints").mkdir()
         fill(temporary)
         os.replace(temporary, path)
     except OSError:
@@ -202,9 +201,10 @@ def reopen(path: Path, config: Config, command: Sequence[str]) -> None:
 
 
 def describe(path: Path, mapping: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
-    """Writes config.yaml and adds a session's entry to environment.json, after clearing away what
+    """Makes checkpoints/, writes config.yaml and adds a session's entry to environment.json, after clearing away what
     a killed session left unfinished."""
     remove_temporaries(path)
+    (path / "checkpoints").mkdir(exist_ok=True)
     text = "# Resolved configuration; files are relative to this folder.\n"
     write_text(path / "config.yaml", text + yaml.safe_dump(dict(mapping), sort_keys=False))
     try:
