@@ -237,7 +237,9 @@ def _value(key: str, text: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"{key}={shown(text)}: not understood; quote brackets and colons") from None
+        raise InputError(
+            f"{key}={shown(text)}: not understood; quote brackets and colons"
+        ) from None
     if isinstance(value, str):
         try:
             return float(value)  # YAML takes 1e-3 for text

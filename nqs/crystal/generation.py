@@ -161,9 +161,7 @@ def generate(
         ]
 
 
-def sample(
-    tokeniser: Tokeniser, request: int, row: Sequence[int], log_likelihood: float
-) -> Sample:
+def sample(tokeniser: Tokeniser, request: int, row: Sequence[int], log_likelihood: float) -> Sample:
     """A row of decoded tokens as a crystal."""
     tokens = tuple(row[: row.index(tokeniser.eos) + 1])
     structure, _ = tokeniser.decode(tokens)

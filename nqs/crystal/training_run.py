@@ -47,9 +47,7 @@ COLUMNS: Final = (
     Column("seconds", "s", "wall time of the step"),
     Column("elapsed", "s", "wall time of the training so far, all sessions"),
 )
-HEADER: Final = (
-    f"{'step':>9} {'epoch':>6} {'loss':>9} {'perplexity':>11} {'s/step':>9} {'ETA':>9}"
-)
+HEADER: Final = f"{'step':>9} {'epoch':>6} {'loss':>9} {'perplexity':>11} {'s/step':>9} {'ETA':>9}"
 STATUSES: Final = {
     "finished": "all steps done",
     "converged": "train.patience looks without a better one",
@@ -129,9 +127,9 @@ def build(config: Config) -> tuple[Job, list[str]]:
     loaded = load(config)
     parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
     tokeniser = loaded.tokeniser
-    core = build_core(
-        config.model, len(tokeniser.vocabulary), tokeniser.max_length, parameters
-    ).to(device)
+    core = build_core(config.model, len(tokeniser.vocabulary), tokeniser.max_length, parameters).to(
+        device
+    )
     generator = build_generator(config.seed, "batches", torch.device("cpu"))
     training = Training(core, build_optimizer(core, config.optimizer), generator)
     job = Job(config, tokeniser, loaded.train, loaded.validation, training, device)
