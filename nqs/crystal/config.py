@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from nqs.runs.schema import (
 )
 
 CORES: Final = ("transformer", "linear_attention", "ssm", "gru", "lstm")
-CONDITIONS: Final = ("composition", "space_group", "formation_energy", "energy_above_hull")
+CONDITIONS: Final = ("space_group", "formation_energy", "energy_above_hull", "composition")
 PRECISIONS: Final = ("float32", "bfloat16")
 RESUMABLE: Final = (
     "train.max_seconds",
@@ -80,9 +80,14 @@ class DataConfig:
     """Shares of data.train for training, validation and test, in this order; they add up to 1 (only
     without data.validation)."""
     shuffle: bool = True
-    """Put data.train into a random order (that of the seed) before it is split; false: file order."""
+    """Bring data.train into a random order (the seed's) before it is split; false: file order."""
+    canonical: bool = True
+    """Write each crystal in its primitive Niggli-reduced cell, atoms by element and place; false:
+    as the table has it."""
     tokeniser: str = "coordinate"
     """How a crystal is written as tokens."""
+    max_atoms: int = 20
+    """Most atoms in a cell, >= 1; larger crystals are left out."""
     conditions: tuple[str, ...] = ("composition",)
     """What samples can be asked for: composition, space_group, formation_energy, energy_above_hull,
     as far as the table knows it."""
@@ -111,6 +116,7 @@ class DataConfig:
         require(inside, "data.condition_dropout", self.condition_dropout, "must be in [0, 1]")
         require(0 <= self.infilling < 1, "data.infilling", self.infilling, "must be in [0, 1)")
         _at_least("data.batch_tokens", self.batch_tokens, 1)
+        _at_least("data.max_atoms", self.max_atoms, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +164,7 @@ class TrainConfig:
     validate_every: int = 250
     """Steps between looks at the validation crystals, >= 1 (and after the last step)."""
     patience: int | None = 10
-    """Stop after so many looks without a better one, >= 1; null never. The best parameters count."""
+    """Stop after so many looks without a better one, >= 1; null never. The best ones are kept."""
     checkpoint_every: int = 250
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
     precision: str = "float32"
@@ -185,7 +191,7 @@ class Config:
     """Update of the parameters."""
     train: TrainConfig = TrainConfig()
     """Length of the training."""
-    run: RunConfig = RunConfig(dir=None, resume=False)
+    run: RunConfig = field(default_factory=lambda: RunConfig(dir=None, resume=False))
     """Files."""
     seed: int = 0
     """Seed of the initial weights, the split and the batches, >= 0."""

@@ -17,7 +17,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -200,7 +199,7 @@ def translated(tokeniser: Tokeniser, batch: Batch, shifts: Tensor) -> Batch:
 def plain_batches(
     tokeniser: Tokeniser, bodies: Sequence[Sequence[int]], batch_tokens: int
 ) -> Iterator[tuple[list[int], Batch]]:
-    """(which crystals, their batch) of all bodies, without conditions, in order of their lengths."""
+    """(which crystals, their batch) of all bodies, no conditions, in order of their lengths."""
     order = sorted(range(len(bodies)), key=lambda i: (len(bodies[i]), i))
     rows: list[int] = []
     for index in order:

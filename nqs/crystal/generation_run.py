@@ -11,8 +11,8 @@ give equal files on one machine.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +22,25 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nqs.crystal.cif import read_cif, write_cif
+from nqs.crystal.cif import cif_text, read_cif
+from nqs.crystal.elements import SYMBOLS
 from nqs.crystal.generation import Filters, Request, Sample, generate
-from nqs.crystal.structure import Structure
+from nqs.crystal.splits import NAMES, records, split
+from nqs.crystal.structure import CrystalError, Structure, formula_of
 from nqs.crystal.symmetry import space_group
-from nqs.crystal.tables import read_split
 from nqs.crystal.tokeniser import Conditions
 from nqs.crystal.training_run import Trained, read_trained
 from nqs.runs import directory
 from nqs.runs.atomic import write_text
 from nqs.runs.machine import build_generator
-from nqs.runs.schema import InputError, require, require_choice, shown, to_mapping
+from nqs.runs.schema import InputError, require, require_choice, to_mapping
 
 COLUMNS: Final = (
     *("file", "request", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
     *("log_likelihood", "n_tokens"),
 )
-SPLITS: Final = ("train", "validation", "test")
+GROUP_TOLERANCE: Final = 0.1
+"""Angstrom by which symmetry may be off: coordinates are rounded to about 0.03."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +154,29 @@ def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
 def compositions_of(config: GenerateConfig, trained: Trained) -> list[Structure]:
     """The crystals of `like`."""
     assert config.like is not None
-    structures = read_split(config.like, trained.config)
-    require(bool(structures), "like", config.like, "holds no crystal")
-    return structures[: config.limit]
+    run = trained.config
+    if config.like in NAMES:
+        found = split(config.like, run)
+    else:
+        exists = Path(config.like).exists()
+        require(exists, "like", config.like, f"no such table; give a path or {', '.join(NAMES)}")
+        found = records(config.like, run.data)
+    require(bool(found), "like", config.like, "holds no crystal")
+    fitting = [r.structure for r in found if r.structure.n_atoms <= run.data.max_atoms]
+    return fitting[: config.limit]
+
+
+def read_formula(text: str) -> dict[int, int]:
+    """Atomic number -> number of atoms, of SrTiO3 or Sr2Ti2O6. Raises InputError for other text."""
+    parts = re.findall(r"([A-Z][a-z]?)(\d*)", text)
+    rule = "write symbols and numbers of atoms in the cell, e.g. SrTiO3 or Sr2Ti2O6"
+    require("".join(a + b for a, b in parts) == text and bool(parts), "formula", text, rule)
+    composition: dict[int, int] = {}
+    for name, count in parts:
+        require(name in SYMBOLS, "formula", text, f"{name} is no element")
+        number = SYMBOLS.index(name) + 1
+        composition[number] = composition.get(number, 0) + int(count or 1)
+    return composition
 
 
 def drawn(
@@ -191,7 +213,7 @@ def write_samples(folder: Path, samples: Sequence[Sample], requests: Sequence[Re
     writer.writeheader()
     for number, sample in enumerate(samples, start=1):
         name = f"cif/{number:06d}.cif"
-        (folder / name).write_text(write_cif(sample.structure))
+        (folder / name).write_text(cif_text(sample.structure, f"sample_{number}"))
         writer.writerow(entry(name, sample, requests[sample.request]))
     write_text(folder / "samples.csv", text.getvalue())
 
@@ -205,9 +227,17 @@ def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:
         "request": sample.request,
         "asked_formula": formula_of(dict(conditions.formula)) if asked else "",
         "formula": structure.formula,
-        "space_group": space_group(structure),
+        "space_group": group_or_nothing(structure),
         "n_atoms": structure.n_atoms,
         "volume": f"{structure.volume:.3f}",
         "log_likelihood": f"{sample.log_likelihood:.4f}",
         "n_tokens": len(sample.tokens),
     }
+
+
+def group_or_nothing(structure: Structure) -> int | str:
+    """spglib's space group, empty where it finds none (atoms on one another)."""
+    try:
+        return space_group(structure, GROUP_TOLERANCE)
+    except CrystalError:
+        return ""

@@ -2,8 +2,8 @@
 
 The folder of a run is that of a ground-state run (nqs.runs.directory): config.yaml,
 environment.json, run.log, run.h5 with the history, checkpoints/ (each with the best parameters so
-far), summary.json and learning_curve.png. It also holds a copy of nothing: the tables stay where
-they are, their paths in config.yaml made absolute.
+far), summary.json and learning_curve.png. Tables are not copied: config.yaml has their absolute
+paths, and only training (and `like=test`) reads them again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nqs.crystal.config import RESUMABLE, Config, merged
 from nqs.crystal.cores import build_core
 from nqs.crystal.data import Encoded, Tasks
 from nqs.crystal.learning_curve import save_curve
-from nqs.crystal.tables import load
+from nqs.crystal.splits import build_tokeniser
 from nqs.crystal.tokeniser import Tokeniser
 from nqs.crystal.training import StepRecord, Training, build_optimizer, train
 from nqs.runs import checkpoint, directory, history, summary
@@ -124,12 +124,12 @@ def run(config: Config, command: Sequence[str]) -> int:
 def build(config: Config) -> tuple[Job, list[str]]:
     """Everything from its configuration, and what is worth saying about the tables."""
     device = build_device(config.device)
-    loaded = load(config)
+    tokeniser = build_tokeniser(config.data)
     parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
-    tokeniser = loaded.tokeniser
     core = build_core(config.model, len(tokeniser.vocabulary), tokeniser.max_length, parameters).to(
         device
     )
+    loaded = load(config, tokeniser)
     generator = build_generator(config.seed, "batches", torch.device("cpu"))
     training = Training(core, build_optimizer(core, config.optimizer), generator)
     job = Job(config, tokeniser, loaded.train, loaded.validation, training, device)
@@ -393,9 +393,7 @@ def read_trained(path: Path, device: str = "auto") -> Trained:
 
     Raises InputError for a folder without a readable checkpoint.
     """
-    from nqs.crystal.tables import build_tokeniser
-
-    config = read_config_only(path)
+    config = read_config(path)
     tokeniser = build_tokeniser(config.data)
     where = build_device(device)
     core = build_core(

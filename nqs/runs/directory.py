@@ -201,8 +201,8 @@ def reopen(path: Path, config: Config, command: Sequence[str]) -> None:
 
 
 def describe(path: Path, mapping: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
-    """Makes checkpoints/, writes config.yaml and adds a session's entry to environment.json, after clearing away what
-    a killed session left unfinished."""
+    """Makes checkpoints/, writes config.yaml and adds a session's entry to environment.json, after
+    clearing away what a killed session left unfinished."""
     remove_temporaries(path)
     (path / "checkpoints").mkdir(exist_ok=True)
     text = "# Resolved configuration; files are relative to this folder.\n"

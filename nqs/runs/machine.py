@@ -9,7 +9,7 @@ import torch
 
 from nqs.runs.schema import InputError
 
-STREAMS: Final = ("parameters", "samples", "evaluation", "product_state", "batches")
+STREAMS: Final = ("parameters", "samples", "evaluation", "product_state", "batches", "split")
 
 
 def build_device(name: str) -> torch.device:
