@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from nqs.runs.config import RunConfig
+from nqs.runs import config as runs
 from nqs.runs.schema import (
     InputError,
     flatten,
@@ -37,6 +37,16 @@ RESUMABLE: Final = (
     "device",
 )
 """Keys that may change when a run is resumed; every other one would make it another run."""
+
+
+def _at_least(key: str, value: int | None, lowest: int) -> None:
+    rule = f"must be a whole number >= {lowest}"
+    require(value is None or value >= lowest, key, value, rule)
+
+
+def _table(key: str, value: str) -> None:
+    found = bool(value) and Path(value).exists()
+    require(found, key, value, "no such file; give the path of a table of crystals")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +190,16 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunConfig(runs.RunConfig):
+    """Where the run lives."""
+
+    dir: str | None = None
+    """Folder of the run; null makes a numbered one under runs/. Never overwritten."""
+    resume: bool = False
+    """Continue the run in run.dir from its newest checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All of a run. Two runs with equal configurations on one machine are equal bit for bit."""
 
@@ -191,7 +211,7 @@ class Config:
     """Update of the parameters."""
     train: TrainConfig = TrainConfig()
     """Length of the training."""
-    run: RunConfig = field(default_factory=lambda: RunConfig(dir=None, resume=False))
+    run: RunConfig = RunConfig()
     """Files."""
     seed: int = 0
     """Seed of the initial weights, the split and the batches, >= 0."""
@@ -285,13 +305,3 @@ def known_keys() -> list[str]:
         "device": None,
     }
     return list(flatten(example))
-
-
-def _at_least(key: str, value: int | None, lowest: int) -> None:
-    rule = f"must be a whole number >= {lowest}"
-    require(value is None or value >= lowest, key, value, rule)
-
-
-def _table(key: str, value: str) -> None:
-    found = bool(value) and Path(value).exists()
-    require(found, key, value, "no such file; give the path of a table of crystals")

@@ -24,7 +24,7 @@ from nqs.crystal.config import RESUMABLE, Config, merged
 from nqs.crystal.cores import build_core
 from nqs.crystal.data import Encoded, Tasks
 from nqs.crystal.learning_curve import save_curve
-from nqs.crystal.splits import build_tokeniser
+from nqs.crystal.splits import build_tokeniser, load
 from nqs.crystal.tokeniser import Tokeniser
 from nqs.crystal.training import StepRecord, Training, build_optimizer, train
 from nqs.runs import checkpoint, directory, history, summary
@@ -360,8 +360,7 @@ def report(session: Session, status: str) -> dict[str, Any]:
     best = job.training.best_perplexity
     at = columns["perplexity"].index(best) if best in columns["perplexity"] else None
     content = {
-        "status": status,
-        "meaning": STATUSES[status],
+        "status": f"{status} ({STATUSES[status]})",
         "perplexity": best if math.isfinite(best) else None,
         "nats_per_crystal": None if at is None else columns["validation"][at],
         "best_step": None if at is None else int(columns["step"][at]),
