@@ -13,7 +13,7 @@ The cell and the order of atoms are those of the structure: `nqs.crystal.canonic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import final
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class CoordinateTokeniser(Tokeniser):
         fields: which tokens are what.
     """
 
-    name: ClassVar[str] = "coordinate"
+    name = "coordinate"
     pad, bos, eos, mask = PAD, BOS, EOS, MASK
 
     def __init__(self, max_atoms: int = 80) -> None:

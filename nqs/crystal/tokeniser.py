@@ -11,7 +11,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -93,7 +92,7 @@ class Tokeniser(ABC):
         max_length: no sequence of it is longer, infilling included.
     """
 
-    name: ClassVar[str]
+    name: str
     vocabulary: tuple[str, ...]
     pad: int
     bos: int
