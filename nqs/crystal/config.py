@@ -82,8 +82,9 @@ class ModelConfig:
 class DataConfig:
     """Crystals, and what the model is asked about them."""
 
-    train: str
-    """Table of crystals to learn (CSV, also .gz, with a column cif)."""
+    train: str = "examples"
+    """Crystals to learn: a table (.csv, .csv.gz with a column cif), a CIF file, a folder of them,
+    or examples, 361 ideal ionic crystals that come with the package."""
     validation: str | None = None
     """Table of crystals that judge; null splits data.train."""
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
@@ -95,7 +96,7 @@ class DataConfig:
     """Write each crystal in its primitive Niggli-reduced cell, atoms by element and place; false:
     as the table has it."""
     tokeniser: str = "coordinate"
-    """How a crystal is written as tokens."""
+    """How a crystal is written as tokens: coordinate, character, cif or text."""
     max_atoms: int = 20
     """Most atoms in a cell, >= 1; larger crystals are left out."""
     conditions: tuple[str, ...] = ("composition",)
@@ -111,7 +112,8 @@ class DataConfig:
     """Tokens of a batch, padding included, >= 1 (and at least one crystal)."""
 
     def __post_init__(self) -> None:
-        _table("data.train", self.train)
+        if self.train != "examples":
+            _table("data.train", self.train)
         if self.validation is not None:
             _table("data.validation", self.validation)
         rule = "give three shares >= 0 that add up to 1, the first two > 0, e.g. [0.8,0.1,0.1]"
@@ -203,7 +205,7 @@ class RunConfig(runs.RunConfig):
 class Config:
     """All of a run. Two runs with equal configurations on one machine are equal bit for bit."""
 
-    data: DataConfig
+    data: DataConfig = DataConfig()
     """Crystals and tasks."""
     model: ModelConfig = ModelConfig()
     """Sequence model."""

@@ -1,7 +1,7 @@
 """Crystals as batches of tokens: what each one asks of the model is drawn anew in every epoch.
 
-A crystal is encoded once, in parts:  bos | one piece a known condition | body, eos.  In an epoch it
-becomes, by chance,
+A crystal is encoded once, without conditions, and once for each set of conditions that is drawn for
+it. In an epoch it becomes, by chance,
 
     generation   bos, those of its conditions that are not dropped, body, eos:  every token counts
                  but the conditions (they are always given, never drawn)
@@ -13,14 +13,13 @@ about the same length share a batch of about a constant number of tokens.
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from nqs.crystal.config import CONDITIONS
 from nqs.crystal.structure import CrystalError, Structure
 from nqs.crystal.tokeniser import Conditions, Tokeniser
 
@@ -33,14 +32,19 @@ class Encoded:
     """One crystal as tokens.
 
     Attributes:
-        body: bos, body, eos.
-        pieces: the tokens of each condition that is known, in the tokeniser's order.
+        body: bos, body, eos: the crystal without conditions.
         elements: its atomic numbers, each once.
+        structure, known: what else it takes to write it with conditions.
+        names: the conditions that may be asked for and are known.
+        variants: its tokens with some of them, as they have been needed so far.
     """
 
     body: tuple[int, ...]
-    pieces: tuple[tuple[int, ...], ...]
     elements: tuple[int, ...]
+    structure: Structure
+    known: Conditions
+    names: tuple[str, ...]
+    variants: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,13 @@ def encode(
 def encode_one(
     tokeniser: Tokeniser, structure: Structure, known: Conditions, conditions: Sequence[str]
 ) -> Encoded:
-    """One crystal with those of the named conditions that are known of it."""
-    body = tokeniser.encode(structure)
-    pieces = []
-    for name in CONDITIONS:
-        value = getattr(known, name)
-        if name in conditions and value is not None:
-            alone = tokeniser.encode(structure, dataclasses.replace(Conditions(), **{name: value}))
-            pieces.append(tuple(alone[1 : 1 + len(alone) - len(body)]))
+    """One crystal with those of the named conditions that are known of it. Raises CrystalError."""
+    body = tuple(tokeniser.encode(structure))
     elements = tuple(sorted({int(number) for number in structure.numbers}))
-    return Encoded(tuple(body), tuple(pieces), elements)
+    names = tuple(name for name in conditions if getattr(known, name) is not None)
+    crystal = Encoded(body, elements, structure, known, names)
+    generation(tokeniser, crystal, names)  # refused here, not in the middle of the training
+    return crystal
 
 
 class Epoch:
@@ -113,14 +114,14 @@ class Epoch:
         if not crystals:
             raise ValueError("an epoch needs at least one crystal")
         self._tokeniser, self._translate = tokeniser, tasks.translate
-        n_crystals, n_pieces = len(crystals), max(len(c.pieces) for c in crystals)
+        n_crystals, n_names = len(crystals), max(len(crystal.names) for crystal in crystals)
         hides = torch.rand(n_crystals, generator=generator) < tasks.infilling
         chosen = torch.rand(n_crystals, generator=generator, dtype=torch.float64)
-        kept = torch.rand(n_crystals, n_pieces, generator=generator) >= tasks.condition_dropout
+        kept = torch.rand(n_crystals, n_names, generator=generator) >= tasks.condition_dropout
         self._rows = [
             infilling(tokeniser, crystal, int(chance * len(crystal.elements)))
             if hide
-            else generation(crystal, keep)
+            else generation(tokeniser, crystal, tuple(itertools.compress(crystal.names, keep)))
             for crystal, hide, chance, keep in zip(
                 crystals, hides.tolist(), chosen.tolist(), kept.tolist(), strict=True
             )
@@ -142,13 +143,19 @@ class Epoch:
         return translated(self._tokeniser, batch, shifts)
 
 
-def generation(crystal: Encoded, keep: Sequence[bool]) -> tuple[list[int], int]:
-    """(tokens with those conditions that are kept, how many of them are given)."""
-    bos, *rest = crystal.body
-    given = [bos]
-    for piece, wanted in zip(crystal.pieces, keep, strict=False):
-        given += piece if wanted else ()
-    return [*given, *rest], len(given)
+def generation(
+    tokeniser: Tokeniser, crystal: Encoded, names: tuple[str, ...]
+) -> tuple[tuple[int, ...], int]:
+    """(tokens with the conditions `names`, how many tokens are given: bos and the conditions)."""
+    if not names:
+        return crystal.body, 1
+    if names not in crystal.variants:
+        conditions = Conditions(**{name: getattr(crystal.known, name) for name in names})
+        crystal.variants[names] = tuple(tokeniser.encode(crystal.structure, conditions))
+    tokens = crystal.variants[names]
+    pairs = zip(reversed(tokens), reversed(crystal.body), strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return tokens, max(1, len(tokens) - common)
 
 
 def infilling(tokeniser: Tokeniser, crystal: Encoded, which: int) -> tuple[list[int], int]:

@@ -11,16 +11,18 @@ from typing import Final
 import torch
 
 from nqs.crystal.config import Config, DataConfig
-from nqs.crystal.coordinate import CoordinateTokeniser
 from nqs.crystal.data import Encoded, encode
+from nqs.crystal.examples import examples
 from nqs.crystal.structure import CrystalError, Structure
 from nqs.crystal.symmetry import canonical
 from nqs.crystal.tables import Record, read_table
 from nqs.crystal.tokeniser import Tokeniser
+from nqs.crystal.tokenisers import TOKENISERS, make_tokeniser
 from nqs.runs.machine import build_generator
 from nqs.runs.schema import InputError, require, require_choice
 
-TOKENISERS: Final = {CoordinateTokeniser.name: CoordinateTokeniser}
+EXAMPLES: Final = "examples"
+"""Name of the crystals that come with the package, in place of a table's path."""
 NAMES: Final = ("train", "validation", "test")
 
 
@@ -36,7 +38,7 @@ class Loaded:
 def build_tokeniser(config: DataConfig) -> Tokeniser:
     """The tokeniser of a run. Raises InputError for an unknown one."""
     require_choice("data.tokeniser", config.tokeniser, TOKENISERS)
-    return TOKENISERS[config.tokeniser](config.max_atoms)
+    return make_tokeniser(config.tokeniser, config.max_atoms)
 
 
 def load(config: Config, tokeniser: Tokeniser) -> Loaded:
@@ -82,11 +84,11 @@ def records(path: str, data: DataConfig) -> list[Record]:
 
 @functools.lru_cache(maxsize=4)
 def _records(path: str, reduce: bool) -> list[Record]:
-    table = read_table(path)
+    found = examples() if path == EXAMPLES else read_table(path).records
     if not reduce:
-        return table.records
+        return found
     reduced = []
-    for record in table.records:
+    for record in found:
         try:
             structure = canonical(record.structure)
         except CrystalError:

@@ -24,7 +24,7 @@ from nqs.crystal.config import RESUMABLE, Config, merged
 from nqs.crystal.cores import build_core
 from nqs.crystal.data import Encoded, Tasks
 from nqs.crystal.learning_curve import save_curve
-from nqs.crystal.splits import build_tokeniser, load
+from nqs.crystal.splits import EXAMPLES, build_tokeniser, load
 from nqs.crystal.tokeniser import Tokeniser
 from nqs.crystal.training import StepRecord, Training, build_optimizer, train
 from nqs.runs import checkpoint, directory, history, summary
@@ -151,7 +151,7 @@ def portable(config: Config) -> dict[str, Any]:
     """The configuration as config.yaml holds it, tables by their absolute paths."""
     mapping = config.to_dict()
     for key in ("train", "validation"):
-        if mapping["data"][key] is not None:
+        if mapping["data"][key] not in (None, EXAMPLES):
             mapping["data"][key] = str(Path(mapping["data"][key]).resolve())
     return mapping
 
