@@ -220,12 +220,11 @@ def write_samples(folder: Path, samples: Sequence[Sample], requests: Sequence[Re
 
 def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:
     """One line of samples.csv; asked_formula is empty where none was asked for."""
-    structure, conditions = sample.structure, request.conditions
-    asked = conditions is not None and conditions.composition
+    structure, asked = sample.structure, request.conditions or Conditions()
     return {
         "file": name,
         "request": sample.request,
-        "asked_formula": formula_of(dict(conditions.formula)) if asked else "",
+        "asked_formula": formula_of(dict(asked.formula)),
         "formula": structure.formula,
         "space_group": group_or_nothing(structure),
         "n_atoms": structure.n_atoms,
