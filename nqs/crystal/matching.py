@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structure import Structure
 from nqs.runs.schema import InputError, require
 
@@ -192,8 +192,9 @@ def match_all(
     chosen = tolerances or Tolerances()
     own = np.full((len(references), n), np.nan)
     nearest = np.full((len(references), n), np.inf)
+    tasks = list(_tasks(guesses, references, n, chosen))
     not_compared = 0
-    for found, skipped in _results(list(_tasks(guesses, references, n, chosen)), workers):
+    for found, skipped in mapped(_matched, tasks, workers):
         not_compared += skipped
         for (reference, (made_for, g)), rms in found.items():
             nearest[reference, g:] = np.minimum(nearest[reference, g:], rms)
@@ -219,16 +220,6 @@ def _tasks(
                 made[reduced_composition(guess)][i, g] = guess
     for key, group in wanted.items():
         yield _Task(group, made[key], tolerances)
-
-
-def _results(
-    tasks: Sequence[_Task], workers: int
-) -> Iterator[tuple[dict[tuple[int, Guess], float], int]]:
-    if workers <= 1:
-        yield from map(_matched, tasks)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_matched, tasks, chunksize=max(1, len(tasks) // (8 * workers)))
 
 
 def _matched(task: _Task) -> tuple[dict[tuple[int, Guess], float], int]:

@@ -26,7 +26,7 @@ SUBSETS = np.array(
 """(14, 4): the proper subsets of a superbase; together with each vector comes its negative."""
 
 MAX_STEPS = 10_000
-"""Reductions and descents end long before (each step shortens something); a guard, not a setting."""
+"""Reductions and descents end long before: each step shortens something. Not a setting."""
 
 TOLERANCE = 1e-12
 """Relative to squared lengths: what counts as shorter, against cycles by rounding."""

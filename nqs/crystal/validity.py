@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,15 +156,13 @@ def _at_least(element: _Element, threshold: float) -> bool:
     return element.electronegativity is not None and element.electronegativity >= threshold
 
 
-@lru_cache(maxsize=None)
+@cache
 def _smact_element(number: int, table: str) -> _Element:
     """What SMACT knows of an element; nothing of those that it does not list (Z > 103)."""
     try:
         import smact
     except ImportError:
-        raise InputError(
-            "compositional validity needs SMACT: pip install 'nqs[crystal]'"
-        ) from None
+        raise InputError("compositional validity needs SMACT: pip install 'nqs[crystal]'") from None
     from nqs.crystal.elements import symbol
 
     try:
