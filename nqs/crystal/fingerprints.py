@@ -55,6 +55,9 @@ MOTIFS: dict[int, tuple[str, ...]] = {
 }
 """Coordination number -> motifs whose order parameters are taken, in this order."""
 
+FAILURES = (ValueError, RuntimeError, IndexError, TypeError, ZeroDivisionError)
+"""Of CrystalNN: no neighbours, flat Voronoi cells, elements without a radius."""
+
 SAME = 1e-3
 """Angstrom: what symmetry maps onto one another up to this has one fingerprint."""
 
@@ -103,7 +106,7 @@ def structure_fingerprint(structure: Structure, *, symmetry: bool = True) -> Flo
         warnings.simplefilter("ignore")  # a radius that had to be guessed
         try:
             rows = [_site_fingerprint(whole, i, crystal_nn, parameters) for i in sites]
-        except (ValueError, RuntimeError, IndexError, ZeroDivisionError, np.linalg.LinAlgError):
+        except FAILURES:
             return None
     average = np.average(rows, axis=0, weights=weights)
     return average if np.isfinite(average).all() else None

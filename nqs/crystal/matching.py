@@ -7,8 +7,8 @@ here: the root mean square displacement, in units of (V / A)^(1/3), stands besid
 and what is cheap to see (composition, atoms in the primitive cell) is looked at first.
 
 StructureMatcher lists all lattice points within the longest cell vector, so a needle costs it
-minutes and gigabytes. A crystal whose reduced cell is longer than LONGEST V^(1/3) is not compared
-and matches nothing; evaluations count how many there were.
+minutes and gigabytes. A crystal whose reduced cell, as given or primitive, is longer than LONGEST
+V^(1/3) is not compared and matches nothing; evaluations count how many there were.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nqs.crystal.parallel import mapped
+from nqs.crystal.periodic_distances import elongation
 from nqs.crystal.structure import Structure
 from nqs.runs.schema import InputError, require
 
@@ -76,11 +77,13 @@ class Matcher:
     def reduced(self, structure: Structure) -> Reduced | None:
         """The crystal as it is compared, or None if its cell is too long for that (LONGEST)."""
         try:
+            if elongation(structure.matrix) > LONGEST:
+                return None
             whole = to_pymatgen(structure)
             cell = whole.get_reduced_structure("niggli").get_primitive_structure()
         except (ValueError, np.linalg.LinAlgError):  # no reduced cell was found
             return None
-        if max(cell.lattice.lengths) > LONGEST * cell.volume ** (1 / 3):
+        if elongation(cell.lattice.matrix) > LONGEST:
             return None
         return Reduced(reduced_composition(structure), len(cell), cell)
 

@@ -31,6 +31,9 @@ MAX_STEPS = 10_000
 TOLERANCE = 1e-12
 """Relative to squared lengths: what counts as shorter, against cycles by rounding."""
 
+FLAT = 1e-3
+"""Least singular value of unit vectors that count as independent; reduced ones have more."""
+
 
 def obtuse_superbase(cell: Floats) -> Floats:
     """(4, 3) vectors that sum to 0, with no acute pair; the first three span the lattice of the
@@ -74,6 +77,22 @@ def _size_reduced(base: Floats) -> Floats:
 def relevant_vectors(cell: Floats) -> Floats:
     """(14, 3): all Voronoi-relevant lattice vectors, and perhaps some that are not."""
     return SUBSETS @ obtuse_superbase(cell)
+
+
+def elongation(cell: Floats) -> float:
+    """Longest of the three shortest independent lattice vectors, in V^(1/3): 1 for a cube."""
+    vectors = relevant_vectors(cell)
+    vectors = vectors[np.argsort(np.square(vectors).sum(axis=1), kind="stable")]
+    chosen = vectors[:1]
+    for vector in vectors[1:]:
+        grown = np.vstack([chosen, vector])
+        spread = np.linalg.svd(grown / np.linalg.norm(grown, axis=1)[:, None], compute_uv=False)
+        if spread[-1] > FLAT:
+            chosen = grown
+        if len(chosen) == 3:
+            break
+    volume = abs(np.linalg.det(cell))
+    return float(np.linalg.norm(chosen[-1]) / volume ** (1 / 3))
 
 
 def nearest_images(differences: Floats, vectors: Floats) -> Floats:

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from nqs.crystal.periodic_distances import (
+    elongation,
     nearest_images,
     obtuse_superbase,
     relevant_vectors,
@@ -113,6 +114,14 @@ def test_known_answers() -> None:
     assert_allclose(shortest_distance(face_centred, one), np.sqrt(2))
     across = np.array([[0.02, 0.5, 0.5], [0.98, 0.5, 0.5]])  # through the boundary
     assert_allclose(shortest_distance(cubic, across), 0.08)
+
+
+@given(seed=SEEDS, skew=st.integers(0, 30))
+def test_elongation_is_of_the_lattice(seed: int, skew: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = np.sort(rng.uniform(0.5, 30, 3))
+    other = skewing(rng, skew) @ np.diag(lengths)
+    assert_allclose(elongation(other), lengths[2] / np.prod(lengths) ** (1 / 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("cell", [np.zeros((3, 3)), np.ones((3, 3)), np.full((3, 3), np.nan)])
