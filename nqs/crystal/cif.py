@@ -84,15 +84,21 @@ def structure_from_cif(text: str) -> Structure:
 def read_cif(path: str | Path) -> Structure:
     """The crystal of a CIF file. Raises CrystalError, naming the file, if it holds none."""
     try:
-        if Path(path).stat().st_size > LONGEST_TEXT:
-            raise CrystalError(f"longer than {LONGEST_TEXT} bytes")
-        return structure_from_cif(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise CrystalError(f"{path}: not a text file") from None
-    except OSError as error:
-        raise CrystalError(f"{path}: {error.strerror or 'cannot be read'}") from None
+        return structure_from_cif(read_text(Path(path)))
     except CrystalError as error:
         raise CrystalError(f"{path}: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """A file's text. Raises CrystalError if it cannot be read or is too long."""
+    try:
+        if path.stat().st_size > LONGEST_TEXT:
+            raise CrystalError(f"longer than {LONGEST_TEXT} bytes")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CrystalError("not a text file") from None
+    except OSError as error:
+        raise CrystalError(error.strerror or "cannot be read") from None
 
 
 def crystal_from_cif(text: str) -> CifCrystal:
@@ -109,7 +115,7 @@ def crystal_from_cif(text: str) -> CifCrystal:
     cell = Structure.wrapped(lengths, angles, sites.numbers, sites.positions)  # checked
     group = _group_number(block)
     formula, units = _stated_formula(block), _formula_units(block)
-    failure = "no symmetry operator"
+    failure = ""
     for operators in _candidate_operators(block, sites, group, formula, units):
         numbers, positions, found = _expanded(sites, cell.matrix, operators)
         fits = _trivial(operators) or sites.multiplicities in (None, found)
@@ -117,7 +123,7 @@ def crystal_from_cif(text: str) -> CifCrystal:
             structure = Structure(lengths, angles, numbers, positions)
             _check_distances(structure)
             return CifCrystal(structure, group if group != 1 else None)
-        failure = f"{formula_of(composition_of(numbers.tolist()))} in the cell"
+        failure = failure or f"{formula_of(composition_of(numbers.tolist()))} in the cell"
     stated = f"formula {formula_of(formula)}" if formula else "site multiplicities"
     raise CrystalError(f"{failure}: does not come to the stated {stated}{_of_group(group)}")
 
