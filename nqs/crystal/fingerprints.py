@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from nqs.crystal.elements import symbol
 from nqs.crystal.matching import to_pymatgen
 from nqs.crystal.structure import Structure
+from nqs.crystal.symmetry import orbits
 from nqs.runs.schema import InputError
 
 Floats = NDArray[np.float64]
@@ -97,11 +98,11 @@ def structure_fingerprint(structure: Structure, *, symmetry: bool = True) -> Flo
     another, few atoms in a huge cell).
 
     Cost: about 20 ms a site; with `symmetry`, one site of each orbit (spglib, within SAME
-    Angstrom) stands for all. Raises InputError without pymatgen or spglib.
+    Angstrom) stands for all. Raises InputError without pymatgen.
     """
     crystal_nn, parameters = _order_parameters()
     whole = to_pymatgen(structure)
-    sites, weights = _orbits(structure) if symmetry else (range(len(whole)), None)
+    sites, weights = orbits(structure, SAME) if symmetry else (range(len(whole)), None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a radius that had to be guessed
         try:
@@ -110,25 +111,6 @@ def structure_fingerprint(structure: Structure, *, symmetry: bool = True) -> Flo
             return None
     average = np.average(rows, axis=0, weights=weights)
     return average if np.isfinite(average).all() else None
-
-
-def _orbits(structure: Structure) -> tuple[list[int], list[int]]:
-    """One site of each orbit of the space group, and the orbits' sizes."""
-    try:
-        import spglib
-    except ImportError:
-        raise InputError("fingerprints need spglib: pip install 'nqs[crystal]'") from None
-    cell: Any = (structure.matrix, structure.positions, structure.numbers)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # how spglib reports failures is about to change
-            dataset = spglib.get_symmetry_dataset(cell, symprec=SAME)
-    except Exception:  # an error of its own from 2.7 on, None before
-        dataset = None
-    if dataset is None:  # atoms within SAME of one another
-        return list(range(structure.n_atoms)), [1] * structure.n_atoms
-    sites, sizes = np.unique(dataset.equivalent_atoms, return_counts=True)
-    return sites.tolist(), sizes.tolist()
 
 
 def _site_fingerprint(whole: Any, i: int, crystal_nn: Any, parameters: Any) -> list[float]:

@@ -82,8 +82,8 @@ def test_constant_cell() -> None:
 
 
 def test_a_hedge_matches_both_orders_badly() -> None:
-    """Three of five atoms are a / 4 off, along x, y, z; the best shift takes the mean (1, 1, 1) / 20
-    off: mean square (3 / 16 - 5 x 3 / 400) / 5 = 0.03 in a^2, for both orders."""
+    """Three of five atoms are a / 4 off, along x, y, z; the best shift takes off the mean,
+    (1, 1, 1) / 20: mean square (3 / 16 - 5 x 3 / 400) / 5 = 0.03 in a^2, for both orders."""
     orders = [perovskite(4.0, BA, 40), perovskite(4.0, 40, BA)]
     matcher = Matcher()
     for (guess,), order in zip(hedged_guesses(orders, orders), orders, strict=True):
