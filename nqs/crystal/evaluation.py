@@ -108,7 +108,8 @@ def evaluate_samples(
         self_images: False as CDVAE: an atom's own images may be as close as they like.
         tolerances: of uniqueness and novelty.
         at_most: valid samples compared for uniqueness and novelty, and samples (and test crystals)
-            in coverage, drawn at random from more: these cost the time.
+            in coverage, drawn at random from more: these cost the time. Crystals of one composition
+            and size are compared in pairs, 10 ms each: fewer for sets of one element (Carbon-24).
         baselines: evaluate the test set and as many training crystals as if generated as well.
         workers: processes for fingerprints.
         seed: of all draws.

@@ -28,6 +28,7 @@ from nqs.crystal.matching import (
     to_pymatgen,
     unique,
 )
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structure import Structure
 from nqs.runs.schema import InputError
 
@@ -120,6 +121,12 @@ def test_more_guesses_never_hurt() -> None:
     assert_allclose(found.nearest[0, -1], np.nanmin(found.own[0]))
 
 
+def test_items_keep_their_order_over_processes() -> None:
+    items = [float(i) for i in range(40)]
+    assert list(mapped(math.sqrt, items, 2)) == [math.sqrt(item) for item in items]
+
+
+@pytest.mark.slow  # each process imports pymatgen
 def test_processes_do_not_change_the_result() -> None:
     references = [SALT, CAESIUM, perovskite(4, 38, 22)]
     guesses = [[shaken(reference, 0.02, 1)] for reference in references]
