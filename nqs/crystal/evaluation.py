@@ -217,7 +217,10 @@ def _coverage(
             NAN,
         )
     chosen = _choice(len(samples), settings.at_most, settings.seed)
-    prints = fingerprints([samples[i] for i in chosen], workers=settings.workers)
+    if samples is settings.test:  # the same draw
+        prints = settings.test_fingerprints
+    else:
+        prints = fingerprints([samples[i] for i in chosen], workers=settings.workers)
     found = coverage(prints, settings.test_fingerprints, settings.cutoffs)
     structures, compositions = diversity(prints.chosen(valid[chosen]))
     return {
