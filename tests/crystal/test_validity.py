@@ -84,7 +84,7 @@ def test_pymatgen_measures_the_same(seed: int) -> None:
         ({HE: 1}, True),  # a single element
         ({HE: 1, O: 1}, False),  # no oxidation state
         ({PM: 2, O: 3}, True),  # no electronegativity: not held against it
-        ({PM: 1, O: 1}, False),  # but not neutral
+        ({PM: 1, O: 7}, False),  # but not neutral
         ({110: 1, O: 1}, False),  # unknown to SMACT
     ],
 )
