@@ -36,6 +36,16 @@ def space_group(structure: Structure, tolerance: float = TOLERANCE) -> int:
     return int(dataset.number)
 
 
+def orbits(structure: Structure, tolerance: float = TOLERANCE) -> tuple[list[int], list[int]]:
+    """One atom of each set that the space group maps onto itself, and the sets' sizes; every atom
+    by itself where spglib finds no group."""
+    dataset = _spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
+    if dataset is None:
+        return list(range(structure.n_atoms)), [1] * structure.n_atoms
+    atoms, sizes = np.unique(dataset.equivalent_atoms, return_counts=True)
+    return atoms.tolist(), sizes.tolist()
+
+
 def canonical(
     structure: Structure, *, primitive: bool = True, tolerance: float = TOLERANCE
 ) -> Structure:
