@@ -91,29 +91,44 @@ class TextGrammar(Grammar):
         self._remaining = counts.to(device).repeat(n_rows, 1)  # (R, E)
         self._finished = torch.zeros(n_rows, dtype=torch.bool, device=device)
         self._begin_numbers(torch.ones_like(self._finished))
+        self._present = self._kinds()
         n_new = sum(remaining.values()) if remaining is not None else room
         self.max_length = 2 + self._tables.longest(len(header), start, n_new)
 
     def allowed(self) -> Tensor:
         tables, slot = self._tables, self._slot
         literal = self._at < self._until
-        mask = self._number_mask()
-        mask = torch.where((slot == ELEMENT)[:, None], self._element_mask(), mask)
-        if tables.has_formula:
-            mask = torch.where((slot >= TERM)[:, None], self._formula_mask(mask), mask)
-        forced = tables.one_hot[tables.bank[self._at.clamp(max=len(tables.bank) - 1)]]
-        mask = torch.where(literal[:, None], forced, mask)
+        numbers, elements, formulas = self._present
+        mask = tables.one_hot[tables.bank[self._at.clamp(max=len(tables.bank) - 1)]]
+        if numbers:
+            mask = torch.where((literal | ~_is_number(slot))[:, None], mask, self._number_mask())
+        if elements:
+            mask = torch.where((literal | (slot != ELEMENT))[:, None], mask, self._element_mask())
+        if formulas:
+            mask = torch.where((literal | (slot < TERM))[:, None], mask, self._formula_mask())
         return torch.where(self._finished[:, None], tables.one_hot[PAD], mask)
 
     def advance(self, tokens: Tensor) -> None:
         literal, slot = self._at < self._until, self._slot
         free = ~literal & ~self._finished
+        numbers, elements, formulas = self._present
         self._at = self._at + literal
-        self._finished = self._finished | (free & (tokens == EOS))
-        self._read_number(free & (slot != ELEMENT) & (slot < TERM), tokens)
-        self._read_element(free & (slot == ELEMENT) & (tokens != EOS), tokens)
-        if self._tables.has_formula:
+        if numbers:
+            self._read_number(free & _is_number(slot), tokens)
+        if elements:
+            self._finished = self._finished | (free & (tokens == EOS))
+            self._read_element(free & (slot == ELEMENT) & (tokens != EOS), tokens)
+        if formulas:
             self._read_formula(free & (slot >= TERM), tokens)
+        self._present = self._kinds()
+
+    def _kinds(self) -> tuple[bool, bool, bool]:
+        """Whether any row is at a number, an element, a formula: most of the text is neither, and
+        one synchronisation a step costs less than a hundred idle kernels."""
+        free, slot = (self._at >= self._until) & ~self._finished, self._slot
+        kinds = torch.stack([_is_number(slot), slot == ELEMENT, slot >= TERM])  # (3, R)
+        numbers, elements, formulas = (kinds & free).any(1).tolist()
+        return numbers, elements, formulas
 
     def _number_mask(self) -> Tensor:
         """(R, V): digits, the point, or the end of a number without decimals."""
@@ -135,7 +150,7 @@ class TextGrammar(Grammar):
         second = spelled.to(tables.second_hot.dtype) @ tables.second_hot > 0
         return torch.where((self._first < 0)[:, None], first, second)
 
-    def _formula_mask(self, numbers: Tensor) -> Tensor:
+    def _formula_mask(self) -> Tensor:
         """(R, V): a later element or the end of the line, or the digits of a count."""
         tables = self._tables
         counting = self._slot == COUNT
@@ -143,7 +158,7 @@ class TextGrammar(Grammar):
         later = (tables.rank > self._rank()[:, None]) & (room > 0)[:, None]  # (R, E)
         nexts = later.to(tables.first_hot.dtype) @ tables.first_hot > 0
         nexts |= (self._term >= 0)[:, None] & tables.one_hot[tables.newline]
-        digits = numbers & (tables.digit_hot.sum(0) > 0)
+        digits = self._numbers.digits().to(tables.digit_hot.dtype) @ tables.digit_hot > 0
         ended = self._numbers.may_end()[:, None] & nexts
         return torch.where(counting[:, None], digits | ended, nexts)
 
@@ -214,6 +229,11 @@ class TextGrammar(Grammar):
         self._numbers.begin(rows, tables.after[slot], tables.decimals[slot], low, high)
 
 
+def _is_number(slot: Tensor) -> Tensor:
+    """Of the cell or a coordinate."""
+    return (slot < TERM) & (slot != ELEMENT)
+
+
 class _Tables:
     """The transition tables of a format; V words, E elements, S slots.
 
@@ -235,7 +255,6 @@ class _Tables:
     ) -> None:
         self._words = Words(form.vocabulary)
         self._form, self._device = form, device
-        self.has_formula = form.formula_always
         n_words = len(form.vocabulary)
         self.one_hot = torch.eye(n_words, dtype=torch.bool, device=device)
         self.point, self.newline = self._words.tokens(".\n")
