@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nqs.crystal import config as settings
+from nqs.crystal.task_config import EvaluateConfig, GenerateConfig
 from nqs.runs.schema import documentation, from_mapping, shown
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
@@ -35,6 +36,11 @@ def key_lines(section: Any, prefix: str = "") -> list[str]:
     return lines
 
 
+def names(section: type) -> list[str]:
+    """The keys of a flat section."""
+    return [field.name for field in dataclasses.fields(section)]
+
+
 def help_text(summary: str, section: type) -> str:
     """A command's help: what it does, then every key."""
     return "\n\n".join([summary, *key_lines(section)])
@@ -44,6 +50,16 @@ TRAIN = help_text(
     "Train a crystal language model: nqs crystal train data.train=crystals.csv; go on with "
     "run.dir=PATH run.resume=true.",
     settings.Config,
+)
+GENERATE = help_text(
+    "Draw crystals from a run: nqs crystal generate RUN n=1000; each is a CIF file and a line of "
+    "samples.csv.",
+    GenerateConfig,
+)
+EVALUATE = help_text(
+    "Judge a folder of samples (validity, novelty, match rates beside baselines) or the model of a "
+    "run (perplexity, translations).",
+    EvaluateConfig,
 )
 
 
@@ -67,14 +83,23 @@ def train_command(
     return run(settings.Config.from_dict(mapping), words)
 
 
-@app.command("generate")
+@app.command("generate", help=GENERATE)
 def generate_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     keys: Keys = None,
 ) -> int:
-    from nqs.crystal.generation_run import GenerateConfig
     from nqs.crystal.generation_run import run as generate
 
-    given = settings.parsed(keys or [])
-    words = ["nqs", "crystal", "generate", str(run), *(keys or [])]
-    return generate(run, from_mapping(GenerateConfig, given), words)
+    given = settings.merged({}, settings.parsed(keys or []), names(GenerateConfig))
+    return generate(run, from_mapping(GenerateConfig, given))
+
+
+@app.command("evaluate", help=EVALUATE)
+def evaluate_command(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|SAMPLES", help="Folder of either.")],
+    keys: Keys = None,
+) -> int:
+    from nqs.crystal.evaluation_run import run as evaluate
+
+    given = settings.merged({}, settings.parsed(keys or []), names(EvaluateConfig))
+    return evaluate(folder, from_mapping(EvaluateConfig, given))

@@ -14,7 +14,6 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,17 +22,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nqs.crystal.cif import cif_text, read_cif
+from nqs.crystal.config import Config
 from nqs.crystal.elements import SYMBOLS
 from nqs.crystal.generation import Filters, Request, Sample, generate
 from nqs.crystal.splits import NAMES, records, split
 from nqs.crystal.structure import CrystalError, Structure, formula_of
 from nqs.crystal.symmetry import space_group
+from nqs.crystal.task_config import GenerateConfig
 from nqs.crystal.tokeniser import Conditions
 from nqs.crystal.training_run import Trained, read_trained
 from nqs.runs import directory
 from nqs.runs.atomic import write_text
 from nqs.runs.machine import build_generator
-from nqs.runs.schema import InputError, require, require_choice, to_mapping
+from nqs.runs.schema import InputError, require, to_mapping
 
 COLUMNS: Final = (
     *("file", "request", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
@@ -43,63 +44,7 @@ GROUP_TOLERANCE: Final = 0.1
 """Angstrom by which symmetry may be off: coordinates are rounded to about 0.03."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """What to draw, and how."""
-
-    n: int = 100
-    """Crystals for each request, >= 1."""
-    formula: str | None = None
-    """Composition of the whole cell, met exactly, e.g. Sr1Ti1O3."""
-    space_group: int | None = None
-    """Number that is asked for, 1..230 (a model trained with this condition)."""
-    formation_energy: float | None = None
-    """eV per atom that is asked for (a model trained with this condition)."""
-    energy_above_hull: float | None = None
-    """eV per atom that is asked for, >= 0 (a model trained with this condition)."""
-    partial: str | None = None
-    """CIF file of a cell and atoms that every crystal starts with."""
-    like: str | None = None
-    """One request for each crystal of a table, for its composition: a table's path, or train,
-    validation or test for the run's own."""
-    limit: int | None = None
-    """Only the first so many crystals of `like`, >= 1."""
-    temperature: float = 1.0
-    """Divides logits, > 0: below 1 likely crystals become likelier."""
-    top_k: int | None = None
-    """Only the k likeliest tokens are drawn, >= 1."""
-    top_p: float | None = None
-    """Only the likeliest tokens that make up this chance are drawn, in (0, 1]."""
-    batch_size: int = 256
-    """Crystals drawn side by side, >= 1."""
-    seed: int = 0
-    """Seed of the draws, >= 0."""
-    device: str = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
-    out: str | None = None
-    """Folder of the crystals; null makes a numbered one in the run's folder. Never overwritten."""
-
-    def __post_init__(self) -> None:
-        for key in ("n", "limit", "top_k", "batch_size"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, key, value, "must be a whole number >= 1")
-        require(self.temperature > 0, "temperature", self.temperature, "must be a number > 0")
-        inside = self.top_p is None or 0 < self.top_p <= 1
-        require(inside, "top_p", self.top_p, "must be > 0 and <= 1")
-        require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
-        require_choice("device", self.device, ("auto", "cpu", "cuda"))
-        both = self.like is not None and (self.formula or self.partial)
-        require(not both, "like", self.like, "asks for compositions; leave formula and partial out")
-        rule = "means something with like=TABLE alone"
-        require(self.limit is None or self.like is not None, "limit", self.limit, rule)
-
-    @property
-    def filters(self) -> Filters:
-        """How draws are sharpened."""
-        return Filters(self.temperature, self.top_k, self.top_p)
-
-
-def run(path: Path, config: GenerateConfig, command: Sequence[str]) -> int:
+def run(path: Path, config: GenerateConfig) -> int:
     """Draws what is asked for from the run in folder `path`; returns the exit code.
 
     Raises InputError for a run or a request that cannot be used.
@@ -111,7 +56,7 @@ def run(path: Path, config: GenerateConfig, command: Sequence[str]) -> int:
     samples = list(drawn(trained, requests, config))
 
     def fill(folder: Path) -> None:
-        description = to_mapping(config) | {"run": str(path), "step": trained.step}
+        description = to_mapping(config) | {"run": str(path.resolve()), "step": trained.step}
         write_text(folder / "config.yaml", yaml.safe_dump(description, sort_keys=False))
         write_samples(folder, samples, requests)
 
@@ -143,7 +88,7 @@ def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
     if config.like is not None:
         return [
             Request(config.n, Conditions(composition=structure.composition, **others))
-            for structure in compositions_of(config, trained)
+            for structure in compositions_of(config, trained.config)
         ]
     composition = None if config.formula is None else read_formula(config.formula)
     partial = None if config.partial is None else read_cif(Path(config.partial))
@@ -151,10 +96,9 @@ def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
     return [Request(config.n, conditions, partial)]
 
 
-def compositions_of(config: GenerateConfig, trained: Trained) -> list[Structure]:
+def compositions_of(config: GenerateConfig, run: Config) -> list[Structure]:
     """The crystals of `like`."""
     assert config.like is not None
-    run = trained.config
     if config.like in NAMES:
         found = split(config.like, run)
     else:
@@ -183,6 +127,7 @@ def drawn(
     trained: Trained, requests: Sequence[Request], config: GenerateConfig
 ) -> Iterator[Sample]:
     """The samples, with a bar on a terminal."""
+    filters = Filters(config.temperature, config.top_k, config.top_p)
     generator = build_generator(config.seed, "samples", trained.device)
     columns = (
         BarColumn(bar_width=24),
@@ -197,7 +142,7 @@ def drawn(
             trained.model,
             trained.tokeniser,
             requests,
-            filters=config.filters,
+            filters=filters,
             batch_size=config.batch_size,
             generator=generator,
         ):
