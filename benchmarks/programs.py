@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nqs.runs.build import Job, build, build_generator, start_from_product_state
+from nqs.runs.build import Job, build, start_from_product_state
 from nqs.runs.config import Config
 from nqs.runs.ground_state_run import advance
+from nqs.runs.machine import build_generator
 from nqs.vmc.evaluation import Evaluation, evaluate
 
 

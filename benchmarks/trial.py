@@ -21,7 +21,7 @@ from benchmarks.matmul import synchronise
 from hamiltonians import Rydberg
 from hamiltonians.lattice import Square
 from nqs.core.transformer import Transformer
-from nqs.runs.build import build_generator
+from nqs.runs.machine import build_generator
 from nqs.vmc.evaluation import Evaluation, evaluate
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimisation import StepRecord, optimise

@@ -1,4 +1,5 @@
-"""nqs evaluate | reweight | plot | show | collect: what one does with a finished run or scan."""
+"""nqs evaluate | reweight | plot | show | collect: what one does with a finished run or scan;
+nqs crystal: the crystal language model."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nqs.crystal.cli import app as crystal
 from nqs.runs.schema import InputError
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
@@ -19,12 +21,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
 # click's UsageError; newer versions of typer carry click inside themselves
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(crystal, name="crystal")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
 @app.callback()
 def about() -> None:
-    """Look at runs of neural quantum states; they are made by train.py."""
+    """Look at runs of neural quantum states, made by train.py, or work with crystals."""
 
 
 @app.command("evaluate")
@@ -122,14 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
-        command.main(args=given, prog_name="nqs", standalone_mode=False)
+        code = command.main(args=given, prog_name="nqs", standalone_mode=False)
     except InputError as error:
         return _refuse(str(error))
     except UsageError as error:
         return _refuse(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
     except OSError as error:
         return _refuse(f"{error.filename or 'file'}: cannot be used ({error.strerror})")
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _refuse(line: str) -> int:

@@ -48,8 +48,10 @@ class KeyValueState(SequenceState):
 
     def select(self, rows: Tensor) -> Self:
         state = self.joined()
-        room = None if state.in_place else state.length
-        keys, values = ([x[:, :, :room][rows] for x in kv] for kv in (state.keys, state.values))
+        keys, values = (
+            [_selected(x, rows, state.length, state.in_place) for x in kv]
+            for kv in (state.keys, state.values)
+        )
         repeated = None if state.repeated is None else state.repeated.select(rows)
         return type(self)(keys, values, self.length, self.in_place, repeated=repeated)
 
@@ -144,6 +146,16 @@ def bounded(queries: Tensor, keys: Tensor) -> bool:
     """Whether no product of a scaled query and a key (..., d) exceeds BOUNDED_SCORE in size."""
     longest = [torch.linalg.vector_norm(x.detach(), dim=-1).amax() for x in (queries, keys)]
     return float(longest[0] * longest[1]) < BOUNDED_SCORE
+
+
+def _selected(x: Tensor, rows: Tensor, length: int, in_place: bool) -> Tensor:
+    """Rows of the filled part of x (B, H, C, d), with as much room after it if in_place."""
+    filled = x[:, :, :length]
+    if not in_place:
+        return filled[rows]
+    selected = x.new_empty(len(rows), *x.shape[1:])  # the room is never touched: no memory yet
+    torch.index_select(filled, 0, rows, out=selected[:, :, :length])
+    return selected
 
 
 def _join(prefix: Tensor, own: Tensor, length: int) -> Tensor:

@@ -39,3 +39,33 @@ def split_counts(counts: Tensor, log_probs: Tensor, generator: torch.Generator) 
         n_left = torch.binomial(split, chance, generator=generator)
         split = torch.stack([n_left, split - n_left], dim=-1).flatten(1)
     return split[:, :n_outcomes].to(torch.int64)
+
+
+def restrict(
+    logits: Tensor,
+    allowed: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """Normalised float64 log-probabilities (R, K) of what may be drawn; -inf for the rest.
+
+    First everything that is not in allowed (R, K) is ruled out, then logits are divided by the
+    temperature; of what is left the top_k likeliest tokens stay, and of these the fewest whose
+    chances add up to top_p (nucleus sampling: Holtzman et al., arXiv:1904.09751). Of equally likely
+    tokens at a limit, those of smaller index stay, so a row always keeps exactly what it says.
+    """
+    scaled = logits.to(torch.float64) / temperature
+    log_probs = scaled.masked_fill(~allowed, -torch.inf).log_softmax(1)
+    if top_k is None and top_p is None:
+        return log_probs
+    ranked, order = log_probs.sort(dim=1, descending=True, stable=True)
+    if top_k is not None:
+        ranked[:, top_k:] = -torch.inf
+        ranked = ranked.log_softmax(1)
+    if top_p is not None:
+        before = ranked.exp().cumsum(1).roll(1, dims=1)  # chance of all that is likelier
+        before[:, 0] = 0
+        ranked = ranked.masked_fill(before >= top_p, -torch.inf).log_softmax(1)
+    return torch.empty_like(ranked).scatter_(1, order, ranked)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +36,7 @@ from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
 from nqs.runs import distributed
 from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig
+from nqs.runs.machine import build_device, build_generator
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
@@ -59,7 +59,6 @@ GRIDS: Final = {
     "honeycomb": Honeycomb,
     "kagome": Kagome,
 }
-STREAMS: Final = ("parameters", "samples", "evaluation", "product_state")
 WARM_RATE = 2.0
 """Factor on the automatic time step of a run that starts near its ground state: nothing is left to
 collapse, and few steps are to go far. (4x4 Rydberg atoms along delta in steps of 0.25, 30 steps
@@ -95,7 +94,7 @@ class Job:
 def build(config: Config, ranks: Ranks = ALONE) -> Job:
     """The objects of a run. Raises InputError, one line, for anything that cannot be built."""
     check_shares(config, ranks.size)
-    device = build_device(config.device, ranks)
+    device = card_of(build_device(config.device), config.device, ranks)
     with naming("lattice"):
         lattice = build_lattice(config.lattice)
     with naming("hamiltonian"):
@@ -131,16 +130,11 @@ def check_shares(config: Config, n_processes: int) -> None:
             )
 
 
-def build_device(name: str, ranks: Ranks = ALONE) -> torch.device:
-    """auto is a GPU if torch sees one; several processes have one each."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda: torch sees no GPU here; use device=cpu or device=auto")
-    given = f"device={name}"
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and ranks.size > 1:
-        return distributed.own_card(given)
-    return torch.device(name)
+def card_of(device: torch.device, name: str, ranks: Ranks) -> torch.device:
+    """The device of this process: of several each has a GPU of its own."""
+    if device.type == "cuda" and ranks.size > 1:
+        return distributed.own_card(f"device={name}")
+    return device
 
 
 def build_lattice(config: LatticeConfig) -> Lattice:
@@ -407,18 +401,6 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
         clip_norm=config.clip_norm,
         schedule=schedule,
     )
-
-
-def build_generator(seed: int, stream: str, device: torch.device, rank: int = 0) -> torch.Generator:
-    """An independent source of random numbers for each purpose and process, from the one seed."""
-    key = (rank,) if rank else ()
-    return torch.Generator(device).manual_seed(derived_seed(seed, stream, key))
-
-
-def derived_seed(seed: int, stream: str, key: tuple[int, ...]) -> int:
-    """A seed of its own for each purpose and key; manual_seed takes 63 bits."""
-    sequence = np.random.SeedSequence((seed, STREAMS.index(stream)), spawn_key=key)
-    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def start_from_product_state(job: Job) -> None:

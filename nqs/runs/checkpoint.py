@@ -8,7 +8,7 @@ read, the older one serves.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,10 +62,16 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest(
-    folder: Path, config: Mapping[str, Any], device: torch.device, warn: Callable[[str], None]
+    folder: Path,
+    config: Mapping[str, Any],
+    device: torch.device,
+    warn: Callable[[str], None],
+    *,
+    resumable: Collection[str] = RESUMABLE,
 ) -> dict[str, Any] | None:
     """The newest readable checkpoint of the run with this configuration; None if there is none yet.
 
+    The keys `resumable` may differ from those that the checkpoint was written with.
     An unreadable one is passed over with one line to `warn`. Raises InputError if none of the
     existing ones can be read, or if one belongs to another run.
     """
@@ -75,7 +81,7 @@ def newest(
         if content is None:
             warn(f"warning: {path} cannot be read (damaged?), trying the one before it")
             continue
-        _check_origin(path, content, config)
+        _check_origin(path, content, config, resumable)
         return content
     if found:
         names = ", ".join(path.name for path in found)
@@ -83,11 +89,11 @@ def newest(
     return None
 
 
-def restore(wavefunction: torch.nn.Module, content: Mapping[str, Any]) -> None:
-    """Puts a checkpoint's parameters into the wavefunction. Raises InputError if they do not fit,
+def restore(model: torch.nn.Module, content: Mapping[str, Any]) -> None:
+    """Puts a checkpoint's parameters into the model. Raises InputError if they do not fit,
     which is how a checkpoint of another version of the code shows."""
     try:
-        wavefunction.load_state_dict(content["model"])
+        model.load_state_dict(content["model"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -104,7 +110,9 @@ def _load(path: Path, device: torch.device) -> Any:
     return content if content is not None else {}
 
 
-def _check_origin(path: Path, content: Any, config: Mapping[str, Any]) -> None:
+def _check_origin(
+    path: Path, content: Any, config: Mapping[str, Any], resumable: Collection[str]
+) -> None:
     """Raises InputError unless content is a checkpoint of ours with this configuration."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this program; allowed is '{FORMAT}'")
@@ -113,7 +121,7 @@ def _check_origin(path: Path, content: Any, config: Mapping[str, Any]) -> None:
         raise InputError(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
     here, there = flatten(config), flatten(content["config"])
     for key in sorted(set(here) | set(there)):
-        if key not in RESUMABLE and here.get(key) != there.get(key):
+        if key not in resumable and here.get(key) != there.get(key):
             raise InputError(
                 f"{path}: belongs to another run, {key}={shown(there.get(key))} there "
                 f"and {shown(here.get(key))} in this one"

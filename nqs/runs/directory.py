@@ -26,7 +26,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +111,32 @@ def create(
 
     Raises InputError if run.dir already holds something or cannot be written.
     """
-    given = config.run.dir
+    lattice = config.lattice
+    size = "x".join(str(length) for length in (lattice.Lx, lattice.Ly) if length) or str(n_sites)
+    stem = f"{config.hamiltonian.name}-{lattice.name}-{size}-{config.model.name}"
+
+    def fill(folder: Path) -> None:
+        _copy_inputs(folder, config)
+        if start is not None:
+            (folder / START).parent.mkdir(exist_ok=True)
+            write_bytes(folder / START, start)
+        describe(folder, portable(config), session(command, config.seed, config.device))
+
+    return make(config.run.dir, stem, fill)
+
+
+def make(given: str | None, stem: str, fill: Callable[[Path], None]) -> Path:
+    """A new run's folder `given`, or runs/<stem>-001 or the next free number; `fill` writes its
+    first files. It appears with them in one rename.
+
+    Raises InputError if the folder already holds something or cannot be written.
+    """
     if given is None:
-        return _create_numbered(config, n_sites, command, start)
+        return _make_numbered(stem, fill)
     path = Path(given)
     refuse_existing(path)
     try:
-        _create_at(path, config, command, start)
+        _make_at(path, fill)
     except OSError as error:
         raise InputError(f"run.dir={given}: cannot be written: {error.strerror}") from None
     return path
@@ -134,19 +153,13 @@ def refuse_existing(path: Path) -> None:
         raise InputError(f"run.dir={path}: exists and is not an empty folder; choose another one")
 
 
-def _create_numbered(
-    config: Config, n_sites: int, command: Sequence[str], start: bytes | None
-) -> Path:
-    """runs/rydberg-square-4x4-ptf-001, or the next free number."""
-    lattice = config.lattice
-    size = "x".join(str(length) for length in (lattice.Lx, lattice.Ly) if length) or str(n_sites)
-    stem = f"{config.hamiltonian.name}-{lattice.name}-{size}-{config.model.name}"
+def _make_numbered(stem: str, fill: Callable[[Path], None]) -> Path:
     for number in range(1, 100_000):
         path = Path("runs") / f"{stem}-{number:03d}"
         if path.exists():
             continue
         try:
-            _create_at(path, config, command, start)
+            _make_at(path, fill)
             return path
         except OSError as error:
             if not path.exists():  # otherwise another process took this number meanwhile
@@ -154,19 +167,13 @@ def _create_numbered(
     raise InputError(f"runs/{stem}-*: all numbers are taken; give run.dir=PATH")
 
 
-def _create_at(path: Path, config: Config, command: Sequence[str], start: bytes | None) -> None:
+def _make_at(path: Path, fill: Callable[[Path], None]) -> None:
     """Fills a temporary folder and renames it to `path`, which must be absent or empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         temporary.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the run from colleagues
-        _copy_inputs(temporary, config)
-        if start is not None:
-            (temporary / START).parent.mkdir(exist_ok=True)
-            write_bytes(temporary / START, start)
-        (temporary / "checkpoints").mkdir()
-        write_config(temporary, config)
-        _write_sessions(temporary, [session(config, command)])
+        fill(temporary)
         os.replace(temporary, path)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -188,36 +195,35 @@ def _copy_inputs(path: Path, config: Config) -> None:
             shutil.copyfile(source, path / copy)
 
 
-def write_config(path: Path, config: Config) -> None:
-    """Writes config.yaml."""
-    text = "# Resolved configuration; files are relative to this folder.\n"
-    write_text(path / "config.yaml", text + yaml.safe_dump(portable(config), sort_keys=False))
-
-
 def reopen(path: Path, config: Config, command: Sequence[str]) -> None:
     """Prepares the folder of an existing run for another session."""
+    describe(path, portable(config), session(command, config.seed, config.device))
+
+
+def describe(path: Path, mapping: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+    """Makes checkpoints/, writes config.yaml and adds a session's entry to environment.json, after
+    clearing away what a killed session left unfinished."""
     remove_temporaries(path)
-    write_config(path, config)
+    (path / "checkpoints").mkdir(exist_ok=True)
+    text = "# Resolved configuration; files are relative to this folder.\n"
+    write_text(path / "config.yaml", text + yaml.safe_dump(dict(mapping), sort_keys=False))
     try:
         sessions = json.loads((path / "environment.json").read_text())["sessions"]
     except (OSError, ValueError, KeyError):
         sessions = []  # a description that somebody removed is no reason to refuse the run
-    _write_sessions(path, [*sessions, session(config, command)])
+    environment = json.dumps({"sessions": [*sessions, entry]}, indent=2)
+    write_text(path / "environment.json", environment + "\n")
 
 
-def _write_sessions(path: Path, sessions: list[dict[str, Any]]) -> None:
-    write_text(path / "environment.json", json.dumps({"sessions": sessions}, indent=2) + "\n")
-
-
-def session(config: Config, command: Sequence[str]) -> dict[str, Any]:
+def session(command: Sequence[str], seed: int, device: str) -> dict[str, Any]:
     """What one needs to know to repeat this: command, versions, revision, seed, hardware."""
     import torch
 
-    has_gpu = torch.cuda.is_available() and config.device != "cpu"
+    has_gpu = torch.cuda.is_available() and device != "cpu"
     return {
         "command": shlex.join(command),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": config.seed,
+        "seed": seed,
         "versions": {"python": platform.python_version(), **_versions()},
         "git": _git_revision(),
         "hardware": {
@@ -292,3 +298,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """One line instead of a traceback when a file of the run cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); what was saved before is "
+            f"intact, make room and resume with run.dir={path} run.resume=true"
+        ) from error

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from hamiltonians.exact import ground_state
 from nqs.runs import checkpoint, directory, distributed, history, summary
-from nqs.runs.build import EXACT_GIGABYTES, Job, build, build_generator, derived_seed
+from nqs.runs.build import EXACT_GIGABYTES, Job, build
 from nqs.runs.config import Config
+from nqs.runs.directory import writing
+from nqs.runs.machine import build_generator, derived_seed
 from nqs.runs.progress import Log, ProgressDisplay
 from nqs.runs.schema import InputError
 from nqs.runs.signals import Interrupted, StopRequests
@@ -457,15 +459,3 @@ def lost(session: Session, reason: str) -> int:
     session.log.note(line)
     print(line, file=sys.stderr)
     return 1
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """One line instead of a traceback when a file of the run cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); what was saved before is "
-            f"intact, make room and resume with run.dir={path} run.resume=true"
-        ) from error

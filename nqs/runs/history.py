@@ -16,18 +16,16 @@ killed would be lost, and a reader that holds it open could make the writer fail
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import h5py
 import numpy as np
 
 from nqs.runs.atomic import write_bytes
 from nqs.runs.schema import InputError
-
-if TYPE_CHECKING:
-    from nqs.vmc.optimisation import StepRecord
 
 
 class Column(NamedTuple):
@@ -99,21 +97,27 @@ class Evaluation:
 
 @dataclass
 class RunFile:
-    """The content of run.h5."""
+    """The content of run.h5.
 
-    columns: dict[str, list[float]] = field(
-        default_factory=lambda: {column.name: [] for column in COLUMNS}
-    )
+    Attributes:
+        layout: columns of the history; the first is step, the last elapsed.
+    """
+
+    layout: Sequence[Column] = COLUMNS
+    columns: dict[str, list[float]] = field(init=False)
     evaluations: list[Evaluation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.columns = {column.name: [] for column in self.layout}
 
     @property
     def n_steps(self) -> int:
         """Steps recorded."""
         return len(self.columns["step"])
 
-    def append(self, record: StepRecord, elapsed: float) -> None:
-        """Adds one step."""
-        for column in COLUMNS[:-1]:
+    def append(self, record: Any, elapsed: float) -> None:
+        """Adds one step; record has an attribute for each column but the last."""
+        for column in self.layout[:-1]:
             self.columns[column.name].append(float(getattr(record, column.name)))
         self.columns["elapsed"].append(elapsed)
 
@@ -133,7 +137,7 @@ class RunFile:
         with h5py.File(buffer, "w") as file:
             file.attrs["format"] = "nqs run 1"
             history = file.create_group("history")
-            for column in COLUMNS:
+            for column in self.layout:
                 data = history.create_dataset(
                     column.name, data=np.asarray(self.columns[column.name], dtype=np.float64)
                 )
@@ -150,14 +154,14 @@ def array(value: Any) -> np.ndarray:
     return np.asarray(value if tolist is None else tolist(), dtype=np.float64)
 
 
-def read(path: Path) -> RunFile:
+def read(path: Path, layout: Sequence[Column] = COLUMNS) -> RunFile:
     """The content of a run.h5; empty if there is none. Raises InputError if it cannot be read."""
-    content = RunFile()
+    content = RunFile(layout)
     if not path.exists():
         return content
     try:
         with h5py.File(path, "r") as file:
-            for column in COLUMNS:
+            for column in layout:
                 content.columns[column.name] = file["history"][column.name][:].tolist()
             for name in sorted(file["evaluations"]):
                 content.evaluations.append(_read_evaluation(file["evaluations"][name]))

@@ -11,7 +11,8 @@ from torch import Tensor
 from hamiltonians.lattice import Lattice
 from nqs.runs import checkpoint, directory, history
 from nqs.runs.build import build
-from nqs.runs.ground_state_run import evaluated, writing
+from nqs.runs.directory import writing
+from nqs.runs.ground_state_run import evaluated
 from nqs.runs.schema import InputError, require
 from nqs.runs.summary import with_error
 from nqs.vmc.renyi import half, subsystem

@@ -7,9 +7,10 @@ most every five seconds, more rarely the longer the run lasts, so that a log sta
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -91,11 +92,36 @@ def row(record: StepRecord, seconds_per_step: float, remaining: float) -> str:
     )
 
 
+def brief(record: StepRecord) -> str:
+    """What the bar says of a step."""
+    return f"E {record.energy:.6g} ± {record.energy_error:.1e}  var {record.variance:.2e}"
+
+
+class Form(NamedTuple):
+    """How the steps of one kind of run are written.
+
+    Attributes:
+        header: heading of the plain lines.
+        row: (record, seconds per step, seconds that remain) -> plain line, aligned with it.
+        brief: record -> what stands beside the bar.
+    """
+
+    header: str
+    row: Callable[[Any, float, float], str]
+    brief: Callable[[Any], str]
+
+
+ENERGIES: Final = Form(HEADER, row, brief)
+
+
 class ProgressDisplay:
     """Shows each step of the optimisation; a context manager around it."""
 
-    def __init__(self, log: Log, n_steps: int, max_seconds: float | None) -> None:
+    def __init__(
+        self, log: Log, n_steps: int, max_seconds: float | None, form: Form = ENERGIES
+    ) -> None:
         self._log = log
+        self._form = form
         self._n_steps = n_steps
         self._clock = Clock(n_steps, max_seconds)
         self._next_line = 0.0
@@ -110,9 +136,9 @@ class ProgressDisplay:
             )
             self._task = self._bar.add_task("", total=self._n_steps, text="")
             self._bar.start()
-            self._log.note(HEADER)
+            self._log.note(self._form.header)
         else:
-            self._log.say(HEADER)
+            self._log.say(self._form.header)
         return self
 
     def __exit__(
@@ -124,8 +150,9 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, record: StepRecord, elapsed: float, last: bool) -> None:
-        """One finished step; `last` forces its line. elapsed: seconds of optimisation so far."""
+    def update(self, record: Any, elapsed: float, last: bool) -> None:
+        """One finished step, with its `step` and `seconds`; `last` forces its line. elapsed:
+        seconds of optimisation so far."""
         self._clock.add(record.seconds)
         remaining = self._clock.remaining(int(record.step), elapsed)
         per_step = self._clock.seconds_per_step
@@ -133,10 +160,10 @@ class ProgressDisplay:
             self._bar.update(
                 self._task,
                 completed=int(record.step),
-                text=f"E {record.energy:.6g} ± {record.energy_error:.1e}  "
-                f"var {record.variance:.2e}  {per_step:.3g} s/step  ETA {duration(remaining)}",
+                text=f"{self._form.brief(record)}  {per_step:.3g} s/step  "
+                f"ETA {duration(remaining)}",
             )
         if last or elapsed >= self._next_line:
-            line = row(record, per_step, remaining)
+            line = self._form.row(record, per_step, remaining)
             (self._log.say if self._bar is None else self._log.note)(line)
             self._next_line = elapsed + min(300.0, max(5.0, elapsed / 20))

@@ -15,9 +15,10 @@ from typing import Any
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.runs import checkpoint, directory
 from nqs.runs.atomic import write_text
-from nqs.runs.build import Job, build, build_generator, build_hamiltonian, check_conserved, naming
+from nqs.runs.build import Job, build, build_hamiltonian, check_conserved, naming
 from nqs.runs.config import HAMILTONIANS, Config
-from nqs.runs.ground_state_run import writing
+from nqs.runs.directory import writing
+from nqs.runs.machine import build_generator
 from nqs.runs.schema import InputError, require, shown, suggestion
 from nqs.runs.summary import with_error
 from nqs.vmc.reweighting import LOWEST_SHARE, Neighbour, neighbouring_couplings

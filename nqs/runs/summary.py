@@ -94,7 +94,10 @@ def lines(summary: dict[str, Any]) -> list[str]:
 
 
 def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, text) of everything worth reading in a summary."""
+    """(name, text) of everything worth reading in a summary; all there is, of another kind of
+    run's."""
+    if "energy" not in summary:
+        return [(key.replace("_", " "), _text(value)) for key, value in summary.items()]
     status = summary["status"]
     rows = [("status", f"{status} ({DESCRIPTIONS[status]})")]
     if summary["energy"] is not None:
@@ -129,6 +132,10 @@ def with_error(value: float, error: float | None) -> str:
     exponent = int(f"{error:.1e}".split("e")[1])  # after rounding: 9.99e-5 counts as 1.0e-4
     digits = max(0, 1 - exponent)
     return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:

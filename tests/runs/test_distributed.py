@@ -21,8 +21,8 @@ import torch
 from test_ground_state_run import assert_same_run, parameters, result, run, steps_of
 
 import train
-from nqs.runs.build import build_generator
 from nqs.runs.distributed import own_card, share_cores, started_by
+from nqs.runs.machine import build_generator
 from nqs.runs.progress import ProgressDisplay
 from nqs.runs.schema import InputError
 

@@ -1,0 +1,309 @@
+"""The configuration of a crystal language model's training: every key, its range and its default.
+
+`nqs crystal train` takes them as KEY=VALUE, from a YAML file, or both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from nqs.runs import config as runs
+from nqs.runs.schema import (
+    InputError,
+    flatten,
+    from_mapping,
+    require,
+    require_choice,
+    shown,
+    suggestion,
+    to_mapping,
+)
+
+CORES: Final = ("transformer", "linear_attention", "ssm", "gru", "lstm")
+CONDITIONS: Final = ("space_group", "formation_energy", "energy_above_hull", "composition")
+PRECISIONS: Final = ("float32", "bfloat16")
+RESUMABLE: Final = (
+    "train.max_seconds",
+    "train.patience",
+    "train.checkpoint_every",
+    "run.dir",
+    "run.resume",
+    "device",
+)
+"""Keys that may change when a run is resumed; every other one would make it another run."""
+
+
+def _at_least(key: str, value: int | None, lowest: int) -> None:
+    rule = f"must be a whole number >= {lowest}"
+    require(value is None or value >= lowest, key, value, rule)
+
+
+def _table(key: str, value: str) -> None:
+    found = bool(value) and Path(value).exists()
+    require(found, key, value, "no such file; give the path of a table of crystals")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The sequence model, one of the cores that serve the wavefunctions too."""
+
+    core: str = "transformer"
+    """Kind: transformer, linear_attention, ssm (diagonal state space), gru or lstm."""
+    d_model: int = 128
+    """Width, >= 1; with attention a multiple of n_heads."""
+    n_layers: int = 4
+    """Number of layers, >= 1."""
+    n_heads: int = 4
+    """Attention heads, >= 1; must divide d_model (transformer, linear_attention)."""
+    d_ff: int | None = None
+    """Width of the feed-forward layers, >= 1; null means 4 d_model (not gru, lstm)."""
+    d_state: int | None = None
+    """Complex modes of each recurrence, >= 1; null means d_model (ssm)."""
+
+    def __post_init__(self) -> None:
+        require_choice("model.core", self.core, CORES)
+        for key in ("d_model", "n_layers", "n_heads", "d_ff", "d_state"):
+            _at_least(f"model.{key}", getattr(self, key), 1)
+        if self.core in ("transformer", "linear_attention"):
+            divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
+            rule = f"must divide model.d_model={self.d_model}; use one of " + ", ".join(
+                map(str, divisors[:8])
+            )
+            require(self.d_model % self.n_heads == 0, "model.n_heads", self.n_heads, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Crystals, and what the model is asked about them."""
+
+    train: str = "examples"
+    """Crystals to learn: a table (.csv, .csv.gz with a column cif), a CIF file, a folder of them,
+    or examples, 361 ideal ionic crystals that come with the package."""
+    validation: str | None = None
+    """Table of crystals that judge; null splits data.train."""
+    split: tuple[float, ...] = (0.8, 0.1, 0.1)
+    """Shares of data.train for training, validation and test, in this order; they add up to 1 (only
+    without data.validation)."""
+    shuffle: bool = True
+    """Bring data.train into a random order (the seed's) before it is split; false: file order."""
+    canonical: bool = True
+    """Write each crystal in its primitive Niggli-reduced cell, atoms by element and place; false:
+    as the table has it."""
+    tokeniser: str = "coordinate"
+    """How a crystal is written as tokens: coordinate, character, cif or text."""
+    max_atoms: int = 20
+    """Most atoms in a cell, >= 1; larger crystals are left out."""
+    conditions: tuple[str, ...] = ("composition",)
+    """What samples can be asked for: composition, space_group, formation_energy, energy_above_hull,
+    as far as the table knows it."""
+    condition_dropout: float = 0.5
+    """Chance with which each condition is left out of a crystal in an epoch, in [0, 1]."""
+    infilling: float = 1 / 3
+    """Share of crystals that ask for a hidden element instead, drawn anew each epoch, in [0, 1)."""
+    translate: bool = False
+    """Move each crystal by a random vector each epoch: an exact shift of its coordinate tokens."""
+    batch_tokens: int = 4096
+    """Tokens of a batch, padding included, >= 1 (and at least one crystal)."""
+
+    def __post_init__(self) -> None:
+        if self.train != "examples":
+            _table("data.train", self.train)
+        if self.validation is not None:
+            _table("data.validation", self.validation)
+        rule = "give three shares >= 0 that add up to 1, the first two > 0, e.g. [0.8,0.1,0.1]"
+        valid = len(self.split) == 3 and min(self.split) >= 0 and min(self.split[:2]) > 0
+        require(valid and math.isclose(sum(self.split), 1), "data.split", self.split, rule)
+        for name in self.conditions:
+            require_choice("data.conditions", name, CONDITIONS)
+        rule = "each condition at most once"
+        require(len({*self.conditions}) == len(self.conditions), "data.conditions",
+                self.conditions, rule)  # fmt: skip
+        inside = 0 <= self.condition_dropout <= 1
+        require(inside, "data.condition_dropout", self.condition_dropout, "must be in [0, 1]")
+        require(0 <= self.infilling < 1, "data.infilling", self.infilling, "must be in [0, 1)")
+        _at_least("data.batch_tokens", self.batch_tokens, 1)
+        _at_least("data.max_atoms", self.max_atoms, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a cosine schedule."""
+
+    learning_rate: float = 1e-3
+    """Step size at the top of the schedule, > 0."""
+    warmup_steps: int = 100
+    """Steps over which it first rises from 0, >= 0 and < train.steps."""
+    final_fraction: float = 0.02
+    """Learning rate at the last step as a fraction of learning_rate, in (0, 1]."""
+    weight_decay: float = 0.1
+    """Decay of the matrices of linear layers, per step and learning rate, >= 0."""
+    beta1: float = 0.9
+    """Decay of the mean gradient, in [0, 1)."""
+    beta2: float = 0.99
+    """Decay of the mean squared gradient, in [0, 1)."""
+    clip_norm: float = 1.0
+    """Longest gradient that is applied unscaled, > 0."""
+
+    def __post_init__(self) -> None:
+        for key in ("learning_rate", "clip_norm"):
+            value = getattr(self, key)
+            require(value > 0, f"optimizer.{key}", value, "must be a number > 0")
+        for key in ("beta1", "beta2"):
+            value = getattr(self, key)
+            require(0 <= value < 1, f"optimizer.{key}", value, "must be >= 0 and < 1")
+        _at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+        rule = "must be > 0 and <= 1"
+        inside = 0 < self.final_fraction <= 1
+        require(inside, "optimizer.final_fraction", self.final_fraction, rule)
+        rule = "must be a number >= 0"
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train and when to look."""
+
+    steps: int = 5000
+    """Optimisation steps, >= 1, over which the learning rate falls."""
+    max_seconds: float | None = None
+    """Budget of the optimisation in seconds, > 0: then stop and report; null has none."""
+    validate_every: int = 250
+    """Steps between looks at the validation crystals, >= 1 (and after the last step)."""
+    patience: int | None = 10
+    """Stop after so many looks without a better one, >= 1; null never. The best ones are kept."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
+    precision: str = "float32"
+    """Numbers in which products are computed: float32 or bfloat16 (torch's autocast)."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "validate_every", "patience", "checkpoint_every"):
+            _at_least(f"train.{key}", getattr(self, key), 1)
+        seconds = self.max_seconds
+        rule = "must be a number > 0"
+        require(seconds is None or seconds > 0, "train.max_seconds", seconds, rule)
+        require_choice("train.precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(runs.RunConfig):
+    """Where the run lives."""
+
+    dir: str | None = None
+    """Folder of the run; null makes a numbered one under runs/. Never overwritten."""
+    resume: bool = False
+    """Continue the run in run.dir from its newest checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All of a run. Two runs with equal configurations on one machine are equal bit for bit."""
+
+    data: DataConfig = DataConfig()
+    """Crystals and tasks."""
+    model: ModelConfig = ModelConfig()
+    """Sequence model."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Update of the parameters."""
+    train: TrainConfig = TrainConfig()
+    """Length of the training."""
+    run: RunConfig = RunConfig()
+    """Files."""
+    seed: int = 0
+    """Seed of the initial weights, the split and the batches, >= 0."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))
+        warmup, steps = self.optimizer.warmup_steps, self.train.steps
+        rule = f"must be less than train.steps={steps}; shorten the warm-up or lengthen the run"
+        require(warmup < steps, "optimizer.warmup_steps", warmup, rule)
+
+    @staticmethod
+    def from_dict(mapping: Mapping[str, Any]) -> Config:
+        """The configuration of a nested mapping; raises InputError (a ValueError), one line."""
+        return from_mapping(Config, mapping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain mapping; from_dict(to_dict()) is equal."""
+        return to_mapping(self)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises InputError if there is none."""
+    try:
+        mapping = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable ({' '.join(str(error).split())})") from None
+    if not isinstance(mapping, dict):
+        raise InputError(f"{path}: must be a mapping of keys, e.g. model: {{d_model: 128}}")
+    return mapping
+
+
+def parsed(words: Iterable[str]) -> dict[str, Any]:
+    """{'train.steps': 500} of ['train.steps=500']; values as YAML writes them."""
+    given: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"{shown(word)}: not understood; write key=value, e.g. seed=1")
+        if key in given:
+            raise InputError(f"{key}: given twice")
+        given[key] = _value(key, text)
+    return given
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(
+            f"{key}={shown(text)}: not understood; quote brackets and colons"
+        ) from None
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML takes 1e-3 for text
+        except ValueError:
+            return value
+    return value
+
+
+def merged(base: Mapping[str, Any], given: Mapping[str, Any], known: Iterable[str]) -> Any:
+    """The nested mapping `base` with dotted keys `given` put in; known: all dotted keys.
+
+    Raises InputError for an unknown key, with the closest known one.
+    """
+    known = list(known)
+    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in base.items()}
+    for key, value in given.items():
+        if key not in known:
+            hint = suggestion(key, known) or f"; known are {', '.join(known)}"
+            raise InputError(f"{key}: unknown key{hint}")
+        section, _, name = key.rpartition(".")
+        target = result.setdefault(section, {}) if section else result
+        if not isinstance(target, dict):
+            raise InputError(f"{section}={shown(target)}: must be a mapping of keys")
+        target[name] = value
+    return result
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of Config."""
+    example = {
+        "data": {name: None for name in DataConfig.__dataclass_fields__},
+        "model": {name: None for name in ModelConfig.__dataclass_fields__},
+        "optimizer": {name: None for name in OptimizerConfig.__dataclass_fields__},
+        "train": {name: None for name in TrainConfig.__dataclass_fields__},
+        "run": {name: None for name in RunConfig.__dataclass_fields__},
+        "seed": None,
+        "device": None,
+    }
+    return list(flatten(example))

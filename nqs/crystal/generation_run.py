@@ -1,0 +1,187 @@
+"""nqs crystal generate: crystals from a trained run, as CIF files and a table.
+
+    <out>/config.yaml     what was asked for, and of which run
+    <out>/samples.csv     one line a crystal: file, request, formula, space group, ln p, ...
+    <out>/cif/000001.cif  ...
+
+The folder appears whole or not at all, and is never overwritten. Equal requests, settings and seeds
+give equal files on one machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nqs.crystal.cif import cif_text, read_cif
+from nqs.crystal.config import Config
+from nqs.crystal.elements import SYMBOLS
+from nqs.crystal.generation import Filters, Request, Sample, generate
+from nqs.crystal.splits import NAMES, records, split
+from nqs.crystal.structure import CrystalError, Structure, formula_of
+from nqs.crystal.symmetry import space_group
+from nqs.crystal.task_config import GenerateConfig
+from nqs.crystal.tokeniser import Conditions
+from nqs.crystal.training_run import Trained, read_trained
+from nqs.runs import directory
+from nqs.runs.atomic import write_text
+from nqs.runs.machine import build_generator
+from nqs.runs.schema import InputError, require, to_mapping
+
+COLUMNS: Final = (
+    *("file", "request", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
+    *("log_likelihood", "n_tokens"),
+)
+GROUP_TOLERANCE: Final = 0.1
+"""Angstrom by which symmetry may be off: coordinates are rounded to about 0.03."""
+
+
+def run(path: Path, config: GenerateConfig) -> int:
+    """Draws what is asked for from the run in folder `path`; returns the exit code.
+
+    Raises InputError for a run or a request that cannot be used.
+    """
+    trained = read_trained(path, config.device)
+    requests = requested(config, trained)
+    given = config.out or numbered(path)
+    directory.refuse_existing(Path(given))
+    samples = list(drawn(trained, requests, config))
+
+    def fill(folder: Path) -> None:
+        description = to_mapping(config) | {"run": str(path.resolve()), "step": trained.step}
+        write_text(folder / "config.yaml", yaml.safe_dump(description, sort_keys=False))
+        write_samples(folder, samples, requests)
+
+    try:
+        directory.make(given, "", fill)
+    except InputError as error:
+        raise InputError(str(error).replace("run.dir=", "out=")) from None
+    print(f"{len(samples)} crystals in {given}")
+    return 0
+
+
+def numbered(path: Path) -> str:
+    """samples-001 in the run's folder, or the next free number."""
+    taken = (n for n in range(1, 100_000) if not (path / f"samples-{n:03d}").exists())
+    return str(path / f"samples-{next(taken):03d}")
+
+
+def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
+    """The requests of a configuration. Raises InputError for what the model was not trained on."""
+    others = {
+        name: getattr(config, name)
+        for name in ("space_group", "formation_energy", "energy_above_hull")
+        if getattr(config, name) is not None
+    }
+    for name, value in others.items():
+        known = trained.config.data.conditions
+        rule = f"the run was trained with the conditions {', '.join(known) or 'none'} alone"
+        require(name in known, name, value, rule)
+    if config.like is not None:
+        return [
+            Request(config.n, Conditions(composition=structure.composition, **others))
+            for structure in compositions_of(config, trained.config)
+        ]
+    composition = None if config.formula is None else read_formula(config.formula)
+    partial = None if config.partial is None else read_cif(Path(config.partial))
+    conditions = Conditions(composition=composition, **others)
+    return [Request(config.n, conditions, partial)]
+
+
+def compositions_of(config: GenerateConfig, run: Config) -> list[Structure]:
+    """The crystals of `like`."""
+    assert config.like is not None
+    if config.like in NAMES:
+        found = split(config.like, run)
+    else:
+        exists = Path(config.like).exists()
+        require(exists, "like", config.like, f"no such table; give a path or {', '.join(NAMES)}")
+        found = records(config.like, run.data)
+    require(bool(found), "like", config.like, "holds no crystal")
+    fitting = [r.structure for r in found if r.structure.n_atoms <= run.data.max_atoms]
+    return fitting[: config.limit]
+
+
+def read_formula(text: str) -> dict[int, int]:
+    """Atomic number -> number of atoms, of SrTiO3 or Sr2Ti2O6. Raises InputError for other text."""
+    parts = re.findall(r"([A-Z][a-z]?)(\d*)", text)
+    rule = "write symbols and numbers of atoms in the cell, e.g. SrTiO3 or Sr2Ti2O6"
+    require("".join(a + b for a, b in parts) == text and bool(parts), "formula", text, rule)
+    composition: dict[int, int] = {}
+    for name, count in parts:
+        require(name in SYMBOLS, "formula", text, f"{name} is no element")
+        number = SYMBOLS.index(name) + 1
+        composition[number] = composition.get(number, 0) + int(count or 1)
+    return composition
+
+
+def drawn(
+    trained: Trained, requests: Sequence[Request], config: GenerateConfig
+) -> Iterator[Sample]:
+    """The samples, with a bar on a terminal."""
+    filters = Filters(config.temperature, config.top_k, config.top_p)
+    generator = build_generator(config.seed, "samples", trained.device)
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("crystals"),
+        TimeRemainingColumn(),
+    )
+    console = Console()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=sum(request.n for request in requests))
+        for batch in generate(
+            trained.model,
+            trained.tokeniser,
+            requests,
+            filters=filters,
+            batch_size=config.batch_size,
+            generator=generator,
+        ):
+            yield from batch
+            bar.advance(task, len(batch))
+
+
+def write_samples(folder: Path, samples: Sequence[Sample], requests: Sequence[Request]) -> None:
+    """The CIF files and samples.csv. Raises OSError."""
+    (folder / "cif").mkdir()
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for number, sample in enumerate(samples, start=1):
+        name = f"cif/{number:06d}.cif"
+        (folder / name).write_text(cif_text(sample.structure, f"sample_{number}"))
+        writer.writerow(entry(name, sample, requests[sample.request]))
+    write_text(folder / "samples.csv", text.getvalue())
+
+
+def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:
+    """One line of samples.csv; asked_formula is empty where none was asked for."""
+    structure, asked = sample.structure, request.conditions or Conditions()
+    return {
+        "file": name,
+        "request": sample.request,
+        "asked_formula": formula_of(dict(asked.formula)),
+        "formula": structure.formula,
+        "space_group": group_or_nothing(structure),
+        "n_atoms": structure.n_atoms,
+        "volume": f"{structure.volume:.3f}",
+        "log_likelihood": f"{sample.log_likelihood:.4f}",
+        "n_tokens": len(sample.tokens),
+    }
+
+
+def group_or_nothing(structure: Structure) -> int | str:
+    """spglib's space group, empty where it finds none (atoms on one another)."""
+    try:
+        return space_group(structure, GROUP_TOLERANCE)
+    except CrystalError:
+        return ""

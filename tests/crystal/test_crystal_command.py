@@ -1,0 +1,244 @@
+"""nqs crystal train, generate and evaluate as a user types them: the shipped examples, resuming
+after a signal and after kill -9, and bad input, which ends in one line with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from nqs.cli import main
+from nqs.core.transformer import Transformer
+from nqs.crystal.training_run import COLUMNS, read_trained
+from nqs.runs.history import TIME_COLUMNS
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "model.d_model=16",
+    "model.n_layers=1",
+    "model.n_heads=2",
+    "data.batch_tokens=1500",
+    "data.max_atoms=8",
+    "optimizer.warmup_steps=2",
+    "optimizer.learning_rate=1e-2",
+    "train.validate_every=8",
+    "train.checkpoint_every=3",
+]
+
+
+def crystal(*words: object) -> int:
+    return main(["crystal", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the examples, long enough to have learnt something."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert crystal("train", *TINY, "train.steps=40", f"run.dir={path}") == 0
+    return path
+
+
+def test_examples_are_learnt(trained: Path) -> None:
+    with h5py.File(trained / "run.h5") as file:
+        perplexity = file["history/perplexity"][:]
+        assert file["history/perplexity"].attrs["unit"] == "1"
+    looked = perplexity[np.isfinite(perplexity)]
+    assert len(looked) == 5 and looked[-1] < looked[0] / 2
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["perplexity"] == looked.min() and summary["steps"] == 40
+    assert summary["n_crystals"] + summary["n_validation"] == pytest.approx(361 * 0.9, abs=1)
+    found = {file.name for file in trained.iterdir()}
+    assert {"config.yaml", "environment.json", "run.log", "learning_curve.png"} <= found
+
+
+def test_one_class_serves_both(trained: Path) -> None:
+    """The crystal model is the very class that the wavefunctions use, not a copy of it."""
+    from nqs.runs.build import Transformer as OfWavefunctions
+
+    assert type(read_trained(trained).model) is Transformer is OfWavefunctions
+    assert Transformer.__module__ == "nqs.core.transformer"
+
+
+def test_the_best_parameters_are_read(trained: Path) -> None:
+    saved = torch.load(max((trained / "checkpoints").iterdir()), weights_only=True)
+    for name, value in read_trained(trained).model.state_dict().items():
+        assert torch.equal(value, saved["optimizer"]["best"][name])
+
+
+def test_generate(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["n=4", "formula=SrTiO3", "seed=3"]
+    assert crystal("generate", trained, *words, f"out={out}") == 0
+    assert crystal("generate", trained, *words, f"out={tmp_path / 'again'}", "batch_size=256") == 0
+    table = (out / "samples.csv").read_text()
+    assert table == (tmp_path / "again/samples.csv").read_text()
+    lines = table.splitlines()
+    assert len(lines) == 5 and all("SrTiO3,SrTiO3" in line for line in lines[1:])
+    assert len(list((out / "cif").glob("*.cif"))) == 4
+    assert not (out / "checkpoints").exists()
+
+
+def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert crystal("evaluate", trained, "translations=2") == 0
+    assert "perplexity a token" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert crystal("generate", trained, "n=2", "like=test", "limit=3", f"out={out}") == 0
+    assert len((out / "samples.csv").read_text().splitlines()) == 7
+    assert crystal("evaluate", out, "n=[1,2]", "baselines=false") == 0
+    assert "match rate" in capsys.readouterr().out
+    content = json.loads((out / "evaluation.json").read_text())
+    assert len(content["columns"]) == 2
+
+
+def content(path: Path) -> tuple[dict, dict]:
+    saved = torch.load(max((path / "checkpoints").iterdir()), weights_only=True)
+    with h5py.File(path / "run.h5") as file:
+        columns = {c.name: file["history"][c.name][:] for c in COLUMNS}
+    return saved, columns
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Parameters, moments, best parameters, generator and history (but for times), bit for bit."""
+    (first, columns), (second, others) = content(one), content(other)
+    assert first["step"] == second["step"]
+    for name, value in columns.items():
+        if name not in TIME_COLUMNS:
+            np.testing.assert_array_equal(value, others[name])
+    for key in ("model", "generator"):
+        assert str(first[key]) == str(second[key])
+    left = [first["model"], first["optimizer"]["best"], *moments(first)]
+    right = [second["model"], second["optimizer"]["best"], *moments(second)]
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def moments(saved: dict) -> list[dict]:
+    return list(saved["optimizer"]["adamw"]["state"].values())
+
+
+def start(path: Path, *words: str) -> subprocess.Popen[bytes]:
+    code = "import sys; from nqs.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "crystal", "train", f"run.dir={path}", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_a_checkpoint(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not list(path.glob("checkpoints/step-*.pt")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.002)
+
+
+def test_kill_and_signal(tmp_path: Path) -> None:
+    """kill -9, then SIGTERM, then to the end: the uninterrupted run."""
+    words, path = [*TINY, "train.steps=30"], tmp_path / "run"
+    process = start(path, *words)
+    wait_for_a_checkpoint(path, process)
+    process.kill()
+    process.communicate()
+    process = start(path, "run.resume=true")
+    time.sleep(0.5)
+    while process.poll() is None and b"resumed" not in (path / "run.log").read_bytes():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode in (0, 128 + signal.SIGTERM), error.decode()
+    if process.returncode:
+        assert f"nqs crystal train run.dir={path} run.resume=true" in out.decode()
+    for folder, extra in ((path, ["run.resume=true"]), (tmp_path / "whole", words)):
+        process = start(folder, *extra)
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error.decode()
+    assert_same_run(path, tmp_path / "whole")
+    assert not list(path.rglob(".*")), "temporaries are left behind"
+
+
+def test_patience_and_budget(tmp_path: Path) -> None:
+    words = [*TINY, "train.steps=500", "train.validate_every=1"]
+    budget = ["train.max_seconds=0.5", f"run.dir={tmp_path / 'budget'}"]
+    assert crystal("train", *words, *budget) == 0
+    summary = json.loads((tmp_path / "budget/summary.json").read_text())
+    assert summary["status"].startswith("budget") and summary["steps"] < 500
+    words += ["optimizer.learning_rate=1e-12", "train.patience=2"]
+    words.remove("optimizer.learning_rate=1e-2")
+    assert crystal("train", *words, f"run.dir={tmp_path / 'patience'}") == 0
+    summary = json.loads((tmp_path / "patience/summary.json").read_text())
+    assert summary["status"].startswith("converged")
+
+
+BAD = [
+    ("train model.core=transfomer", ["model.core=transfomer", "gru", "did you mean transformer?"]),
+    ("train model.n_heads=5", ["model.n_heads=5", "d_model=128", "1, 2, 4"]),
+    ("train model.dmodel=5", ["model.dmodel", "did you mean model.d_model?"]),
+    ("train d_model=5", ["d_model", "did you mean model.d_model?"]),
+    ("train model.d_model=wide", ["model.d_model=wide", "whole number"]),
+    ("train model.d_model", ["model.d_model", "key=value"]),
+    ("train seed=1 seed=2", ["seed", "twice"]),
+    ("train data.train=nowhere.csv", ["data.train=nowhere.csv", "no such file"]),
+    ("train data.train=letter.csv", ["letter.csv", "cif"]),
+    ("train data.tokeniser=words", ["data.tokeniser=words", "coordinate"]),
+    ("train data.split=[0.5,0.1,0.1]", ["data.split=[0.5,0.1,0.1]", "add up to 1"]),
+    ("train data.conditions=[colour]", ["data.conditions=colour", "composition"]),
+    ("train data.conditions=[formation_energy]", ["formation_energy", "no crystal of examples"]),
+    ("train data.infilling=1", ["data.infilling=1", "[0, 1)"]),
+    ("train data.max_atoms=1", ["data.train", "no crystal is left"]),
+    ("train optimizer.learning_rate=0", ["optimizer.learning_rate=0", "> 0"]),
+    ("train optimizer.warmup_steps=9 train.steps=5", ["optimizer.warmup_steps=9", "train.steps=5"]),
+    ("train train.precision=float16", ["train.precision=float16", "bfloat16"]),
+    ("train train.patience=0", ["train.patience=0", ">= 1"]),
+    ("train run.resume=true", ["run.resume=true", "run.dir=PATH"]),
+    ("train run.resume=true run.dir=nowhere", ["nowhere: holds no run"]),
+    ("train run.resume=true run.dir=RUN seed=5", ["seed=5", "has 0", "train.max_seconds"]),
+    ("train run.dir=RUN", ["run.dir=", "already holds a run", "run.resume=true"]),
+    ("train --config letter.csv", ["letter.csv", "mapping"]),
+    ("generate nowhere", ["nowhere: holds no run"]),
+    ("generate RUN n=0", ["n=0", ">= 1"]),
+    ("generate RUN number=3", ["number", "unknown key"]),
+    ("generate RUN formula=sodium", ["formula=sodium", "SrTiO3"]),
+    ("generate RUN formula=Xy2", ["formula=Xy2", "no element"]),
+    ("generate RUN formula=Na40", ["at most 8"]),
+    ("generate RUN space_group=5", ["space_group=5", "composition"]),
+    ("generate RUN temperature=0", ["temperature=0", "> 0"]),
+    ("generate RUN top_p=2", ["top_p=2", "<= 1"]),
+    ("generate RUN like=nowhere.csv", ["like=nowhere.csv", "train, validation, test"]),
+    ("generate RUN limit=5", ["limit=5", "like=TABLE"]),
+    ("generate RUN out=RUN", ["out=", "already holds"]),
+    ("evaluate nowhere", ["nowhere: holds no run"]),
+    ("evaluate RUN coverage=qm9", ["coverage=qm9", "perov_5"]),
+    ("evaluate RUN oxidation_states=guess", ["oxidation_states=guess", "smact14"]),
+    ("evaluate RUN against=nowhere.csv", ["against=nowhere.csv"]),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), BAD, ids=[line for line, _ in BAD])
+def test_bad_input(
+    line: str,
+    expected: list[str],
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "letter.csv").write_text("dear reader\n")
+    before = sorted(trained.rglob("*"))
+    assert main(["crystal", *line.replace("RUN", str(trained)).split()]) == 2
+    _, error = capsys.readouterr()
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    for text in expected:
+        assert text in error
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.csv"]
+    assert sorted(trained.rglob("*")) == before

@@ -1,0 +1,127 @@
+"""Batches: masks, tasks, exact translations, and the same epoch from the same state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nqs.crystal.coordinate import CoordinateTokeniser
+from nqs.crystal.data import Encoded, Epoch, Tasks, bucketed, encode, generation, infilling
+from nqs.crystal.examples import examples
+from nqs.crystal.tokenisers import TOKENISERS, make_tokeniser
+
+PLAIN = Tasks(condition_dropout=1.0, infilling=0.0, batch_tokens=512)
+
+
+def encoded(n: int = 40, conditions: tuple[str, ...] = ("composition",)) -> list[Encoded]:
+    pairs = [(record.structure, record.conditions) for record in examples()[:: 361 // n]]
+    found, refused = encode(CoordinateTokeniser(20), pairs, conditions)
+    assert not refused
+    return found
+
+
+def rows(epoch: Epoch) -> list[tuple[int, ...]]:
+    """Every sequence of an epoch, pads cut off."""
+    found = []
+    for i in range(len(epoch)):
+        batch = epoch[i]
+        whole = torch.cat([batch.tokens, batch.targets[:, -1:]], dim=1)
+        found += [tuple(t for t in row if t != batch.pad) for row in whole.tolist()]
+    return found
+
+
+def test_every_crystal_once_within_the_size(generator) -> None:
+    crystals = encoded()
+    epoch = Epoch(CoordinateTokeniser(20), crystals, PLAIN, generator)
+    assert sorted(rows(epoch)) == sorted(crystal.body for crystal in crystals)
+    for i in range(len(epoch)):
+        assert epoch[i].tokens.numel() <= PLAIN.batch_tokens
+    assert len(epoch) > 1
+
+
+def test_a_crystal_longer_than_a_batch_is_a_batch(generator) -> None:
+    batches = bucketed(torch.tensor([5, 100, 5, 5]), 10, generator)
+    assert sorted(map(sorted, batches)) in (
+        [[0, 2], [1], [3]],
+        [[0, 3], [1], [2]],
+        [[0], [1], [2, 3]],
+    )
+
+
+def test_everything_after_bos_counts(generator) -> None:
+    batch = Epoch(CoordinateTokeniser(20), encoded(), PLAIN, generator)[0]
+    assert torch.equal(batch.targets[:, :-1], batch.tokens[:, 1:])
+    assert ((batch.targets == batch.pad) == (torch.roll(batch.tokens, -1, 1) == batch.pad))[
+        :, :-1
+    ].all()
+    assert (batch.targets[:, -1] != batch.pad).any()
+
+
+@pytest.mark.parametrize("name", TOKENISERS)
+def test_conditions_are_given_and_never_counted(name: str) -> None:
+    tokeniser = make_tokeniser(name, 20)
+    record = next(r for r in examples() if "perovskite" in r.name)
+    (crystal,), _ = encode(
+        tokeniser, [(record.structure, record.conditions)], ("composition", "space_group")
+    )
+    tokens, given = generation(tokeniser, crystal, ("composition", "space_group"))
+    assert list(tokens) == tokeniser.encode(record.structure, record.conditions)
+    assert tokens[given:] == crystal.body[len(crystal.body) - len(tokens) + given :]
+    assert tokens[given - 1] != crystal.body[-(len(tokens) - given) - 1] or given == 1
+    assert generation(tokeniser, crystal, ()) == (crystal.body, 1)
+
+
+@pytest.mark.parametrize("name", TOKENISERS)
+def test_infilling_counts_the_answer_alone(name: str) -> None:
+    tokeniser = make_tokeniser(name, 20)
+    record = examples()[0]
+    (crystal,), _ = encode(tokeniser, [(record.structure, record.conditions)])
+    for which, element in enumerate(crystal.elements):
+        tokens, given = infilling(tokeniser, crystal, which)
+        assert tokens[given:] == [*tokeniser.element_tokens(element), tokeniser.eos]
+        assert tokens[given - 1] == tokeniser.mask
+
+
+def test_shares_of_the_tasks(generator) -> None:
+    """Counts of 4 sigma: a correct one fails with chance 6e-5 each, fixed seed."""
+    tokeniser, crystals = CoordinateTokeniser(20), encoded(361)
+    tasks = Tasks(condition_dropout=0.25, infilling=1 / 3)
+    found = rows(Epoch(tokeniser, crystals, tasks, generator))
+    n, asked = len(found), sum(row.count(tokeniser.mask) > 0 for row in found)
+    assert abs(asked - n / 3) < 4 * (n * 2 / 9) ** 0.5
+    counts = tokeniser.fields.count
+    conditioned = sum(row[2] in counts for row in found if tokeniser.mask not in row)
+    assert abs(conditioned - (n - asked) * 0.75) < 4 * ((n - asked) * 3 / 16) ** 0.5
+
+
+def test_the_same_state_gives_the_same_epoch(generator) -> None:
+    tasks = Tasks(translate=True, batch_tokens=512)
+    tokeniser, crystals, state = CoordinateTokeniser(20), encoded(), generator.get_state()
+    first = Epoch(tokeniser, crystals, tasks, generator)
+    second = Epoch(tokeniser, crystals, tasks, generator)
+    generator.set_state(state)
+    again = Epoch(tokeniser, crystals, tasks, generator)
+    for i in reversed(range(len(first))):  # in any order
+        assert torch.equal(first[i].tokens, again[i].tokens)
+        assert torch.equal(first[i].targets, again[i].targets)
+    assert rows(first) != rows(second)
+
+
+def test_translations_are_exact_and_differ_by_crystal(generator) -> None:
+    """Each row is one of the crystals, all its atoms moved by one vector of whole bins."""
+    tokeniser, crystals = CoordinateTokeniser(20), encoded()
+    tasks = Tasks(condition_dropout=1.0, infilling=0.0, translate=True)
+    originals = {}
+    for crystal in crystals:
+        key = tuple(sorted(crystal.structure.numbers)), crystal.body[1:4]
+        originals[key] = tokeniser.decode(crystal.body)[0]
+    vectors = set()
+    for row in rows(Epoch(tokeniser, crystals, tasks, generator)):
+        moved, _ = tokeniser.decode(row)
+        original = originals[tuple(sorted(moved.numbers)), row[1:4]]
+        np.testing.assert_array_equal(moved.numbers, original.numbers)
+        bins = np.rint((moved.positions - original.positions) * tokeniser.n_bins).astype(int)
+        assert (bins % tokeniser.n_bins == bins[0] % tokeniser.n_bins).all()
+        vectors.add(tuple(bins[0] % tokeniser.n_bins))
+    assert len(vectors) > 0.9 * len(crystals)

@@ -1,0 +1,175 @@
+"""Samples of untrained models obey the grammar, cached decoding is the full forward pass, draws
+follow the model's chances, and equal seeds give equal crystals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nqs.core.decoding import restrict
+from nqs.core.sequence import SequenceModel
+from nqs.crystal.config import CORES, ModelConfig
+from nqs.crystal.cores import build_core
+from nqs.crystal.examples import examples
+from nqs.crystal.generation import Filters, Request, Sample, batched, decode, generate
+from nqs.crystal.structure import CrystalError, Structure
+from nqs.crystal.tokeniser import Conditions, Tokeniser
+from nqs.crystal.tokenisers import make_tokeniser
+
+SRTIO3 = {38: 1, 22: 1, 8: 3}
+
+
+def model_for(tokeniser: Tokeniser, core: str = "transformer", seed: int = 0) -> SequenceModel:
+    config = ModelConfig(core=core, d_model=16, n_layers=2, n_heads=2)
+    init = torch.Generator().manual_seed(seed)
+    return build_core(config, len(tokeniser.vocabulary), tokeniser.max_length, init).eval()
+
+
+def drawn(
+    model: SequenceModel,
+    tokeniser: Tokeniser,
+    requests: list[Request],
+    batch_size: int = 64,
+    seed: int = 1,
+    **filters: float,
+) -> list[Sample]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = generate(
+        model,
+        tokeniser,
+        requests,
+        filters=Filters(**filters),
+        batch_size=batch_size,
+        generator=generator,
+    )
+    return [sample for batch in batches for sample in batch]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("core", CORES)
+def test_cached_decoding_is_the_full_forward_pass(core: str) -> None:
+    """The log-likelihood of each sample, from one pass over its whole sequence and the grammar
+    walked along; rows end at different steps, so compacted states are tested too."""
+    tokeniser = make_tokeniser("coordinate", 5)
+    model = model_for(tokeniser, core)
+    with torch.no_grad():
+        model.head.bias[tokeniser.eos] += 4  # ends at all lengths
+    samples = drawn(model, tokeniser, [Request(40)])
+    assert len({len(sample.tokens) for sample in samples}) >= 4
+    for sample in samples:
+        logits, _ = model(torch.tensor([sample.tokens[:-1]]))
+        grammar = tokeniser.grammar(1)
+        total = 0.0
+        for place, token in enumerate(sample.tokens[1:]):
+            total += float(restrict(logits[:, place], grammar.allowed())[0, token])
+            grammar.advance(torch.tensor([token]))
+        assert sample.log_likelihood == pytest.approx(total, rel=1e-5, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["coordinate", "cif", "text"])
+@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_untrained_samples_are_crystals(name: str, n: int) -> None:
+    """Every one decodes (`generate` would raise), and means what was asked for."""
+    tokeniser = make_tokeniser(name, 4)
+    model = model_for(tokeniser)
+    n = n if name == "coordinate" else n // 10
+    free = drawn(model, tokeniser, [Request(n)], 128)
+    assert len(free) == n and all(sample.structure.n_atoms <= 4 for sample in free)
+    asked = Request(n, Conditions(composition={38: 1, 8: 2}))
+    for sample in drawn(model, tokeniser, [asked], 128):
+        assert sample.structure.composition == {38: 1, 8: 2}
+
+
+def test_many_requests_at_once() -> None:
+    """Compositions, a space group, energies and a partial structure, side by side in batches."""
+    tokeniser = make_tokeniser("coordinate", 8)
+    partial = Structure([4, 4, 4], [90, 90, 90], [38], [[0, 0, 0]])
+    requests = [
+        Request(3, Conditions(composition=SRTIO3)),
+        Request(7),
+        Request(5, Conditions(composition=SRTIO3, space_group=221), partial),
+        Request(1, Conditions(formation_energy=-1.0, energy_above_hull=0.0)),
+        Request(20, Conditions(composition={11: 4, 17: 4})),
+    ]
+    samples = drawn(model_for(tokeniser), tokeniser, requests, batch_size=6)
+    assert [s.request for s in samples] == [0] * 3 + [1] * 7 + [2] * 5 + [3] + [4] * 20
+    for sample in samples:
+        conditions = requests[sample.request].conditions or Conditions()
+        if conditions.composition is not None:
+            assert sample.structure.composition == dict(conditions.composition)
+        assert tokeniser.decode(sample.tokens)[1] == conditions
+    for sample in samples[10:15]:
+        assert sample.structure.numbers[0] == 38
+        assert not sample.structure.positions[0].any()
+        assert_close(torch.tensor(sample.structure.lengths), torch.full((3,), 4.0).double(),
+                     rtol=0.005, atol=0)  # fmt: skip
+
+
+def test_equal_seeds_give_equal_crystals() -> None:
+    tokeniser = make_tokeniser("coordinate", 8)
+    model = model_for(tokeniser)
+    one, same, other = (drawn(model, tokeniser, [Request(30)], seed=seed) for seed in (1, 1, 2))
+    assert [s.tokens for s in one] == [s.tokens for s in same]
+    assert [s.tokens for s in one] != [s.tokens for s in other]
+
+
+def test_draws_follow_the_chances(assert_distribution) -> None:
+    """Elements of two-atom crystals of a given formula: both orders, counted against exp(ln p)."""
+    tokeniser = make_tokeniser("coordinate", 2)
+    model = model_for(tokeniser, seed=3)
+    grammar = tokeniser.grammar(20_000, Conditions(composition={11: 1, 17: 1}))
+    generator = torch.Generator().manual_seed(0)
+    tokens, _ = decode(model, tokeniser, grammar, 20_000, Filters(), generator)
+    sodium, chlorine = (tokeniser.element_tokens(number)[0] for number in (11, 17))
+    place = 5 + 6  # bos, formula, cell
+    first = tokens[:, place]
+    assert set(first.tolist()) <= {sodium, chlorine}
+    with torch.no_grad():
+        logits, _ = model(tokens[:, :place])
+    chance = logits[:, -1, [sodium, chlorine]].double().softmax(1)[:, 0].mean()
+    counts = torch.stack([(first == sodium).sum(), (first == chlorine).sum()])
+    assert_distribution(counts, torch.stack([chance, 1 - chance]))
+
+
+def test_sharper_draws_are_likelier() -> None:
+    tokeniser = make_tokeniser("coordinate", 4)
+    model, request = model_for(tokeniser), Request(50, Conditions(composition={11: 1, 17: 1}))
+    means = {}
+    for key, filters in {"plain": {}, "cold": {"temperature": 0.5}, "top_k": {"top_k": 5},
+                         "top_p": {"top_p": 0.5}, "greedy": {"top_k": 1}}.items():  # fmt: skip
+        samples = drawn(model, tokeniser, [request], **filters)
+        means[key] = sum(sample.log_likelihood for sample in samples) / len(samples)
+        if key == "greedy":
+            assert len({sample.tokens for sample in samples}) == 1
+    assert all(means["plain"] < means[key] for key in ("cold", "top_k", "top_p"))
+
+
+def test_batches_are_full() -> None:
+    requests = [Request(n) for n in (3, 1, 10, 2)]
+    found = list(batched(requests, 4))
+    assert found == [[(0, 3), (1, 1)], [(2, 4)], [(2, 4)], [(2, 2), (3, 2)]]
+    sizes = [sum(size for _, size in batch) for batch in batched(requests, 5)]
+    assert sizes == [5, 5, 5, 1]
+
+
+def test_a_request_beyond_the_model_is_refused() -> None:
+    small, large = make_tokeniser("coordinate", 4), make_tokeniser("coordinate", 20)
+    config = ModelConfig(d_model=16, n_layers=1, n_heads=2)
+    init = torch.Generator().manual_seed(0)
+    model = build_core(config, len(large.vocabulary), small.max_length, init)
+    with pytest.raises(CrystalError, match="tokens are asked for"):
+        drawn(model, large, [Request(1)])
+
+
+def test_the_examples_can_be_asked_for() -> None:
+    """Every composition of the examples, one crystal each, all in one batch."""
+    tokeniser = make_tokeniser("coordinate", 8)
+    wanted = [record.structure.composition for record in itertools.islice(examples(), 0, None, 9)]
+    requests = [Request(1, Conditions(composition=composition)) for composition in wanted]
+    samples = drawn(model_for(tokeniser), tokeniser, requests, 1000)
+    assert [sample.structure.composition for sample in samples] == wanted
+    assert all(math.isfinite(sample.log_likelihood) for sample in samples)
