@@ -39,6 +39,7 @@ from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfi
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
+from nqs.vmc.precision import ProductsChoice
 from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.schedules import Schedule
 from nqs.vmc.time_step import time_step
@@ -67,6 +68,7 @@ class Job:
     Attributes:
         generator: source of the samples of the optimisation.
         exact: whether the result is compared with exact diagonalisation.
+        products: of the flip pass, with what was measured of their error.
     """
 
     config: Config
@@ -77,6 +79,7 @@ class Job:
     optimizer: Optimizer
     generator: torch.Generator
     exact: bool
+    products: ProductsChoice
 
     @property
     def n_parameters(self) -> int:
@@ -107,6 +110,7 @@ def build(config: Config) -> Job:
         optimizer=optimizer,
         generator=build_generator(config.seed, "samples", device),
         exact=exact,
+        products=build_products(config.train.flip_precision, device),
     )
 
 
@@ -388,6 +392,16 @@ def build_generator(seed: int, stream: str, device: torch.device) -> torch.Gener
     sequence = np.random.SeedSequence((seed, STREAMS.index(stream)))
     derived = int(sequence.generate_state(1, np.uint64)[0]) >> 1  # manual_seed takes 63 bits
     return torch.Generator(device).manual_seed(derived)
+
+
+def build_products(asked: str, device: torch.device) -> ProductsChoice:
+    """train.flip_precision. Raises InputError for products that the device does not have."""
+    if asked == "tf32" and device.type != "cuda":
+        raise InputError(
+            f"train.flip_precision=tf32: only GPUs have it, this run is on {device.type}; use "
+            "full, bfloat16 or auto"
+        )
+    return ProductsChoice(asked)
 
 
 def start_from_product_state(job: Job) -> None:

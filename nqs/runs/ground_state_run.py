@@ -94,6 +94,7 @@ class Session:
             wall_seconds=self.wall_seconds,
             seed=self.config.seed,
             warning=self.warning,
+            flip_precision=self.content.flip_precision(),
             **results,
         )
         summary.write(self.path / "summary.json", content)
@@ -188,6 +189,9 @@ def resume(session: Session) -> None:
     job.generator.set_state(saved["generator"].cpu())
     session.step = session.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
+    last = {name: values[-1] for name, values in session.content.columns.items() if values}
+    if last:
+        job.products.restore(last["flip_bits"], last["flip_bias"], last["flip_rms_share"])
     session.log.say(f"resumed at step {session.step}")
 
 
@@ -213,6 +217,7 @@ def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool])
         n_samples=config.n_samples,
         generator=job.generator,
         flip_fraction=config.flip_fraction,
+        products=job.products,
         after_step=after_step,
     )
 

@@ -12,6 +12,7 @@ from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
 from nqs.vmc.gradient import add_to_parameters
 from nqs.vmc.optimizers import Optimizer
+from nqs.vmc.precision import ProductsChoice
 from nqs.vmc.proposal import draw_around
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.wavefunction import Wavefunction
@@ -22,6 +23,8 @@ class StepRecord:
     """What one step measured, before its update; energies in the Hamiltonian's units.
 
     step counts from 1; n_unique is the number of rows that were evaluated; seconds is wall time.
+    flip_bits: significant bits of the operands of the flips' products; flip_bias, flip_rms_share:
+    what they do to the energy, as last measured (see nqs.vmc.precision.ProductsChoice).
     """
 
     step: int
@@ -32,6 +35,9 @@ class StepRecord:
     n_unique: int
     gradient_norm: float
     learning_rate: float
+    flip_bits: float
+    flip_bias: float
+    flip_rms_share: float
     seconds: float
 
 
@@ -46,6 +52,7 @@ def optimise(
     generator: torch.Generator,
     flip_fraction: float = 0.5,
     max_rows: int = 32_768,
+    products: ProductsChoice | None = None,
     after_step: Callable[[StepRecord], bool] = lambda record: False,
 ) -> None:
     """Minimise <H> over the parameters of `wavefunction`, in place.
@@ -53,14 +60,24 @@ def optimise(
     Steps first_step + 1 .. n_steps; `after_step` sees each record once the update is applied and
     stops the loop by returning True. All randomness comes from `generator`. flip_fraction: share
     of the draws that explore a random flip (see nqs.vmc.proposal); 0 samples |psi|^2 itself.
+    products: of the flip pass, full by default; its choice is updated on the way.
     Raises FloatingPointError, before touching the parameters, if the energy is not finite, and
     ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by construction.
     """
     check_invariance(hamiltonian, wavefunction.generators())
+    products = ProductsChoice() if products is None else products
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
+        if products.measured_at(step):
+            products.update(wavefunction, hamiltonian, n_samples, flip_fraction, generator)
         samples, e_loc = draw_around(
-            wavefunction, hamiltonian, n_samples, flip_fraction, generator, max_rows=max_rows
+            wavefunction,
+            hamiltonian,
+            n_samples,
+            flip_fraction,
+            generator,
+            max_rows=max_rows,
+            products=products.kind,
         )
         energy = sample_statistics(
             e_loc, samples, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
@@ -75,6 +92,7 @@ def optimise(
             n_unique=len(samples.counts),
             gradient_norm=optimizer.diagnostics["gradient_norm"],
             learning_rate=optimizer.diagnostics["learning_rate"],
+            **products.record(wavefunction),
             seconds=time.perf_counter() - began,
         )
         if after_step(record):

@@ -39,13 +39,40 @@ def draw_around(
     generator: torch.Generator,
     *,
     max_rows: int = 32_768,
+    products: str = "full",
 ) -> tuple[Samples, Tensor]:
     """n_samples draws of q, listed once each with counts and importance, and their E_loc (U,).
 
     Draws that symmetries of both psi and the Hamiltonian connect share one row: they have the same
     ln psi, local energy, importance and derivatives, so every average of these is unchanged.
-    fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside.
+    fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside. products: of
+    the flip pass, see nqs.vmc.products.
     """
+    samples = drawn_around(wavefunction, hamiltonian, n_samples, fraction, generator)
+    elements, log_ratios = connected(
+        wavefunction, hamiltonian, samples, max_rows, products=products
+    )
+    e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
+    if fraction == 0:
+        return samples, e_loc
+    weights = importance(elements, log_ratios, fraction)
+    samples = dataclasses.replace(samples, importance=weights)
+    kept = weights > LEAST_IMPORTANCE
+    if bool(kept.all()):
+        return samples, e_loc
+    rows = (x[kept] for x in (samples.configs, samples.counts, samples.log_psi, weights))
+    return Samples(*rows), e_loc[kept]
+
+
+@torch.no_grad()
+def drawn_around(
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    n_samples: int,
+    fraction: float,
+    generator: torch.Generator,
+) -> Samples:
+    """The draws of `draw_around`, without their importance."""
     if not 0 <= fraction < 1:
         raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
     samples = wavefunction.sample(n_samples, generator, unique=True)
@@ -57,17 +84,7 @@ def draw_around(
         configs, counts = merged(representatives, counts)
     if configs is not samples.configs:
         samples = Samples(configs, counts, wavefunction.log_psi(configs))
-    elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
-    e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
-    if fraction == 0:
-        return samples, e_loc
-    weights = importance(elements, log_ratios, fraction)
-    samples = dataclasses.replace(samples, importance=weights)
-    kept = weights > LEAST_IMPORTANCE
-    if bool(kept.all()):
-        return samples, e_loc
-    rows = (x[kept] for x in (samples.configs, samples.counts, samples.log_psi, weights))
-    return Samples(*rows), e_loc[kept]
+    return samples
 
 
 def flip_some(
