@@ -23,6 +23,7 @@ from nqs.runs.history import COLUMNS, TIME_COLUMNS
 from nqs.runs.progress import ProgressDisplay
 from nqs.runs.schema import InputError
 from nqs.vmc import precision
+from nqs.vmc.precision import Rounding
 
 TINY: dict[str, Any] = {
     "lattice": {"name": "square", "Lx": 2, "Ly": 2, "periodic": False},
@@ -188,7 +189,7 @@ def test_chosen_flip_precision_is_recorded_and_resumed(
 ) -> None:
     """Measured every third step; a resumed run goes on with the products and numbers it had."""
     monkeypatch.setattr(precision, "CHECK_EVERY", 3)
-    monkeypatch.setattr(precision, "RMS_SHARE", 0.006)  # passed by some measurements alone
+    monkeypatch.setattr(Rounding, "tolerable", lambda self, n_samples: self.bias > 0)
     monkeypatch.setattr(precision, "cheaper", lambda device: ("bfloat16",))
     asked = {"train__flip_precision": "auto", "train__n_samples": 64}
     assert run(tmp_path / "whole", train__steps=13, **asked) == 0
