@@ -103,6 +103,7 @@ RESUMABLE: Final = (
     "train.eval_samples",
     "train.exact",
     "train.checkpoint_every",
+    "train.flip_precision",
     "run.dir",
     "run.resume",
     "device",

@@ -175,9 +175,12 @@ class ProductsChoice:
         }
 
     def restore(self, flip_bits: float, flip_bias: float, flip_rms_share: float) -> None:
-        """Goes on after a step with this record."""
-        self.kind = kind_of(flip_bits)
-        self.bias, self.rms_share = flip_bias, flip_rms_share
+        """Goes on after a step with this record; a fixed kind that it was not stays unmeasured."""
+        recorded = kind_of(flip_bits)
+        if self.asked == "auto":
+            self.kind = recorded
+        if self.kind == recorded:
+            self.bias, self.rms_share = flip_bias, flip_rms_share
 
 
 def kind_of(flip_bits: float) -> str:

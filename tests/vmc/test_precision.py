@@ -142,6 +142,9 @@ def test_a_fixed_kind_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch) -> N
     again = ProductsChoice("bfloat16")
     again.restore(**choice.record(psi))
     assert vars(again) == vars(choice)
+    full = ProductsChoice("full")  # a run that was resumed with another key
+    full.restore(**choice.record(psi))
+    assert (full.kind, full.bias, full.rms_share) == ("full", 0.0, 0.0)
 
 
 def test_records_name_the_operands() -> None:
