@@ -1,7 +1,9 @@
 """Cheaper matrix products in the flip pass, which takes no gradient and spends its time on them.
 
 Operands are rounded to bfloat16 (8 significant bits), or to TF32 (11) on a GPU, and summed in
-float32. The residual stream, norms, logits, log-norms and ln psi keep the parameters' precision.
+float32. The residual stream, norms, logits, log-norms and ln psi keep the parameters' precision: a
+copy of the whole network in bfloat16 ran 1.2 times faster at 3.4 times the error of local energies
+(8x8, D = 128, softmax attention).
 
 Rounding turns psi into psi (1 + eta). If ln psi of the sample itself comes from the same products,
 
