@@ -132,7 +132,7 @@ def older_code(options: dict[str, object], model: str, args: argparse.Namespace)
         model,
         side=args.side,
         n_samples=args.samples,
-        n_loops=args.n_loops or -((-args.side // 2) ** 2),
+        n_loops=args.n_loops or ((args.side + 1) // 2) ** 2,
         options=options,
     )
 
