@@ -1,9 +1,13 @@
 """Seconds of one VMC step, part by part, beside the older code on the same machine in the same run.
 
-    python -m benchmarks.step_time [--older-code PATH] [--repeats 5]
+    python -m benchmarks.step_time [--older-code PATH] [--repeats 5] [--equal-seconds 40]
 
 8x8 Rydberg array, 2x2 patches, 256 samples. Ours and the older code's steps alternate (A B A B ...)
 and each ratio is the median of the pairwise ratios, so a drifting machine does not decide.
+"ours, bfloat16" is the same network with train.flip_precision=bfloat16, compared with a matrix
+product of bfloat16 operands. "default" is train.py's own model and optimizer with as many samples,
+beside the older code's PTF; with --equal-seconds both are then trained for so long, from the start,
+and the variance of H (of fresh samples) is added.
 The flip pass is also given as a share of the measured rate of a large matrix product; its
 operations are those of the products that are really run (benchmarks.flops).
 Writes step_time.csv and step_time.png into --out.
@@ -23,6 +27,8 @@ import torch
 from benchmarks.flops import flip_flops
 from benchmarks.matmul import matmul_rate, synchronise
 from benchmarks.older_code import OlderCode
+from benchmarks.problems import PROBLEMS
+from benchmarks.programs import Ours as Default
 from benchmarks.tables import aligned, write_csv
 from hamiltonians import Rydberg
 from hamiltonians.lattice import Square
@@ -46,11 +52,12 @@ class Case:
     d_ff: int | None
     older_options: dict[str, object]
     target: float
+    rounded_target: float | None = None
 
 
 OLDER_PTF = {"patch": "2x2", "Nh": 128, "nhead": 8, "num_layers": 2}
 CASES = (
-    Case("PTF d_ff=2048", "ptf", 2048, OLDER_PTF, 1.5),
+    Case("PTF d_ff=2048", "ptf", 2048, OLDER_PTF, 1.5, 3.0),
     Case("PTF d_ff=512", "ptf", 512, OLDER_PTF, 4.0),
     Case("GRU 128", "rnn", None, {"patch": "2x2", "Nh": 128, "rnntype": "GRU"}, 2.0),
 )
@@ -60,8 +67,16 @@ class Ours:
     """Our model of a case, stepping with Adam like the older code."""
 
     def __init__(
-        self, case: Case, *, side: int, n_samples: int, device: str, seed: int = 0
+        self,
+        case: Case,
+        *,
+        side: int,
+        n_samples: int,
+        device: str,
+        products: str = "full",
+        seed: int = 0,
     ) -> None:
+        self.products = products
         self.device = torch.device(device)
         init = torch.Generator().manual_seed(seed)
         lattice = Square(side, side)
@@ -90,7 +105,7 @@ class Ours:
         marks = [self._now()]
         samples = self.psi.sample(self.n_samples, self.generator)
         marks.append(self._now())
-        e_loc = local_energies(self.psi, self.hamiltonian, samples)
+        e_loc = local_energies(self.psi, self.hamiltonian, samples, products=self.products)
         marks.append(self._now())
         add_to_parameters(self.psi, self.optimizer.update(self.psi, samples, e_loc))
         marks.append(self._now())
@@ -105,38 +120,93 @@ class Ours:
         return time.perf_counter()
 
 
+def older_code(options: dict[str, object], model: str, args: argparse.Namespace) -> OlderCode:
+    """The older code with these options, its flips in as many chunks as there are 2x2 patches."""
+    return OlderCode(
+        args.older_code,
+        model,
+        side=args.side,
+        n_samples=args.samples,
+        n_loops=args.n_loops or ((args.side + 1) // 2) ** 2,
+        options=options,
+    )
+
+
 def measure(case: Case, args: argparse.Namespace) -> list[dict[str, object]]:
-    """Rows of the table for one case: ours and, with a checkout, the older code's."""
-    ours = Ours(case, side=args.side, n_samples=args.samples, device=args.device)
-    older = None
+    """Rows of the table for one case: ours, in both precisions, and with a checkout the older."""
+    sizes = {"side": args.side, "n_samples": args.samples, "device": args.device}
+    programs: dict[str, Ours | OlderCode] = {
+        "ours": Ours(case, **sizes),
+        "ours, bfloat16": Ours(case, **sizes, products="bfloat16"),
+    }
     if args.older_code:
-        older = OlderCode(
-            args.older_code,
-            case.model,
-            side=args.side,
-            n_samples=args.samples,
-            n_loops=args.n_loops or ours.psi.patches.n_patches,
-            options=case.older_options,
-        )
-    steps: dict[str, list[dict[str, float]]] = {"ours": [], "older": []}
-    for repeat in range(args.repeats + 1):  # the first pair warms up
-        pair = {"ours": ours.step()} | ({"older": older.step()} if older else {})
-        for name, parts in pair.items():
+        programs["older code"] = older_code(case.older_options, case.model, args)
+    steps: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
+    for repeat in range(args.repeats + 1):  # the first round warms up
+        for name, program in programs.items():
+            parts = program.step()
             if repeat:
                 steps[name].append(parts)
-    rate = matmul_rate(device=args.device)
-    rows = [_row(case.name, "ours", steps["ours"])]
-    rows[0]["flip_gflops"] = ours.flip_operations() / rows[0]["flips"] / 1e9
-    rows[0]["matmul_gflops"] = rate / 1e9
-    rows[0]["flip_share"] = rows[0]["flip_gflops"] / rows[0]["matmul_gflops"]
-    if older:
-        rows.append(_row(case.name, "older code", steps["older"]))
-        pairs = zip(steps["older"], steps["ours"], strict=True)
-        rows[0]["times_faster"] = statistics.median(
-            sum(a.values()) / sum(b.values()) for a, b in pairs
-        )
-        rows[0]["target"] = case.target
+    rows = [_row(case.name, name, parts) for name, parts in steps.items()]
+    ours = programs["ours"]
+    assert isinstance(ours, Ours)
+    operations = ours.flip_operations()
+    for row, dtype in zip(rows, (torch.float32, torch.bfloat16), strict=False):
+        rate = matmul_rate(dtype, args.device)
+        row["flip_gflops"] = operations / float(row["flips"]) / 1e9  # type: ignore[arg-type]
+        row["matmul_gflops"] = rate / 1e9
+        row["flip_share"] = operations / float(row["flips"]) / rate  # type: ignore[arg-type]
+        if args.older_code:
+            pairs = zip(steps["older code"], steps[str(row["program"])], strict=True)
+            row["times_faster"] = statistics.median(
+                sum(a.values()) / sum(b.values()) for a, b in pairs
+            )
+            row["target"] = case.target if dtype == torch.float32 else case.rounded_target
     return rows
+
+
+def measure_default(args: argparse.Namespace) -> list[dict[str, object]]:
+    """train.py's defaults beside the older code's PTF: whole steps, then equal wall times."""
+    programs = default_programs(args)
+    steps: dict[str, list[float]] = {name: [] for name in programs}
+    for repeat in range(args.repeats + 3):  # the product state's few configurations go first
+        for name, program in programs.items():
+            began = time.perf_counter()
+            program.step()
+            if repeat > 2:
+                steps[name].append(time.perf_counter() - began)
+    rows: list[dict[str, object]] = [
+        {"case": "default", "program": name, "step": statistics.median(seconds)}
+        for name, seconds in steps.items()
+    ]
+    if args.older_code:
+        pairs = zip(steps["older code"], steps["ours"], strict=True)
+        rows[0]["times_faster"] = statistics.median(a / b for a, b in pairs)
+        rows[0]["target"] = 10.0
+    if args.equal_seconds:
+        for row, program in zip(rows, default_programs(args).values(), strict=True):
+            row["variance"] = variance_after(program, args.equal_seconds)
+    return rows
+
+
+def default_programs(args: argparse.Namespace) -> dict[str, Default | OlderCode]:
+    """Both at their start."""
+    ours = Default(PROBLEMS["8x8"], 0, (f"train.n_samples={args.samples}",))
+    ours.start()
+    programs: dict[str, Default | OlderCode] = {"ours": ours}
+    if args.older_code:
+        programs["older code"] = older_code(OLDER_PTF, "ptf", args)
+    return programs
+
+
+def variance_after(program: Default | OlderCode, seconds: float) -> float:
+    """Var H of 1024 fresh samples after so many seconds of steps; ours ends with its own steps."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until and not (isinstance(program, Default) and program.finished):
+        program.step()
+    if isinstance(program, OlderCode):
+        return float(program.local_energies(1_024).var())
+    return program.evaluation(1_024).variance
 
 
 def _row(case: str, program: str, steps: list[dict[str, float]]) -> dict[str, object]:
@@ -147,7 +217,7 @@ def _row(case: str, program: str, steps: list[dict[str, float]]) -> dict[str, ob
 
 COLUMNS = (
     *("case", "program", "step", *PARTS),
-    *("flip_gflops", "matmul_gflops", "flip_share", "times_faster", "target"),
+    *("flip_gflops", "matmul_gflops", "flip_share", "times_faster", "target", "variance"),
 )
 
 
@@ -169,6 +239,7 @@ def save(rows: list[dict[str, object]], out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "step_time.csv", COLUMNS, rows)
+    rows = [row for row in rows if "flips" in row]
     figure, axes = plt.subplots(figsize=(7, 0.6 * len(rows) + 1.2), layout="constrained")
     names = [f"{row['case']}\n{row['program']}" for row in rows]
     left = [0.0] * len(rows)
@@ -192,6 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=8, help="L of the L x L array")
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--n-loops", type=int, help="NLOOPS of the older code; default: patches")
+    parser.add_argument("--equal-seconds", type=float, default=0.0, help="0: no variances")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args(argv)
@@ -199,6 +271,8 @@ def main(argv: list[str] | None = None) -> int:
         print("no --older-code PATH given: the comparison with the older code is skipped")
     try:
         rows = [row for case in CASES for row in measure(case, args)]
+        if args.side == 8 and args.device == "cpu":
+            rows += measure_default(args)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -140,6 +140,12 @@ CASES = [
     ("train.max_seconds=0", ["train.max_seconds=0", "> 0"]),
     ("train.eval_samples=1", ["train.eval_samples=1", ">= 2"]),
     ("train.flip_fraction=1", ["train.flip_fraction=1", "< 1"]),
+    ("train.flip_precision=half", ["train.flip_precision=half", "full, bfloat16, tf32, auto"]),
+    ("train.flip_precision=tf32 device=cpu", ["train.flip_precision=tf32", "only GPUs"]),
+    (
+        "train.flip_precision=bfloat16 dtype=float64",
+        ["train.flip_precision=bfloat16", "full with dtype=float64"],
+    ),
     ("train.exact=maybe", ["train.exact=maybe", "auto, true, false"]),
     ("train.exact=true lattice=chain lattice.Lx=40", ["train.exact=true", "40 sites", "8 GB"]),
     ("dtype=float16", ["dtype=float16", "float32, float64"]),

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nqs.core.sequence import (
     EmbeddingModel,
+    Head,
     SequenceModel,
     SequenceState,
     check_continuation,
@@ -125,7 +126,7 @@ class LargePatched(SequenceModel):
             large.embedding.weight[:-1].mul_(longest**-0.5)
 
     @property
-    def head(self) -> nn.Linear:  # type: ignore[override]
+    def head(self) -> Head:  # type: ignore[override]
         """The sub-sampler's."""
         return self.sub.head
 

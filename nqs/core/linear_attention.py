@@ -24,7 +24,7 @@ from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import check_blocks
+from nqs.core.sequence import Head, check_blocks
 
 CHUNK = 32
 """Positions whose weights are written out against each other."""
@@ -136,7 +136,7 @@ class LinearTransformer(ConstantStateModel):
             LinearBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.head = nn.Linear(d_model, n_outputs)
+        self.head = Head(d_model, n_outputs)
         initialise(self, generator)
         with torch.no_grad():  # residual branches add up: keep the sum's variance (GPT-2)
             for block in self.blocks:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nqs.core.initialise import initialise
 from nqs.core.sequence import (
     EmbeddingModel,
+    Head,
     SequenceModel,
     SequenceState,
     check_continuation,
@@ -121,7 +122,7 @@ class GRUCell(Cell):
         gates = (driven[:, :n_gating] + recalled[:, :n_gating]).sigmoid_()
         reset, update = gates.chunk(2, dim=1)
         proposal = tanh(torch.addcmul(driven[:, n_gating:], reset, recalled[:, n_gating:]))
-        return torch.lerp(proposal, memory, update)
+        return torch.lerp(proposal.to(memory.dtype), memory, update.to(memory.dtype))
 
 
 @final
@@ -181,7 +182,7 @@ class Recurrent(ConstantStateModel, EmbeddingModel):
         width = self.cells[0].n_gates * d_model
         self.embedding = nn.Embedding(vocab_size, width)
         self.inputs = nn.ModuleList(nn.Linear(d_model, width) for _ in range(n_layers - 1))
-        self.head = nn.Linear(d_model, n_outputs)
+        self.head = Head(d_model, n_outputs)
         initialise(self, generator)
         if cell == "lstm":  # remember by default (Jozefowicz et al., ICML 2015)
             for layer in self.cells:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from nqs.core.initialise import initialise
 from nqs.core.recurrent import ConstantStateModel, RecurrentState, tanh
-from nqs.core.sequence import check_sizes
+from nqs.core.sequence import Head, check_sizes
 
 
 def zigzag(n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
@@ -85,7 +85,7 @@ class Recurrent2D(ConstantStateModel):
         self.path = list(zigzag(*grid))
         self.embedding = nn.Embedding(vocab_size + 1, d_embed)  # the last row: no such neighbour
         self.cell = TensorCell(d_model, d_embed)
-        self.head = nn.Linear(d_model, n_outputs)
+        self.head = Head(d_model, n_outputs)
         initialise(self, generator)
 
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:

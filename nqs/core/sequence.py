@@ -7,8 +7,9 @@ crystal language model drive the same classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from typing import ClassVar, Self, final
 
+import torch
 from torch import Tensor, nn
 
 
@@ -37,6 +38,20 @@ class SequenceState(ABC):
         raise TypeError(f"{cls.__name__} cannot be concatenated")
 
 
+@final
+class Head(nn.Linear):
+    """The last linear map, in its parameters' precision also where other products are rounded.
+
+    Rounded to bfloat16, logits would be wrong by 2^-9 of their size: more than all that rounding
+    does before (2.7 times the error of local energies, at a few percent of the work).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., K)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
 class SequenceModel(nn.Module, ABC):
     """An autoregressive network over integer tokens.
 
@@ -50,7 +65,7 @@ class SequenceModel(nn.Module, ABC):
     vocab_size: int
     n_outputs: int
     max_length: int
-    head: nn.Linear
+    head: Head
 
     constant_state: ClassVar[bool]
     """Whether the state's size does not grow with the length. Then states of equal length can be

@@ -26,7 +26,7 @@ from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import AddedTable, Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import check_blocks, check_sizes
+from nqs.core.sequence import Head, check_blocks, check_sizes
 
 SLOWEST, FASTEST = 0.99, 0.3
 """Range of |a| at the start."""
@@ -152,7 +152,7 @@ class StateSpace(ConstantStateModel):
             StateSpaceBlock(d_model, d_state, d_ff, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.head = nn.Linear(d_model, n_outputs)
+        self.head = Head(d_model, n_outputs)
         initialise(self, generator)
         with torch.no_grad():  # residual branches add up: keep the sum's variance (GPT-2)
             for block in self.blocks:

@@ -20,6 +20,7 @@ from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.sequence import (
     EmbeddingModel,
+    Head,
     SequenceState,
     check_blocks,
     check_continuation,
@@ -109,7 +110,7 @@ class Transformer(EmbeddingModel):
             for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.head = nn.Linear(d_model, n_outputs)
+        self.head = Head(d_model, n_outputs)
         initialise(self, generator)
         with torch.no_grad():  # residual branches add up: keep the sum's variance (GPT-2)
             for block in self.blocks:

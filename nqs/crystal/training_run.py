@@ -334,7 +334,7 @@ def save(session: Session) -> None:
         config=portable(session.job.config),
         model=training.model.state_dict(),
         optimizer=training.state_dict(),
-        generator=training.generator,
+        generators=training.generator.get_state(),
     )
     session.saved_step = training.step
 

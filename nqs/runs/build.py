@@ -40,6 +40,7 @@ from nqs.runs.machine import build_device, build_generator
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers import Adam, Optimizer
+from nqs.vmc.precision import ProductsChoice
 from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.schedules import Schedule
@@ -73,6 +74,7 @@ class Job:
         generator: source of this process' samples of the optimisation.
         exact: whether the result is compared with exact diagonalisation.
         ranks: the processes that work on it.
+        products: of the flip pass, with what was measured of their error.
     """
 
     config: Config
@@ -84,6 +86,7 @@ class Job:
     generator: torch.Generator
     exact: bool
     ranks: Ranks
+    products: ProductsChoice
 
     @property
     def n_parameters(self) -> int:
@@ -116,6 +119,7 @@ def build(config: Config, ranks: Ranks = ALONE) -> Job:
         generator=build_generator(config.seed, "samples", device, ranks.rank),
         exact=exact,
         ranks=ranks,
+        products=build_products(config.train.flip_precision, device),
     )
 
 
@@ -401,6 +405,16 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
         clip_norm=config.clip_norm,
         schedule=schedule,
     )
+
+
+def build_products(asked: str, device: torch.device) -> ProductsChoice:
+    """train.flip_precision. Raises InputError for products that the device does not have."""
+    if asked == "tf32" and device.type != "cuda":
+        raise InputError(
+            f"train.flip_precision=tf32: only GPUs have it, this run is on {device.type}; use "
+            "full, bfloat16 or auto"
+        )
+    return ProductsChoice(asked)
 
 
 def start_from_product_state(job: Job) -> None:

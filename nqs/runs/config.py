@@ -103,6 +103,7 @@ RESUMABLE: Final = (
     "train.eval_samples",
     "train.exact",
     "train.checkpoint_every",
+    "train.flip_precision",
     "run.dir",
     "run.resume",
     "device",
@@ -366,6 +367,10 @@ class TrainConfig:
     model.n_up), true or false."""
     checkpoint_every: int
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
+    flip_precision: str = "full"
+    """Matrix products of the flip pass, which takes no gradient: full (as dtype), bfloat16, tf32
+    (GPUs), or auto: bfloat16 or tf32 while their error on live samples stays small, else full. Pays
+    for wide networks. The final evaluation is always full."""
     start_from: str | None = None
     """Folder of another run with the same model, on a lattice of the same kind and any size: start
     from the parameters of its newest checkpoint; null starts from the best product state. The
@@ -379,6 +384,8 @@ class TrainConfig:
             _check_int(f"train.{key}", getattr(self, key), at_least)
         inside = 0 <= self.flip_fraction < 1
         require(inside, "train.flip_fraction", self.flip_fraction, "must be >= 0 and < 1")
+        choices = ("full", "bfloat16", "tf32", "auto")
+        require_choice("train.flip_precision", self.flip_precision, choices)
         require_choice("train.exact", self.exact, ("auto", True, False))
         _check_positive("train.max_seconds", self.max_seconds)
 
@@ -425,6 +432,10 @@ class Config:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("dtype", self.dtype, ("float32", "float64"))
+        cheaper = self.train.flip_precision
+        rule = "rounds the products of float32 networks; use full with dtype=float64"
+        allowed = self.dtype == "float32" or cheaper == "full"
+        require(allowed, "train.flip_precision", cheaper, rule)
         C6, spacing = self.hamiltonian.C6, self.hamiltonian.spacing
         free = self.lattice.name == "positions"
         rule = "the positions of lattice.file are in um already"

@@ -109,6 +109,7 @@ class Session:
             wall_seconds=self.wall_seconds,
             seed=self.config.seed,
             warning=self.warning,
+            flip_precision=self.content.flip_precision(),
             **results,
         )
         if self.leads:
@@ -242,6 +243,9 @@ def resume(session: Session) -> None:
     job.optimizer.load_state_dict(saved["optimizer"])
     session.step = session.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
+    last = {name: values[-1] for name, values in session.content.columns.items() if values}
+    if last:
+        job.products.restore(last["flip_bits"], last["flip_bias"], last["flip_rms_share"])
     session.log.say(f"resumed at step {session.step}")
     restore_generator(session, torch.atleast_2d(saved["generator"]).cpu())
 
@@ -283,6 +287,7 @@ def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool])
         generator=job.generator,
         flip_fraction=config.flip_fraction,
         ranks=job.ranks,
+        products=job.products,
         after_step=after_step,
     )
 

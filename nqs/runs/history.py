@@ -16,6 +16,7 @@ killed would be lost, and a reader that holds it open could make the writer fail
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import numpy as np
 
 from nqs.runs.atomic import write_bytes
 from nqs.runs.schema import InputError
+from nqs.vmc.precision import kind_of
 
 
 class Column(NamedTuple):
@@ -45,6 +47,9 @@ COLUMNS: Final = (
     Column("n_unique", "1", "distinct configurations among the samples"),
     Column("gradient_norm", "couplings", "norm of the energy's gradient"),
     Column("learning_rate", "1", "learning rate of the step"),
+    Column("flip_bits", "1", "significant bits of the operands of the flips' matrix products"),
+    Column("flip_bias", "couplings", "error of the energy from these, last measured; 0 if full"),
+    Column("flip_rms_share", "1", "rms error of E_loc from these over its standard deviation"),
     Column("seconds", "s", "wall time of the step"),
     Column("elapsed", "s", "wall time of the optimisation so far, all sessions"),
 )
@@ -120,6 +125,10 @@ class RunFile:
         for column in self.layout[:-1]:
             self.columns[column.name].append(float(getattr(record, column.name)))
         self.columns["elapsed"].append(elapsed)
+
+    def flip_precision(self) -> dict[str, int]:
+        """Steps by their flips' products: {"full": 200}."""
+        return dict(Counter(kind_of(bits) for bits in self.columns["flip_bits"]))
 
     def truncate(self, step: int) -> None:
         """Forgets everything after `step`; raises InputError if the history ends before it."""

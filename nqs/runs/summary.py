@@ -34,10 +34,12 @@ def summarise(
     evaluation: Evaluation | None = None,
     exact_energy: float | None = None,
     warning: str | None = None,
+    flip_precision: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """The content of summary.json; energies are null where there was no final evaluation.
 
-    wall_seconds counts the optimisation of all sessions and the rest of this one.
+    wall_seconds counts the optimisation of all sessions and the rest of this one; flip_precision
+    the steps by their flips' products.
     """
     numbers: dict[str, Any] = {} if evaluation is None else evaluation.numbers
     energy = numbers.get("energy")
@@ -54,6 +56,7 @@ def summarise(
         "steps": steps,
         "wall_seconds": round(wall_seconds, 3),
         "seed": seed,
+        "flip_precision": flip_precision or {},
     }
     if exact_energy is not None:
         summary["exact_energy"] = exact_energy
@@ -115,6 +118,9 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
     for name, entry in summary.get("observables", {}).items():
         if isinstance(entry["value"], int | float):
             rows.append((name.replace("_", " "), with_error(entry["value"], entry["error"])))
+    cheaper = summary.get("flip_precision", {})
+    if set(cheaper) - {"full"}:
+        rows.append(("flips", ", ".join(f"{kind} {n} steps" for kind, n in cheaper.items())))
     rows += [
         ("sites", f"{summary['n_sites']}"),
         ("parameters", f"{summary['n_parameters']}"),

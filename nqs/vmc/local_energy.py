@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.products import products_in
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
@@ -16,28 +17,44 @@ def local_energies(
     samples: Samples,
     *,
     max_rows: int = 32_768,
+    products: str = "full",
 ) -> Tensor:
     """E_loc of each row -> (U,): complex128 for complex psi, Re E_loc in float64 for real psi.
 
     For real psi the imaginary part of a Hermitian H averages to zero and is dropped; for complex
     psi it averages to zero as well, but the gradient needs it row by row.
     Terms whose matrix element vanishes are never evaluated, and stay out of the sum even where
-    the ratio of amplitudes is infinite.
+    the ratio of amplitudes is infinite. products: see nqs.vmc.products.
     """
-    elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
+    elements, log_ratios = connected(
+        wavefunction, hamiltonian, samples, max_rows, products=products
+    )
     return summed(hamiltonian, samples.configs, elements, log_ratios)
 
 
 def connected(
-    wavefunction: Wavefunction, hamiltonian: Hamiltonian, samples: Samples, max_rows: int
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    samples: Samples,
+    max_rows: int,
+    *,
+    products: str = "full",
 ) -> tuple[Tensor, Tensor]:
-    """<s|H|s xor f_g> and ln psi(s xor f_g) / psi(s), both (U, G)."""
+    """<s|H|s xor f_g> and ln psi(s xor f_g) / psi(s), both (U, G).
+
+    Both amplitudes of a ratio come from the same products: then the rounding of cheaper ones
+    biases the energy to second order only.
+    """
     elements = hamiltonian.off_diagonal(samples.configs)
     acting = None if elements.stride(0) == 0 else elements != 0  # stride 0: a constant of the terms
-    log_flipped = wavefunction.log_psi_flipped(
-        samples.configs, hamiltonian.flips, acting, max_rows=max_rows
-    )
-    return elements, log_flipped - samples.log_psi[:, None]
+    with products_in(products, samples.configs.device):
+        log_flipped = wavefunction.log_psi_flipped(
+            samples.configs, hamiltonian.flips, acting, max_rows=max_rows
+        )
+        log_psi = samples.log_psi
+        if products != "full":  # 2 / N of the flips' work
+            log_psi = wavefunction.log_psi(samples.configs)
+    return elements, log_flipped - log_psi[:, None]
 
 
 def summed(

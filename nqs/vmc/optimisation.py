@@ -12,6 +12,7 @@ from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
 from nqs.vmc.gradient import add_to_parameters
 from nqs.vmc.optimizers import Optimizer
+from nqs.vmc.precision import ProductsChoice
 from nqs.vmc.proposal import draw_around
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import sample_statistics
@@ -23,6 +24,8 @@ class StepRecord:
     """What one step measured, before its update; energies in the Hamiltonian's units.
 
     step counts from 1; n_unique is the number of rows that were evaluated; seconds is wall time.
+    flip_bits: significant bits of the operands of the flips' products; flip_bias, flip_rms_share:
+    what they do to the energy, as last measured (see nqs.vmc.precision.ProductsChoice).
     """
 
     step: int
@@ -33,6 +36,9 @@ class StepRecord:
     n_unique: int
     gradient_norm: float
     learning_rate: float
+    flip_bits: float
+    flip_bias: float
+    flip_rms_share: float
     seconds: float
 
 
@@ -48,6 +54,7 @@ def optimise(
     flip_fraction: float = 0.5,
     max_rows: int = 32_768,
     ranks: Ranks = ALONE,
+    products: ProductsChoice | None = None,
     after_step: Callable[[StepRecord], bool] = lambda record: False,
 ) -> None:
     """Minimise <H> over the parameters of `wavefunction`, in place.
@@ -57,12 +64,16 @@ def optimise(
     of the draws that explore a random flip (see nqs.vmc.proposal); 0 samples |psi|^2 itself.
     ranks: the processes that share the samples and the work of each step. All begin with the same
     parameters, each has a generator of its own, and `after_step` answers alike on all of them.
+    products: of the flip pass, full by default; its choice is updated on the way.
     Raises FloatingPointError, before touching the parameters, if the energy is not finite, and
     ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by construction.
     """
     check_invariance(hamiltonian, wavefunction.generators())
+    products = ProductsChoice() if products is None else products
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
+        if products.measured_at(step):
+            products.update(wavefunction, hamiltonian, n_samples, flip_fraction, generator, ranks)
         samples, e_loc = draw_around(
             wavefunction,
             hamiltonian,
@@ -71,6 +82,7 @@ def optimise(
             generator,
             max_rows=max_rows,
             ranks=ranks,
+            products=products.kind,
         )
         energy = sample_statistics(
             e_loc, samples, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
@@ -86,6 +98,7 @@ def optimise(
             n_unique=len(samples.counts),
             gradient_norm=optimizer.diagnostics["gradient_norm"],
             learning_rate=optimizer.diagnostics["learning_rate"],
+            **products.record(wavefunction),
             seconds=time.perf_counter() - began,
         )
         if after_step(record):

@@ -41,14 +41,44 @@ def draw_around(
     *,
     max_rows: int = 32_768,
     ranks: Ranks = ALONE,
+    products: str = "full",
 ) -> tuple[Samples, Tensor]:
     """n_samples draws of q, listed once each with counts and importance, and their E_loc (U,).
 
     Draws that symmetries of both psi and the Hamiltonian connect share one row: they have the same
     ln psi, local energy, importance and derivatives, so every average of these is unchanged.
-    fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside.
+    fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside. products: of
+    the flip pass, see nqs.vmc.products.
     Each rank draws its share and evaluates its share of the distinct rows; all return all of them.
     """
+    samples = drawn_around(wavefunction, hamiltonian, n_samples, fraction, generator, ranks)
+    own = ranks.share(len(samples.counts))
+    part = Samples(samples.configs[own], samples.counts[own], samples.log_psi[own])
+    elements, log_ratios = connected(wavefunction, hamiltonian, part, max_rows, products=products)
+    e_loc = ranks.gathered(summed(hamiltonian, part.configs, elements, log_ratios))
+    if fraction == 0:
+        return samples, e_loc
+    weights = ranks.gathered(importance(elements, log_ratios, fraction))
+    samples = dataclasses.replace(samples, importance=weights)
+    kept = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
+    if len(kept) == len(weights):
+        return samples, e_loc
+    rows, counts = at_least(ranks.size, samples.counts[kept])
+    rows = kept[rows]
+    weighted = Samples(samples.configs[rows], counts, samples.log_psi[rows], weights[rows])
+    return weighted, e_loc[rows]
+
+
+@torch.no_grad()
+def drawn_around(
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    n_samples: int,
+    fraction: float,
+    generator: torch.Generator,
+    ranks: Ranks = ALONE,
+) -> Samples:
+    """The draws of `draw_around`, without their importance."""
     if not 0 <= fraction < 1:
         raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
     samples = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
@@ -60,23 +90,10 @@ def draw_around(
         configs, counts = merged(representatives, ranks.gathered(counts))
         rows, counts = at_least(ranks.size, counts)
         configs = configs[rows]
-    own = ranks.share(len(counts))
-    if configs is not samples.configs:
-        log_psi = ranks.gathered(wavefunction.log_psi(configs[own]))
-        samples = Samples(configs, counts, log_psi)
-    part = Samples(configs[own], counts[own], samples.log_psi[own])
-    elements, log_ratios = connected(wavefunction, hamiltonian, part, max_rows)
-    e_loc = ranks.gathered(summed(hamiltonian, part.configs, elements, log_ratios))
-    if fraction == 0:
-        return samples, e_loc
-    weights = ranks.gathered(importance(elements, log_ratios, fraction))
-    samples = dataclasses.replace(samples, importance=weights)
-    kept = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
-    if len(kept) == len(weights):
-        return samples, e_loc
-    rows, counts = at_least(ranks.size, counts[kept])
-    rows = kept[rows]
-    return Samples(configs[rows], counts, samples.log_psi[rows], weights[rows]), e_loc[rows]
+    if configs is samples.configs:
+        return samples
+    log_psi = ranks.gathered(wavefunction.log_psi(configs[ranks.share(len(counts))]))
+    return Samples(configs, counts, log_psi)
 
 
 def at_least(n_rows: int, counts: Tensor) -> tuple[Tensor, Tensor]:

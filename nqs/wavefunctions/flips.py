@@ -9,6 +9,10 @@ Models whose state grows (attention) run suffix by suffix, all flips of one firs
 one shared prefix. Models of constant state (recurrent) walk the sequence once with all branches
 that are open, T launches instead of T^2 / 2 small steps.
 
+Flipped configurations are not looked up among each other and the samples: on trained Rydberg
+arrays, 512 draws, 42 % of them were known on 4x4 (where the suffixes save as much), none in 32 768
+on 8x8 and none in 131 072 on 16x16.
+
 Letters: B configurations, G flips, T patches, K patch states, R rows of a launch.
 """
 

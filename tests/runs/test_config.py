@@ -174,6 +174,7 @@ def test_round_trip_through_yaml() -> None:
             "steps": 3,
             "n_samples": 4,
             "flip_fraction": 0.5,
+            "flip_precision": "full",
             "max_seconds": 2,
             "eval_samples": 5,
             "exact": True,

@@ -22,6 +22,8 @@ from nqs.runs.config import Config
 from nqs.runs.history import COLUMNS, TIME_COLUMNS
 from nqs.runs.progress import ProgressDisplay
 from nqs.runs.schema import InputError
+from nqs.vmc import precision
+from nqs.vmc.precision import Rounding
 
 TINY: dict[str, Any] = {
     "lattice": {"name": "square", "Lx": 2, "Ly": 2, "periodic": False},
@@ -180,6 +182,28 @@ def test_extending_equals_one_long_run(tmp_path: Path, whole: Path) -> None:
     sessions = json.loads((tmp_path / "run/environment.json").read_text())["sessions"]
     assert len(sessions) == 2
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["train"]["steps"] == 8
+
+
+def test_chosen_flip_precision_is_recorded_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured every third step; a resumed run goes on with the products and numbers it had."""
+    monkeypatch.setattr(precision, "CHECK_EVERY", 3)
+    monkeypatch.setattr(Rounding, "tolerable", lambda self, n_samples: self.bias > 0)
+    monkeypatch.setattr(precision, "cheaper", lambda device: ("bfloat16",))
+    asked = {"train__flip_precision": "auto", "train__n_samples": 64}
+    assert run(tmp_path / "whole", train__steps=13, **asked) == 0
+    assert run(tmp_path / "parts", train__steps=8, **asked) == 0
+    assert run(tmp_path / "parts", train__steps=13, run__resume=True, **asked) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    columns = steps_of(tmp_path / "whole")
+    assert set(columns["flip_bits"]) == {8.0, 24.0}
+    rounded = columns["flip_bits"] == 8
+    assert all(columns["flip_bias"][rounded] != 0)
+    assert all(columns["flip_rms_share"][~rounded] == 0)
+    counts = {"bfloat16": int(rounded.sum()), "full": int((~rounded).sum())}
+    assert result(tmp_path / "parts")["flip_precision"] == counts
+    assert "bfloat16" in (tmp_path / "parts" / "run.log").read_text()
 
 
 def test_resuming_a_finished_run_repeats_its_result(tmp_path: Path, whole: Path) -> None:
