@@ -11,6 +11,8 @@ from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
+from nqs.core.digits import DigitEmbedding, DigitHead
+
 
 class SequenceState(ABC):
     """What a model must remember of the tokens it has read: B rows, `length` tokens each.
@@ -44,13 +46,13 @@ class SequenceModel(nn.Module, ABC):
         vocab_size: number of distinct input tokens (including any start token).
         n_outputs: K, the number of logits per position.
         max_length: longest sequence the positions cover.
-        head: the last linear map, from the width D to the K logits.
+        head: the last linear map, from the width D to the K logits, by a table or by digits.
     """
 
     vocab_size: int
     n_outputs: int
     max_length: int
-    head: nn.Linear
+    head: nn.Linear | DigitHead
 
     constant_state: ClassVar[bool]
     """Whether the state's size does not grow with the length. Then states of equal length can be
@@ -99,7 +101,7 @@ class EmbeddingModel(SequenceModel):
         embedding: vectors of width E of the input tokens.
     """
 
-    embedding: nn.Embedding
+    embedding: nn.Embedding | DigitEmbedding
 
     @abstractmethod
     def read(
