@@ -32,9 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 MOST_PRODUCTS = 600
-"""All of up to 9 digits; of more, those of few digits: columns of weight c^8 are not worth having."""
+"""All of up to 9 digits; of more, those of few: columns of weight c^4 and less are left out."""
 
 
 def digit_products(n_digits: int, decay: float, order: int | None = None) -> Tensor:

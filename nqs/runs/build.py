@@ -60,9 +60,9 @@ GRIDS: Final = {
 }
 MANY_DIGITS: Final = 6
 """model.digit_decay=auto learns the states of patches of so many sites from their bits."""
-DIGIT_DECAY: Final = 0.5
+DIGIT_DECAY: Final = 0.3
 """The decay it then has: 4x4 array, 4x2 patches, relative error after the 200 steps of the main job
-1.0e-3 with tables (decay 1 is the same but for the shift), 4e-4 at 0.7, 6e-5 at 0.5."""
+1.0e-3 with tables, 6e-5 at decay 0.5, 2e-5 at 0.32 (2x2 patches: 5e-5)."""
 STREAMS: Final = ("parameters", "samples", "evaluation", "product_state")
 
 
@@ -367,9 +367,7 @@ def build_large_core(
             generator=generator,
         )
     sizes = (longest * n_states + 1, sub.embedding.embedding_dim, len(large.lengths))
-    outer = build_transformer(
-        model, sizes, large.centres, products, generator, writes_tokens=False
-    )
+    outer = build_transformer(model, sizes, large.centres, products, generator, writes_tokens=False)
     return LargePatched(outer, sub, large.lengths)
 
 

@@ -78,7 +78,13 @@ _LARGE: Final = MODELS["ptf"] | {"sub_patch": True, "sub_d_model": True, "sub_n_
 MODELS["lptf"] = _LARGE | {"sub_cell": True}
 MODELS["lptf_ptf"] = _LARGE | {"sub_n_heads": True}
 for _keys in MODELS.values():
-    _keys |= {"digit_decay": False, "n_up": False, "phase": False, "symmetry": True, "spin_flip": True}
+    _keys |= {
+        "digit_decay": False,
+        "n_up": False,
+        "phase": False,
+        "symmetry": True,
+        "spin_flip": True,
+    }
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -243,7 +249,7 @@ class ModelConfig:
     """Make the network's vectors and logits of patch states of products of their bits, with
     digit_decay times the weight for each further bit, in (0, 1]: what is learned of one state holds
     for states that differ in few bits. null learns each state for itself, as auto does up to 5
-    sites a patch; 0.5 from 6 sites on."""
+    sites a patch; 0.3 from 6 sites on."""
     n_up: int | None = None
     """Number of 1 bits, kept exactly (magnetisation sum sz = N - 2 n_up), 0 .. sites, for a
     Hamiltonian that conserves it; null leaves it free."""

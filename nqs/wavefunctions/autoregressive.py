@@ -26,7 +26,6 @@ from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
-
 MANY_STATES = 64
 """States of a patch from which on their conditionals are normalised at once."""
 

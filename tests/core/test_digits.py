@@ -113,7 +113,9 @@ def test_tables_without_products() -> None:
     assert isinstance(token_head(3, 5, None), torch.nn.Linear)
 
 
-@pytest.mark.parametrize(("decay", "order"), [(0.0, 2), (1.5, 2), (math.nan, 2), (0.5, 0), (0.5, 5)])
+@pytest.mark.parametrize(
+    ("decay", "order"), [(0.0, 2), (1.5, 2), (math.nan, 2), (0.5, 0), (0.5, 5)]
+)
 def test_bad_products(decay: float, order: int) -> None:
     with pytest.raises(ValueError, match="must be in"):
         digit_products(4, decay, order)

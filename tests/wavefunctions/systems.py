@@ -51,8 +51,7 @@ REMAINDERS = [name for name, sizes in SIZES.items() if len(set(sizes)) > 1]
 MODELS = (
     *("ptf", "factored", "elman", "gru", "lstm", "linear", "ssm", "rnn2d"),
     *("lptf-ptf", "lptf-gru", "lptf-factored"),
-    *("ptf-digits", "factored-digits", "gru-digits", "linear-digits", "ssm-digits"),
-    *("rnn2d-digits", "lptf-ptf-digits", "lptf-gru-digits"),
+    *("factored-digits", "gru-digits", "rnn2d-digits", "lptf-gru-digits"),
 )
 """-digits: vectors and logits of patch states from products of their bits (nqs.core.digits)."""
 
@@ -140,10 +139,11 @@ def build(
         patches = Patches.from_spec(lattice, spec, path="zigzag")
     core = build_core(model, patches, generator, phase=phase)
     psi = Autoregressive(core, patches, n_up=n_up, phase=phase).to(dtype)
+    scale = 0.15 if model.endswith("-digits") else 0.3  # logits add up several products
     with torch.no_grad():
         for parameter in psi.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter += 0.3 * noise
+            parameter += scale * noise
     return psi
 
 
