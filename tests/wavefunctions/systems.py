@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
-from nqs.core.digits import digit_products
+from nqs.core.digits import DigitHead, digit_products
 from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
@@ -139,11 +139,13 @@ def build(
         patches = Patches.from_spec(lattice, spec, path="zigzag")
     core = build_core(model, patches, generator, phase=phase)
     psi = Autoregressive(core, patches, n_up=n_up, phase=phase).to(dtype)
-    scale = 0.15 if model.endswith("-digits") else 0.3  # logits add up several products
     with torch.no_grad():
         for parameter in psi.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter += scale * noise
+            parameter += 0.3 * noise
+        if isinstance(core.head, DigitHead):  # its logits add up many products
+            core.head.weight.mul_(0.3)
+            psi.bias.table.mul_(0.3)
     return psi
 
 
