@@ -144,8 +144,8 @@ def build(
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter += 0.3 * noise
         if isinstance(core.head, DigitHead):  # its logits add up many products
-            core.head.weight.mul_(0.3)
-            psi.bias.table.mul_(0.3)
+            core.head.weight.mul_(0.15)
+            psi.bias.table.mul_(0.15)
     return psi
 
 
