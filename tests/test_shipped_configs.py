@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nqs.core.digits import DigitHead
 from nqs.runs.build import build
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
 from nqs.runs.schema import InputError
@@ -87,3 +88,20 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "finished" and summary["steps"] == 2
     assert summary["relative_error"] < 1  # product-state start: never far off
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_large_patches_are_made_of_bits(model: str) -> None:
+    """digit_decay=auto: from 6 sites on, in the head of every kind of network."""
+    key = "model.sub_patch" if model.startswith("lptf") else "model.patch"
+    whole = ["model.patch=6x4"] if model.startswith("lptf") else []
+    for patch, decay, by_digits in (
+        ("3x2", "auto", True),
+        ("2x2", "auto", False),
+        ("2x2", "0.5", True),
+        ("3x2", "null", False),
+    ):
+        words = [f"model={model}", "lattice.Lx=6", *whole, f"{key}={patch}"]
+        mapping, _ = train.compose_config([*words, f"model.digit_decay={decay}"])
+        network = build(Config.from_dict(mapping)).wavefunction
+        assert isinstance(network.core.head, DigitHead) == by_digits

@@ -26,9 +26,10 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
+from nqs.core.digits import DigitEmbedding, DigitHead
+from nqs.core.head import Head
 from nqs.core.sequence import (
     EmbeddingModel,
-    Head,
     SequenceModel,
     SequenceState,
     check_continuation,
@@ -123,10 +124,12 @@ class LargePatched(SequenceModel):
         self.register_buffer("present", torch.cat([steps[None] == 0, present]), persistent=False)
         self.register_buffer("offsets", steps * n_states, persistent=False)
         with torch.no_grad():  # the sum over a patch has the variance of one embedding
-            large.embedding.weight[:-1].mul_(longest**-0.5)
+            vectors = large.embedding
+            learned = vectors.learned if isinstance(vectors, DigitEmbedding) else vectors.weight
+            learned[:-1].mul_(longest**-0.5)
 
     @property
-    def head(self) -> Head:  # type: ignore[override]
+    def head(self) -> Head | DigitHead:  # type: ignore[override]
         """The sub-sampler's."""
         return self.sub.head
 

@@ -20,11 +20,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import Head, check_blocks
+from nqs.core.sequence import check_blocks
 
 CHUNK = 32
 """Positions whose weights are written out against each other."""
@@ -107,6 +108,8 @@ class LinearTransformer(ConstantStateModel):
         d_ff: width of the perceptrons, 2 D by default.
         activation: "gelu", "relu" or "silu".
         positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
+        products: of the tokens' digits, (K, F), for vectors and logits made of them
+            (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
     """
 
@@ -123,6 +126,7 @@ class LinearTransformer(ConstantStateModel):
         activation: str = "gelu",
         positions: str = "learned",
         coordinates: Tensor | None = None,
+        products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -130,13 +134,13 @@ class LinearTransformer(ConstantStateModel):
         d_ff = check_blocks(*sizes, d_model=d_model, n_layers=n_layers, d_ff=d_ff, n_heads=n_heads)
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.n_heads = d_model, n_heads
-        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.embedding = token_embedding(vocab_size, d_model, products)
         self.positions = Positions(positions, max_length, d_model, coordinates)
         self.blocks: Sequence[LinearBlock] = nn.ModuleList(  # type: ignore[assignment]
             LinearBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.head = Head(d_model, n_outputs)
+        self.head = token_head(d_model, n_outputs, products)
         initialise(self, generator)
         with torch.no_grad():  # residual branches add up: keep the sum's variance (GPT-2)
             for block in self.blocks:

@@ -15,10 +15,10 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
+from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
 from nqs.core.sequence import (
     EmbeddingModel,
-    Head,
     SequenceModel,
     SequenceState,
     check_continuation,
@@ -154,6 +154,8 @@ class Recurrent(ConstantStateModel, EmbeddingModel):
         n_layers: cells stacked; layer l > 0 reads the outputs of layer l - 1.
         cell: "elman", "gru" or "lstm".
         residual: layers l > 0 add their input to their output.
+        products: of the tokens' digits, (K, F), for vectors and logits made of them
+            (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
     """
 
@@ -167,6 +169,7 @@ class Recurrent(ConstantStateModel, EmbeddingModel):
         n_layers: int = 1,
         cell: str = "gru",
         residual: bool = False,
+        products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -180,9 +183,9 @@ class Recurrent(ConstantStateModel, EmbeddingModel):
             CELLS[cell](d_model) for _ in range(n_layers)
         )
         width = self.cells[0].n_gates * d_model
-        self.embedding = nn.Embedding(vocab_size, width)
+        self.embedding = token_embedding(vocab_size, width, products)
         self.inputs = nn.ModuleList(nn.Linear(d_model, width) for _ in range(n_layers - 1))
-        self.head = Head(d_model, n_outputs)
+        self.head = token_head(d_model, n_outputs, products)
         initialise(self, generator)
         if cell == "lstm":  # remember by default (Jozefowicz et al., ICML 2015)
             for layer in self.cells:

@@ -25,9 +25,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
 from nqs.core.recurrent import ConstantStateModel, RecurrentState, tanh
-from nqs.core.sequence import Head, check_sizes
+from nqs.core.sequence import check_sizes
 
 
 def zigzag(n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
@@ -63,6 +64,8 @@ class Recurrent2D(ConstantStateModel):
         grid: (rows, columns); position t is step t of `zigzag`, max_length = rows columns.
         d_model: D, hidden units.
         d_embed: E, channels of a token in the products.
+        products: of the tokens' digits, (K, F), for vectors and logits made of them
+            (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
     """
 
@@ -74,6 +77,7 @@ class Recurrent2D(ConstantStateModel):
         *,
         d_model: int = 32,
         d_embed: int = 4,
+        products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -83,9 +87,9 @@ class Recurrent2D(ConstantStateModel):
         self.max_length = grid[0] * grid[1]
         self.d_model, self.d_embed = d_model, d_embed
         self.path = list(zigzag(*grid))
-        self.embedding = nn.Embedding(vocab_size + 1, d_embed)  # the last row: no such neighbour
+        self.embedding = token_embedding(vocab_size + 1, d_embed, products)  # last: no neighbour
         self.cell = TensorCell(d_model, d_embed)
-        self.head = Head(d_model, n_outputs)
+        self.head = token_head(d_model, n_outputs, products)
         initialise(self, generator)
 
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:

@@ -7,10 +7,12 @@ crystal language model drive the same classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self, final
+from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
+
+from nqs.core.digits import DigitEmbedding, DigitHead
+from nqs.core.head import Head
 
 
 class SequenceState(ABC):
@@ -38,20 +40,6 @@ class SequenceState(ABC):
         raise TypeError(f"{cls.__name__} cannot be concatenated")
 
 
-@final
-class Head(nn.Linear):
-    """The last linear map, in its parameters' precision also where other products are rounded.
-
-    Rounded to bfloat16, logits would be wrong by 2^-9 of their size: more than all that rounding
-    does before (2.7 times the error of local energies, at a few percent of the work).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., K)."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
-
-
 class SequenceModel(nn.Module, ABC):
     """An autoregressive network over integer tokens.
 
@@ -59,13 +47,13 @@ class SequenceModel(nn.Module, ABC):
         vocab_size: number of distinct input tokens (including any start token).
         n_outputs: K, the number of logits per position.
         max_length: longest sequence the positions cover.
-        head: the last linear map, from the width D to the K logits.
+        head: the last linear map, from the width D to the K logits, by a table or by digits.
     """
 
     vocab_size: int
     n_outputs: int
     max_length: int
-    head: Head
+    head: Head | DigitHead
 
     constant_state: ClassVar[bool]
     """Whether the state's size does not grow with the length. Then states of equal length can be
@@ -114,7 +102,7 @@ class EmbeddingModel(SequenceModel):
         embedding: vectors of width E of the input tokens.
     """
 
-    embedding: nn.Embedding
+    embedding: nn.Embedding | DigitEmbedding
 
     @abstractmethod
     def read(

@@ -22,11 +22,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import AddedTable, Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import Head, check_blocks, check_sizes
+from nqs.core.sequence import check_blocks, check_sizes
 
 SLOWEST, FASTEST = 0.99, 0.3
 """Range of |a| at the start."""
@@ -122,6 +123,8 @@ class StateSpace(ConstantStateModel):
         d_ff: width of the perceptrons, 2 D by default.
         activation: of the perceptrons, "gelu", "relu" or "silu".
         positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
+        products: of the tokens' digits, (K, F), for vectors and logits made of them
+            (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
     """
 
@@ -138,6 +141,7 @@ class StateSpace(ConstantStateModel):
         activation: str = "gelu",
         positions: str = "learned",
         coordinates: Tensor | None = None,
+        products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -146,13 +150,13 @@ class StateSpace(ConstantStateModel):
         check_sizes(d_state=d_state)
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_state = d_state
-        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.embedding = token_embedding(vocab_size, d_model, products)
         self.positions = Positions(positions, max_length, d_model, coordinates)
         self.blocks: Sequence[StateSpaceBlock] = nn.ModuleList(  # type: ignore[assignment]
             StateSpaceBlock(d_model, d_state, d_ff, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.head = Head(d_model, n_outputs)
+        self.head = token_head(d_model, n_outputs, products)
         initialise(self, generator)
         with torch.no_grad():  # residual branches add up: keep the sum's variance (GPT-2)
             for block in self.blocks:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nqs.core.attention import Attention, CausalSelfAttention, KeyValueState, Repeated
+from nqs.core.digits import token_embedding, token_head
 from nqs.core.factored import FactoredAttention
 from nqs.core.initialise import initialise
 from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.sequence import (
     EmbeddingModel,
-    Head,
     SequenceState,
     check_blocks,
     check_continuation,
@@ -66,6 +66,9 @@ class Transformer(EmbeddingModel):
             positions (see nqs.core.factored).
         activation: "gelu", "relu" or "silu".
         positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
+        products: of the tokens' digits, (K, F), for vectors and logits made of them
+            (`nqs.core.digits`); None: tables of all tokens.
+        writes_tokens: whether outputs are numbers of each token, not channels of a context.
         generator: source of the initial parameters.
     """
 
@@ -85,6 +88,8 @@ class Transformer(EmbeddingModel):
         activation: str = "gelu",
         positions: str = "learned",
         coordinates: Tensor | None = None,
+        products: Tensor | None = None,
+        writes_tokens: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -96,7 +101,7 @@ class Transformer(EmbeddingModel):
             )
         self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.n_heads = d_model, n_heads
-        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.embedding = token_embedding(vocab_size, d_model, products)
         self.positions = Positions(positions, max_length, d_model, coordinates)
         self.blocks: Sequence[TransformerBlock] = nn.ModuleList(  # type: ignore[assignment]
             TransformerBlock(
@@ -110,7 +115,7 @@ class Transformer(EmbeddingModel):
             for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.head = Head(d_model, n_outputs)
+        self.head = token_head(d_model, n_outputs, products if writes_tokens else None)
         initialise(self, generator)
         with torch.no_grad():  # residual branches add up: keep the sum's variance (GPT-2)
             for block in self.blocks:

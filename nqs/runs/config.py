@@ -78,7 +78,13 @@ _LARGE: Final = MODELS["ptf"] | {"sub_patch": True, "sub_d_model": True, "sub_n_
 MODELS["lptf"] = _LARGE | {"sub_cell": True}
 MODELS["lptf_ptf"] = _LARGE | {"sub_n_heads": True}
 for _keys in MODELS.values():
-    _keys |= {"n_up": False, "phase": False, "symmetry": True, "spin_flip": True}
+    _keys |= {
+        "digit_decay": False,
+        "n_up": False,
+        "phase": False,
+        "symmetry": True,
+        "spin_flip": True,
+    }
 _SCHEDULED: Final = {
     "learning_rate": True,
     "schedule": True,
@@ -240,6 +246,11 @@ class ModelConfig:
     """Recurrent cell of the sub-sampler: gru, lstm or elman."""
     sub_n_heads: int | None = None
     """Attention heads of the sub-sampler, >= 1; must divide sub_d_model."""
+    digit_decay: float | str | None = None
+    """Make the network's vectors and logits of patch states of products of their bits, with
+    digit_decay times the weight for each further bit, in (0, 1]: what is learned of one state holds
+    for states that differ in few bits. null learns each state for itself, as auto does up to 5
+    sites a patch; 0.3 from 6 sites on."""
     n_up: int | None = None
     """Number of 1 bits, kept exactly (magnetisation sum sz = N - 2 n_up), 0 .. sites, for a
     Hamiltonian that conserves it; null leaves it free."""
@@ -261,6 +272,9 @@ class ModelConfig:
         for key in (*widths, "sub_d_model", "sub_n_layers", "sub_n_heads"):
             _check_int(f"model.{key}", getattr(self, key), 1)
         _check_int("model.n_up", self.n_up, 0)
+        decay = self.digit_decay
+        inside = decay == "auto" if isinstance(decay, str) else decay is None or 0 < decay <= 1
+        require(inside, "model.digit_decay", decay, "must be > 0 and <= 1, auto or null")
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
         if self.attention is not None:

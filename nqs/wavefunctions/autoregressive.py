@@ -18,12 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from nqs.core.decoding import draw, split_counts
+from nqs.core.digits import DigitHead
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import flipped_log_psi
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
+
+MANY_STATES = 64
+"""States of a patch from which on their conditionals are normalised at once."""
 
 
 @final
@@ -69,7 +73,7 @@ class Autoregressive(Wavefunction):
         self.core = core
         self.patches = patches
         self.n_up, self.phase = n_up, phase
-        self.bias = AddedTable(core.head.weight.new_zeros(n_patches, n_outputs))
+        self.bias = AddedTable(core.head.weight.new_zeros(n_patches, len(core.head.weight)))
         closed = torch.zeros(n_patches, n_outputs)
         closed[:, :n_states].masked_fill_(~patches.allowed(), -torch.inf)
         self.register_buffer("closed", closed, persistent=False)  # (T, K or 2 K): 0 or -inf
@@ -102,7 +106,7 @@ class Autoregressive(Wavefunction):
         inside = (self.patches.sites < self.n_sites)[:, None, :]  # (T, 1, P)
         log_p = torch.where(bits, one.log(), torch.log1p(-one)) * inside
         self.bias.table.zero_()
-        self.bias.table[:, : self.patches.n_states] = log_p.sum(-1).to(self.bias.table.dtype)
+        self._set_bias(0, log_p.sum(-1))
         if self.n_up is not None:
             self.sector.copy_(self._sector_table(probabilities))
         if phases is not None:
@@ -110,9 +114,28 @@ class Autoregressive(Wavefunction):
                 raise ValueError(f"phases need phase=True and {self.n_sites} numbers")
             padded = torch.cat([phases, phases.new_zeros(1)]).to(torch.float64)
             turned = bits * padded[self.patches.sites].to(self.closed.device)[:, None, :]
-            self.bias.table[:, self.patches.n_states :] = turned.sum(-1).to(self.bias.table.dtype)
+            self._set_bias(1, turned.sum(-1))
         self.core.head.weight.mul_(spread)
         self.core.head.bias.zero_()
+
+    def _set_bias(self, kind: int, values: Tensor) -> None:
+        """Biases of the logits (kind 0) or the phases (1): sums over sites (T, K)."""
+        head = self.core.head
+        own = self.bias.table.chunk(2 if self.phase else 1, dim=1)[kind]  # (T, K or F)
+        own.copy_(head.coefficients(values) if isinstance(head, DigitHead) else values)
+
+    def _biased(self, logits: Tensor, first: int) -> Tensor:
+        """Logits (R, S, K or 2 K) of the patches from `first` on, with their biases.
+
+        Biases made of digits are added to zeros and expanded; with gradients in every row, so that
+        they see each sample.
+        """
+        head = self.core.head
+        if not isinstance(head, DigitHead):
+            return self.bias(logits, first)
+        n_copies = len(logits) if torch.is_grad_enabled() else 1
+        zeros = logits.new_zeros(n_copies, logits.shape[1], len(head.weight))
+        return logits + head.expand(self.bias(zeros, first))
 
     def _sector_table(self, probabilities: Tensor) -> Tensor:
         """`log_completions` in the parameters' precision, 0 for phases: (T, n_up + 2, K or 2 K)."""
@@ -147,12 +170,13 @@ class Autoregressive(Wavefunction):
 
         With a phase the phases follow: (R, S, 2 K). The patches predicted are those at the
         positions of `inputs` (R, S).
-        logsumexp rather than log_softmax: the latter takes 6 times longer for K = 16 on CPU.
+        For small K logsumexp, as log_softmax would write K numbers to no use; from MANY_STATES on
+        log_softmax, which makes one pass in cache of it: half the time on a CPU (norms are 0 then).
         """
         first = 0 if state is None else state.length
         counted = state if isinstance(state, SectorState) else None
         logits, after = self.core(inputs, state if counted is None else counted.inner)
-        logits = self.bias(logits, first)
+        logits = self._biased(logits, first)
         if self.n_up is not None:
             ones = ones_read(counted, self.ones[inputs])  # (R, S)
             places = torch.arange(first, first + inputs.shape[1], device=inputs.device)
@@ -160,6 +184,8 @@ class Autoregressive(Wavefunction):
             after = SectorState(after, ones)
         elif self.has_closed:
             logits = logits + self.closed[first : first + inputs.shape[1]]
+        if self.patches.n_states >= MANY_STATES and not self.phase:
+            return torch.log_softmax(logits, dim=-1), logits.new_zeros(logits.shape[:2]), after
         amplitudes = logits[..., : self.patches.n_states] if self.phase else logits
         return logits, torch.logsumexp(amplitudes, dim=-1), after
 

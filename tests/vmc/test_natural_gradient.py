@@ -11,6 +11,7 @@ from hamiltonians import Rydberg
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Square
 from nqs.core import large_patched as large_patched_module
+from nqs.core.digits import digit_products
 from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
@@ -30,6 +31,7 @@ from nqs.wavefunctions.wavefunction import Samples
 
 HAMILTONIAN = Rydberg(Square(3, 3), V=3.0, delta=1.0)
 SHIFT, RATE = 1e-3, 0.1
+PRODUCTS = digit_products(4, 0.5, 3)
 CORES = {
     "ptf-learned": lambda *sizes: Transformer(*sizes, d_model=8, n_heads=2, positions="learned"),
     "ptf-sinusoidal-relu": lambda *sizes: Transformer(
@@ -41,6 +43,8 @@ CORES = {
     "linear": lambda *sizes: LinearTransformer(*sizes, d_model=4, n_heads=2, n_layers=1),
     "ssm": lambda *sizes: StateSpace(*sizes, d_model=4, d_state=2, n_layers=1),
     "rnn2d": lambda *sizes: Recurrent2D(*sizes[:2], (2, 2), d_model=5, d_embed=2),
+    "ptf-digits": lambda *sizes: Transformer(*sizes, d_model=8, n_heads=2, products=PRODUCTS),
+    "gru-digits": lambda *sizes: Recurrent(*sizes, d_model=5, cell="gru", products=PRODUCTS),
     "lstm-3-residual": lambda *sizes: Recurrent(
         *sizes, d_model=5, cell="lstm", n_layers=3, residual=True
     ),
@@ -48,19 +52,26 @@ CORES = {
 
 
 def large_patched(
-    sub: str, _: int, n_states: int, n_patches: int, *, length: int = 2
+    sub: str,
+    _: int,
+    n_states: int,
+    n_patches: int,
+    *,
+    length: int = 2,
+    products: Tensor | None = None,
 ) -> LargePatched:
     """Pairs of patches (or single ones) as large ones; factored attention above an LSTM."""
     sizes = (n_states, n_states, length)
     attention = "factored" if sub == "lstm" else "softmax"
     inner: EmbeddingModel = (
-        Transformer(*sizes, d_model=6, n_heads=2, n_layers=1)
+        Transformer(*sizes, d_model=6, n_heads=2, n_layers=1, products=products)
         if sub == "ptf"
-        else Recurrent(*sizes, d_model=5, cell=sub)
+        else Recurrent(*sizes, d_model=5, cell=sub, products=products)
     )
     lengths = [length] * (n_patches // length)
     sizes = (length * n_states + 1, inner.embedding.embedding_dim, len(lengths))
-    outer = Transformer(*sizes, d_model=8, n_heads=2, attention=attention)
+    kind = {"attention": attention, "products": products, "writes_tokens": False}
+    outer = Transformer(*sizes, d_model=8, n_heads=2, **kind)
     return LargePatched(outer, inner, lengths)
 
 
@@ -68,6 +79,7 @@ LARGE_CORES = {
     "lptf-ptf": lambda *sizes: large_patched("ptf", *sizes),
     "lptf-gru": lambda *sizes: large_patched("gru", *sizes),
     "lptf-lstm": lambda *sizes: large_patched("lstm", *sizes),
+    "lptf-digits": lambda *sizes: large_patched("gru", *sizes, products=PRODUCTS),
     # one sub-patch each: the sub-sampler's embedding is never read
     "lptf-single": lambda *sizes: large_patched("gru", *sizes, length=1),
 }

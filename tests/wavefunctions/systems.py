@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hamiltonians.exact import basis
 from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
+from nqs.core.digits import DigitHead, digit_products
 from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
 from nqs.core.recurrent import Recurrent
@@ -50,14 +51,18 @@ REMAINDERS = [name for name, sizes in SIZES.items() if len(set(sizes)) > 1]
 MODELS = (
     *("ptf", "factored", "elman", "gru", "lstm", "linear", "ssm", "rnn2d"),
     *("lptf-ptf", "lptf-gru", "lptf-factored"),
+    *("factored-digits", "gru-digits", "rnn2d-digits", "lptf-gru-digits"),
 )
+"""-digits: vectors and logits of patch states from products of their bits (nqs.core.digits)."""
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_remainder = pytest.mark.parametrize("system", REMAINDERS)
 FEW_SYSTEMS = ("chain-3", "square-2x2", "kagome-2x1", "positions-4")  # for cores walked alike
 FEW_FOR = ("linear", "ssm", "lptf-ptf", "lptf-gru", "lptf-factored")
 CASES = [
-    (model, system) for model in MODELS for system in (FEW_SYSTEMS if model in FEW_FOR else SYSTEMS)
+    (model, system)
+    for model in MODELS
+    for system in (FEW_SYSTEMS if model in FEW_FOR or "digits" in model else SYSTEMS)
 ]
 
 every_case = pytest.mark.parametrize(("model", "system"), CASES)
@@ -69,24 +74,33 @@ def build_core(
 ) -> SequenceModel:
     n_outputs = 2 * patches.n_states if phase else patches.n_states
     sizes = (patches.n_states + 1, n_outputs, patches.n_patches)
+    model, products = without_digits(model, patches)
+    made: dict[str, object] = {"products": products, "generator": generator}
     if model in ("ptf", "factored"):
         size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
         kind = {"attention": "softmax" if model == "ptf" else "factored"}
-        return Transformer(*sizes, **size, **kind, generator=generator)
+        return Transformer(*sizes, **size, **kind, **made)
     if model == "linear":
-        return LinearTransformer(*sizes, d_model=8, n_heads=2, d_ff=12, generator=generator)
+        return LinearTransformer(*sizes, d_model=8, n_heads=2, d_ff=12, **made)
     if model == "ssm":
-        return StateSpace(*sizes, d_model=8, d_state=3, d_ff=12, generator=generator)
+        return StateSpace(*sizes, d_model=8, d_state=3, d_ff=12, **made)
     if model == "rnn2d":
         grid = patches.grid or (1, patches.n_patches)
-        return Recurrent2D(*sizes[:2], grid, d_model=5, d_embed=2, generator=generator)
+        return Recurrent2D(*sizes[:2], grid, d_model=5, d_embed=2, **made)
     if model.startswith("lptf-"):
-        return build_large_core(model.removeprefix("lptf-"), patches, generator, phase=phase)
-    return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, generator=generator)
+        return build_large_core(model.removeprefix("lptf-"), patches, made, phase=phase)
+    return Recurrent(*sizes, d_model=6, n_layers=2, cell=model, **made)
+
+
+def without_digits(model: str, patches: Patches) -> tuple[str, Tensor | None]:
+    """The model's name without -digits, and the products it then has."""
+    if not model.endswith("-digits"):
+        return model, None
+    return model.removesuffix("-digits"), digit_products(patches.sites.shape[1], 0.6)
 
 
 def build_large_core(
-    sub: str, patches: Patches, generator: torch.Generator, *, phase: bool = False
+    sub: str, patches: Patches, made: dict[str, object], *, phase: bool = False
 ) -> LargePatched:
     """Pairs of successive patches as large ones, the last alone if their number is odd.
 
@@ -98,13 +112,13 @@ def build_large_core(
     size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
     cell = "gru" if sub == "factored" else sub
     inner: EmbeddingModel = (
-        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, generator=generator)
+        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, **made)
         if sub == "ptf"
-        else Recurrent(*sizes, d_model=5, cell=cell, generator=generator)
+        else Recurrent(*sizes, d_model=5, cell=cell, **made)
     )
     sizes = (max(lengths) * n_states + 1, inner.embedding.embedding_dim, len(lengths))
     kind = "factored" if sub == "factored" else "softmax"
-    outer = Transformer(*sizes, **size, attention=kind, generator=generator)
+    outer = Transformer(*sizes, **size, attention=kind, writes_tokens=False, **made)
     return LargePatched(outer, inner, lengths)
 
 
@@ -129,6 +143,9 @@ def build(
         for parameter in psi.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter += 0.3 * noise
+        if isinstance(core.head, DigitHead):  # its logits add up many products
+            core.head.weight.mul_(0.15)
+            psi.bias.table.mul_(0.15)
     return psi
 
 

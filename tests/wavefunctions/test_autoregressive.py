@@ -133,7 +133,7 @@ def test_impossible_product_states(chances: Tensor) -> None:
 
 
 @every_remainder
-@every_model
+@pytest.mark.parametrize("model", [model for model in MODELS if "digits" not in model])
 def test_closed_states_have_no_influence(model: str, system: str) -> None:
     psi = build_system(model, system)
     configs, flips = random_bits(20, psi.n_sites), torch.eye(psi.n_sites, dtype=torch.bool)
@@ -150,6 +150,21 @@ def test_closed_states_have_no_influence(model: str, system: str) -> None:
     assert torch.equal(psi.log_psi(configs), log_psi)
     assert torch.equal(psi.log_psi_flipped(configs, flips), flipped)
     assert torch.equal(psi.sample(300, torch.Generator().manual_seed(2)).configs, drawn.configs)
+
+
+@every_remainder
+@pytest.mark.parametrize("model", [model for model in MODELS if "digits" in model])
+def test_closed_states_are_closed_where_biases_are_shared(model: str, system: str) -> None:
+    """Products of bits give a logit to states that do not exist, whatever the biases."""
+    psi = build_system(model, system)
+    closed = ~psi.patches.allowed()
+    tokens = psi.patches.encode(random_bits(20, psi.n_sites))
+    logits, log_norms, _ = psi.conditionals(psi.inputs(tokens))
+    assert bool((logits[:, closed] == -torch.inf).all())
+    total = logits.exp().sum(-1)
+    assert_close(total, log_norms.exp(), rtol=1e-10, atol=0.0)
+    (psi.log_psi(random_bits(20, psi.n_sites)).sum()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in psi.parameters())
 
 
 @every_remainder

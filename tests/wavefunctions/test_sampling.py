@@ -80,7 +80,7 @@ def test_counts_scatter_as_a_multinomial(model: str, generator) -> None:
     false-alarm rate below 1e-6 (counts are near normal: n p > 50).
     """
     psi = build(model, Chain(3), "2")
-    n, repeats = 12_000, 400
+    n, repeats = 50_000, 400
     counts = torch.zeros(repeats, 8, dtype=torch.float64)
     for row in counts:
         samples = psi.sample(n, generator, unique=True)
