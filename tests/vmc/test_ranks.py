@@ -23,6 +23,7 @@ from nqs.vmc.evaluation import Evaluation, evaluate
 from nqs.vmc.gradient import add_to_parameters, energy_gradient
 from nqs.vmc.local_energy import connected, local_energies
 from nqs.vmc.natural_gradient import NaturalGradient
+from nqs.vmc.precision import ProductsChoice
 from nqs.vmc.proposal import at_least, draw_around, importance
 from nqs.vmc.ranks import ALONE, ProcessGroup, Ranks
 from nqs.vmc.statistics import RunningMoments, sample_statistics
@@ -112,6 +113,16 @@ def measured(psi: Wavefunction, ranks: Ranks, n_samples: int) -> Evaluation:
     return evaluate(psi, hamiltonian, n_samples, generator, chunk=CHUNK, ranks=ranks)
 
 
+def chosen(ranks: Ranks) -> dict[str, Any]:
+    """What the flips' products are found to do, with draws of all ranks."""
+    atoms = Rydberg(SQUARE, V=7.0, delta=1.0, Omega=1.0)
+    products = ProductsChoice("bfloat16")
+    generator = torch.Generator().manual_seed(30 + ranks.rank)
+    psi = network("ptf", SQUARE, "2x1").float()
+    products.update(psi, atoms, 256, FRACTION, generator, ranks)
+    return {"kind": products.kind, "bias": products.bias, "rms_share": products.rms_share}
+
+
 def exchanges(ranks: Ranks) -> dict[str, Any]:
     """Rows and columns of unequal number, of every kind that is sent."""
     rows = torch.arange(10).view(5, 2)[ranks.share(5)] + 0.5
@@ -137,7 +148,12 @@ def work(rank: int, folder: Path) -> None:
     ranks = ProcessGroup()
     found = {name: two_steps(name, ranks) for name in cases()}
     evaluation = measured(network("ptf", SQUARE, "2x1"), ranks, N_EVALUATED)
-    content = {"steps": found, "exchanges": exchanges(ranks), "evaluation": plain(evaluation)}
+    content = {
+        "steps": found,
+        "exchanges": exchanges(ranks),
+        "evaluation": plain(evaluation),
+        "chosen": chosen(ranks),
+    }
     torch.save(content, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -166,6 +182,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_every_rank_holds_the_same_bits(found: list[dict[str, Any]]) -> None:
     for key in ("steps", "evaluation"):
         assert_close(found[0][key], found[1][key], rtol=0, atol=0)
+
+
+def test_products_are_measured_by_all(found: list[dict[str, Any]]) -> None:
+    choice, same = (rank["chosen"] for rank in found)
+    assert choice == same
+    assert choice["kind"] == "bfloat16" and choice["rms_share"] > 0
+    assert choice["bias"] != chosen(ALONE)["bias"]
 
 
 def test_exchanges(found: list[dict[str, Any]]) -> None:
