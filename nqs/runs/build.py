@@ -48,6 +48,7 @@ from nqs.vmc.schedules import Schedule
 from nqs.vmc.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.large_patches import LargePatches, large_patches
+from nqs.wavefunctions.patch_costs import cheapest_spec
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.symmetrised import Symmetrised
 
@@ -205,14 +206,14 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     if model.sub_patch is not None:
         named = f"model.patch={shown(model.patch)}, model.sub_patch={shown(model.sub_patch)}"
         with naming(named):
-            large = large_patches(lattice, patch_spec(model.patch), patch_spec(model.sub_patch))
+            large = large_patches(lattice, listed(model.patch), listed(model.sub_patch))
         patches = large.patches
         with naming("model"):
             core: SequenceModel = build_large_core(model, large, generator)
     else:
         with naming(f"model.patch={shown(model.patch)}"):
             path = "zigzag" if model.name == "rnn2d" else "raster"
-            patches = Patches.from_spec(lattice, patch_spec(model.patch), path=path)
+            patches = Patches.from_spec(lattice, patch_spec(model, lattice), path=path)
         with naming("model"):
             core = build_core(model, patches, generator)
     with naming("model"):
@@ -220,8 +221,16 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
 
 
-def patch_spec(patch: str | int | tuple[tuple[int, ...], ...]) -> str | list[list[int]]:
-    """model.patch as `Patches.from_spec` takes it."""
+def patch_spec(model: ModelConfig, lattice: Lattice) -> str | list[list[int]]:
+    """model.patch as `Patches.from_spec` takes it; auto of a transformer is what costs least."""
+    if model.name != "ptf" or model.patch != "auto":
+        return listed(model.patch)
+    assert model.d_model is not None and model.n_layers is not None
+    return cheapest_spec(lattice, d_model=model.d_model, n_layers=model.n_layers, d_ff=model.d_ff)
+
+
+def listed(patch: str | int | tuple[tuple[int, ...], ...]) -> str | list[list[int]]:
+    """A spec as text or lists."""
     assert not isinstance(patch, int)  # ModelConfig has made it text
     return patch if isinstance(patch, str) else [list(sites) for sites in patch]
 

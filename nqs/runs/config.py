@@ -211,8 +211,9 @@ class ModelConfig:
     name: str
     """Kind: ptf, rnn, lptf, lptf_ptf, linear_attention, ssm or rnn2d (the group option)."""
     patch: str | int | tuple[tuple[int, ...], ...]
-    """Sites drawn at once: 2x2 (grid), 4 (neighbours), auto, or a list of lists of sites. For lptf
-    the large patches, one position of the transformer each."""
+    """Sites drawn at once: 2x2 (grid), 4 (neighbours), auto, or a list of lists of sites. auto is
+    about four sites, and what costs a ptf least on grids of 100 sites and more. For lptf the large
+    patches, one position of the transformer each."""
     sub_patch: str | int | tuple[tuple[int, ...], ...] | None = None
     """Sites of a large patch that its sub-sampler draws at once, written as patch (lptf)."""
     d_model: int
