@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +40,24 @@ from nqs.crystal.tokenisers import make_tokeniser
 COLUMNS = ("program", "tokens", "crystals", "seconds", "crystals_per_second", "times_faster")
 
 
+def import_crystallm(path: str) -> None:
+    """Puts its tokeniser and model into sys.modules without its package's other needs (its
+    __init__ imports a message queue and featurisers). Raises ValueError if path is no checkout."""
+    folder = Path(path) / "crystallm"
+    if not (folder / "_model.py").is_file():
+        raise ValueError(f"--crystallm={path}: no crystallm/_model.py; give a CrystaLLM checkout")
+    package: Any = types.ModuleType("crystallm")
+    package.__path__ = [str(folder)]
+    sys.modules["crystallm"] = package
+    package.CIFTokenizer = importlib.import_module("crystallm._tokenizer").CIFTokenizer
+    importlib.import_module("crystallm._model")
+
+
 def crystallm_model(path: str, n_tokens: int, args: argparse.Namespace) -> Any:
     """Its GPT of the same size, untrained. Raises ValueError if path holds no checkout."""
-    sys.path.insert(0, path)
-    try:
-        from crystallm._model import GPT, GPTConfig
-    except ImportError as error:
-        raise ValueError(f"--crystallm={path}: no usable checkout of CrystaLLM ({error})") from None
-    finally:
-        sys.path.remove(path)
+    import_crystallm(path)
+    from crystallm._model import GPT, GPTConfig
+
     config = GPTConfig(
         block_size=1024,
         vocab_size=n_tokens,
