@@ -142,6 +142,18 @@ def wait_for_a_checkpoint(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
+def test_resumed_after_its_budget_is_uninterrupted(tmp_path: Path) -> None:
+    words, path = [*TINY, "train.steps=24"], tmp_path / "run"
+    assert crystal("train", *words, "train.max_seconds=0.3", f"run.dir={path}") == 0
+    stopped = json.loads((path / "summary.json").read_text())["steps"]
+    assert 0 < stopped < 24
+    resume = ["run.resume=true", "train.max_seconds=null"]
+    assert crystal("train", *resume, f"run.dir={path}") == 0
+    assert crystal("train", *words, f"run.dir={tmp_path / 'whole'}") == 0
+    assert_same_run(path, tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_kill_and_signal(tmp_path: Path) -> None:
     """kill -9, then SIGTERM, then to the end: the uninterrupted run."""
     words, path = [*TINY, "train.steps=30"], tmp_path / "run"
