@@ -104,11 +104,11 @@ class DataConfig:
     as far as the table knows it."""
     condition_dropout: float = 0.5
     """Chance with which each condition is left out of a crystal in an epoch, in [0, 1]."""
-    infilling: float = 1 / 3
+    infilling: float = 0.1
     """Share of crystals that ask for a hidden element instead, drawn anew each epoch, in [0, 1)."""
     translate: bool = False
     """Move each crystal by a random vector each epoch: an exact shift of its coordinate tokens."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     """Tokens of a batch, padding included, >= 1 (and at least one crystal)."""
 
     def __post_init__(self) -> None:
@@ -135,9 +135,9 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW with a cosine schedule."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Step size at the top of the schedule, > 0."""
-    warmup_steps: int = 100
+    warmup_steps: int = 50
     """Steps over which it first rises from 0, >= 0 and < train.steps."""
     final_fraction: float = 0.02
     """Learning rate at the last step as a fraction of learning_rate, in (0, 1]."""
@@ -169,13 +169,13 @@ class OptimizerConfig:
 class TrainConfig:
     """How long to train and when to look."""
 
-    steps: int = 5000
+    steps: int = 1000
     """Optimisation steps, >= 1, over which the learning rate falls."""
     max_seconds: float | None = None
     """Budget of the optimisation in seconds, > 0: then stop and report; null has none."""
-    validate_every: int = 250
+    validate_every: int = 50
     """Steps between looks at the validation crystals, >= 1 (and after the last step)."""
-    patience: int | None = 10
+    patience: int | None = 20
     """Stop after so many looks without a better one, >= 1; null never. The best ones are kept."""
     checkpoint_every: int = 250
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""

@@ -65,9 +65,9 @@ class Tasks:
     """What crystals are made into; see DataConfig for the fields of the same names."""
 
     condition_dropout: float = 0.5
-    infilling: float = 1 / 3
+    infilling: float = 0.1
     translate: bool = False
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
 
 
 def encode(

@@ -52,7 +52,8 @@ def run(path: Path, config: GenerateConfig) -> int:
     trained = read_trained(path, config.device)
     requests = requested(config, trained)
     given = config.out or numbered(path)
-    directory.refuse_existing(Path(given))
+    taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
+    require(not taken, "out", given, "exists and is not an empty folder; choose another one")
     samples = list(drawn(trained, requests, config))
 
     def fill(folder: Path) -> None:

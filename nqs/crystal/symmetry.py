@@ -12,6 +12,7 @@ The origin stays where it is, and so does the handedness.
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from nqs.crystal.elements import ELECTRONEGATIVITIES
 from nqs.crystal.structure import CrystalError, Floats, Structure, cell_parameters
+
+os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C code writes to stderr what it returns too
 
 TOLERANCE = 0.01
 """Angstrom by which symmetry may be off: the digits that data sets round to, not relaxations."""

@@ -11,7 +11,7 @@ from scipy.stats import chi2, multinomial
 from torch import Tensor
 from torch.testing import assert_close
 
-from nqs.core.decoding import draw, split_counts
+from nqs.core.decoding import draw, restrict, split_counts
 
 
 def random_probabilities(n_outcomes: int, generator: torch.Generator) -> Tensor:
@@ -107,3 +107,45 @@ def test_draws_come_from_the_generator_alone() -> None:
         torch.manual_seed(2)
         assert torch.equal(sampler(log_probs, torch.Generator().manual_seed(4)), first)
         assert not torch.equal(sampler(log_probs, torch.Generator().manual_seed(5)), first)
+
+
+def restricted_by_hand(
+    logits: list[float],
+    allowed: list[bool],
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> list[float]:
+    """One row in plain Python: chances of every token."""
+    weights = {i: math.exp(x / temperature) for i, x in enumerate(logits) if allowed[i]}
+    ranked = sorted(weights, key=lambda i: (-weights[i], i))[:top_k]
+    if top_p is not None:
+        total, kept, mass = sum(weights[i] for i in ranked), [], 0.0
+        for i in ranked:
+            if mass < top_p:
+                kept.append(i)
+            mass += weights[i] / total
+        ranked = kept
+    total = sum(weights[i] for i in ranked)
+    return [weights[i] / total if i in ranked else 0.0 for i in range(len(logits))]
+
+
+@pytest.mark.parametrize("top_p", [None, 1e-9, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("top_k", [None, 1, 3, 50])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_restrict(temperature: float, top_k: int | None, top_p: float | None, generator) -> None:
+    logits = 2 * torch.randn(20, 9, generator=generator)
+    allowed = torch.rand(20, 9, generator=generator) < 0.7
+    allowed[:, 4] = True
+    found = restrict(logits, allowed, temperature=temperature, top_k=top_k, top_p=top_p)
+    assert found.dtype == torch.float64
+    expected = [
+        restricted_by_hand(*row, temperature, top_k, top_p)
+        for row in zip(logits.tolist(), allowed.tolist(), strict=True)
+    ]
+    assert_close(found.exp(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-12)
+
+
+def test_of_equally_likely_tokens_exactly_k_stay() -> None:
+    found = restrict(torch.zeros(2, 6), torch.ones(2, 6, dtype=torch.bool), top_k=2)
+    assert_close(found.exp()[0], torch.tensor([0.5, 0.5, 0, 0, 0, 0], dtype=torch.float64))

@@ -142,6 +142,18 @@ def wait_for_a_checkpoint(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
+def test_resumed_after_its_budget_is_uninterrupted(tmp_path: Path) -> None:
+    words, path = [*TINY, "train.steps=24"], tmp_path / "run"
+    assert crystal("train", *words, "train.max_seconds=0.3", f"run.dir={path}") == 0
+    stopped = json.loads((path / "summary.json").read_text())["steps"]
+    assert 0 < stopped < 24
+    resume = ["run.resume=true", "train.max_seconds=null"]
+    assert crystal("train", *resume, f"run.dir={path}") == 0
+    assert crystal("train", *words, f"run.dir={tmp_path / 'whole'}") == 0
+    assert_same_run(path, tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_kill_and_signal(tmp_path: Path) -> None:
     """kill -9, then SIGTERM, then to the end: the uninterrupted run."""
     words, path = [*TINY, "train.steps=30"], tmp_path / "run"
@@ -167,13 +179,13 @@ def test_kill_and_signal(tmp_path: Path) -> None:
 
 
 def test_patience_and_budget(tmp_path: Path) -> None:
-    words = [*TINY, "train.steps=500", "train.validate_every=1"]
+    words = [word for word in TINY if not word.startswith(("train.", "optimizer.learning"))]
+    words += ["train.steps=500", "train.validate_every=1"]
     budget = ["train.max_seconds=0.5", f"run.dir={tmp_path / 'budget'}"]
     assert crystal("train", *words, *budget) == 0
     summary = json.loads((tmp_path / "budget/summary.json").read_text())
     assert summary["status"].startswith("budget") and summary["steps"] < 500
     words += ["optimizer.learning_rate=1e-12", "train.patience=2"]
-    words.remove("optimizer.learning_rate=1e-2")
     assert crystal("train", *words, f"run.dir={tmp_path / 'patience'}") == 0
     summary = json.loads((tmp_path / "patience/summary.json").read_text())
     assert summary["status"].startswith("converged")
@@ -215,7 +227,7 @@ BAD = [
     ("generate RUN top_p=2", ["top_p=2", "<= 1"]),
     ("generate RUN like=nowhere.csv", ["like=nowhere.csv", "train, validation, test"]),
     ("generate RUN limit=5", ["limit=5", "like=TABLE"]),
-    ("generate RUN out=RUN", ["out=", "already holds"]),
+    ("generate RUN out=RUN", ["out=", "not an empty folder"]),
     ("evaluate nowhere", ["nowhere: holds no run"]),
     ("evaluate RUN coverage=qm9", ["coverage=qm9", "perov_5"]),
     ("evaluate RUN oxidation_states=guess", ["oxidation_states=guess", "smact14"]),
@@ -236,7 +248,7 @@ def test_bad_input(
     (tmp_path / "letter.csv").write_text("dear reader\n")
     before = sorted(trained.rglob("*"))
     assert main(["crystal", *line.replace("RUN", str(trained)).split()]) == 2
-    _, error = capsys.readouterr()
+    error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
     for text in expected:
         assert text in error
