@@ -47,6 +47,7 @@ COLUMNS: Final = (
     Column("n_unique", "1", "distinct configurations among the samples"),
     Column("gradient_norm", "couplings", "norm of the energy's gradient"),
     Column("learning_rate", "1", "learning rate of the step"),
+    Column("added_variance", "couplings^2", "what local flips add to the variance of E_loc"),
     Column("seconds", "s", "wall time of the step"),
     Column("elapsed", "s", "wall time of the optimisation so far, all sessions"),
 )

@@ -7,22 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
 from nqs.vmc.gradient import add_to_parameters
+from nqs.vmc.local_flips import LocalFlips, draw_locally
 from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.proposal import draw_around
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import sample_statistics
-from nqs.wavefunctions.wavefunction import Wavefunction
+from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
 @dataclass(frozen=True)
 class StepRecord:
     """What one step measured, before its update; energies in the Hamiltonian's units.
 
-    step counts from 1; n_unique is the number of rows that were evaluated; seconds is wall time.
+    step counts from 1; n_unique is the number of rows that were evaluated; added_variance is what
+    local flips add to the variance of E_loc (mean over the samples, 0 without them); seconds is
+    wall time.
     """
 
     step: int
@@ -33,6 +37,7 @@ class StepRecord:
     n_unique: int
     gradient_norm: float
     learning_rate: float
+    added_variance: float
     seconds: float
 
 
@@ -46,6 +51,7 @@ def optimise(
     n_samples: int,
     generator: torch.Generator,
     flip_fraction: float = 0.5,
+    local_flips: LocalFlips | None = None,
     max_rows: int = 32_768,
     ranks: Ranks = ALONE,
     after_step: Callable[[StepRecord], bool] = lambda record: False,
@@ -55,6 +61,8 @@ def optimise(
     Steps first_step + 1 .. n_steps; `after_step` sees each record once the update is applied and
     stops the loop by returning True. All randomness comes from `generator`. flip_fraction: share
     of the draws that explore a random flip (see nqs.vmc.proposal); 0 samples |psi|^2 itself.
+    local_flips: estimate local energies by near patches and a few exact flips (see
+    nqs.vmc.local_flips); None computes all flips exactly.
     ranks: the processes that share the samples and the work of each step. All begin with the same
     parameters, each has a generator of its own, and `after_step` answers alike on all of them.
     Raises FloatingPointError, before touching the parameters, if the energy is not finite, and
@@ -63,17 +71,18 @@ def optimise(
     check_invariance(hamiltonian, wavefunction.generators())
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
-        samples, e_loc = draw_around(
+        samples, e_loc, noise = draw(
             wavefunction,
             hamiltonian,
             n_samples,
             flip_fraction,
+            local_flips,
             generator,
             max_rows=max_rows,
             ranks=ranks,
         )
         energy = sample_statistics(
-            e_loc, samples, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
+            e_loc, samples, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy, noise
         )
         update = ranks.broadcast(optimizer.update(wavefunction, samples, e_loc, ranks))
         add_to_parameters(wavefunction, update)
@@ -86,7 +95,28 @@ def optimise(
             n_unique=len(samples.counts),
             gradient_norm=optimizer.diagnostics["gradient_norm"],
             learning_rate=optimizer.diagnostics["learning_rate"],
+            added_variance=0.0 if noise is None else float(samples.weights @ noise),
             seconds=time.perf_counter() - began,
         )
         if after_step(record):
             break
+
+
+def draw(
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+    n_samples: int,
+    flip_fraction: float,
+    local_flips: LocalFlips | None,
+    generator: torch.Generator,
+    *,
+    max_rows: int,
+    ranks: Ranks,
+) -> tuple[Samples, Tensor, Tensor | None]:
+    """Samples, their local energies (U,), and the noise (U,) in these if flips are local."""
+    plain = (wavefunction, hamiltonian, n_samples, flip_fraction)
+    if local_flips is None:
+        samples, e_loc = draw_around(*plain, generator, max_rows=max_rows, ranks=ranks)
+        return samples, e_loc, None
+    drawn = draw_locally(*plain, local_flips, generator, max_rows=max_rows, ranks=ranks)
+    return drawn.samples, drawn.e_loc, drawn.noise

@@ -61,7 +61,7 @@ def nearby_log_ratios(
 def near_groups(
     changes: Tensor, centres: Tensor, radius: float
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(first touched patch, flips (F,), positions to compute again (S,)) per set of touched patches.
+    """(first touched patch, flips (F,), positions to compute again (S,)) per set of touched ones.
 
     changes (G, T): what is xored to each token. Position t reads patch t - 1 and predicts patch t.
     """
@@ -94,8 +94,10 @@ def _score(
     for first, group, places in groups:
         altered = tokens[:, None] ^ changes[group]  # (B, F, T)
         here = slice(first, first + 1)
-        row = [x[:, here].repeat_interleave(len(group), dim=0) for x in (logits, log_norms)]
-        at_first = psi.chosen(*row, altered[:, :, here].flatten(0, 1))  # (R, 1)
+        rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(len(group))
+        at_first = psi.chosen(
+            logits[rows, here], log_norms[rows, here], altered[:, :, here].flatten(0, 1)
+        )  # (R, 1)
         change = at_first.view(len(tokens), -1).to(psi.log_psi_dtype) - old[:, here]  # (B, F)
         if len(places):
             altered = altered.flatten(0, 1)  # (R, T)
