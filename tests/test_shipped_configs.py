@@ -69,6 +69,8 @@ RUNS = [
     *(command("square", hamiltonian, "rnn") for hamiltonian in HAMILTONIANS),
     ["model=rnn", "model.cell=lstm", "model.residual=true", "model.n_layers=2"],
     ["model=rnn", "model.cell=elman", "train.flip_fraction=0"],
+    ["train.flip_radius=1.5", "train.exact_fraction=0.5"],
+    ["train.flip_radius=1", "model.attention=softmax", "train.flip_fraction=0", "model.phase=true"],
     ["model=lptf", "model.patch=2x4", "model.sub_patch=2x2"],
     ["model=lptf", "model.patch=3x3", "model.sub_patch=2", "model.sub_cell=lstm", "lattice.Ly=3"],
     ["model=lptf_ptf", "model.sub_d_model=8", "lattice=kagome", "lattice.Lx=2", "lattice.Ly=2"],
