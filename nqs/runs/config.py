@@ -361,7 +361,7 @@ class TrainConfig:
     """Compute local energies from the patches up to here from a flip, in patch spacings, corrected
     without bias by exact flips (train.exact_fraction); model=ptf only. null: all flips exactly."""
     exact_fraction: float | None = None
-    """Share of the flips that are exact with train.flip_radius, in (0, 1]; null is a quarter."""
+    """Share of the flips that are exact with train.flip_radius, in (0, 1]; null is an eighth."""
     max_seconds: float | None
     """Budget of the optimisation in seconds, > 0: then stop, evaluate, report; null has none."""
     eval_samples: int
