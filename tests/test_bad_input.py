@@ -149,6 +149,21 @@ CASES = [
         "train.flip_precision=bfloat16 dtype=float64",
         ["train.flip_precision=bfloat16", "full with dtype=float64"],
     ),
+    ("train.flip_radius=0", ["train.flip_radius=0", "> 0"]),
+    (
+        "train.flip_radius=1 train.flip_precision=bfloat16",
+        ["train.flip_precision=bfloat16", "full with train.flip_radius"],
+    ),
+    ("train.flip_radius=1.5 model=rnn", ["train.flip_radius=1.5", "model=ptf"]),
+    (
+        "train.flip_radius=1.5 model.symmetry=point_group",
+        ["train.flip_radius=1.5", "model.symmetry=none"],
+    ),
+    ("train.exact_fraction=0.25", ["train.exact_fraction=0.25", "needs train.flip_radius"]),
+    (
+        "train.flip_radius=1.5 train.exact_fraction=0",
+        ["train.exact_fraction=0", "> 0 and <= 1"],
+    ),
     ("train.exact=maybe", ["train.exact=maybe", "auto, true, false"]),
     ("train.exact=true lattice=chain lattice.Lx=40", ["train.exact=true", "40 sites", "8 GB"]),
     ("dtype=float16", ["dtype=float16", "float32, float64"]),

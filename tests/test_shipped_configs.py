@@ -72,6 +72,8 @@ RUNS = [
     ["model=rnn", "model.cell=elman", "train.flip_fraction=0"],
     ["model.attention=softmax", "train.flip_precision=bfloat16"],
     ["model=rnn", "train.flip_precision=auto"],
+    ["train.flip_radius=1.5", "train.exact_fraction=0.5"],
+    ["train.flip_radius=1", "model.attention=softmax", "train.flip_fraction=0", "model.phase=true"],
     ["model=lptf", "model.patch=2x4", "model.sub_patch=2x2"],
     ["model=lptf", "model.patch=3x3", "model.sub_patch=2", "model.sub_cell=lstm", "lattice.Ly=3"],
     ["model=lptf_ptf", "model.sub_d_model=8", "lattice=kagome", "lattice.Lx=2", "lattice.Ly=2"],

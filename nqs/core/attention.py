@@ -211,6 +211,51 @@ def _by_head(x: Tensor, n_shared: int) -> Tensor:
     return x.reshape(-1, n_own, d_head)
 
 
+class Frozen(ABC):
+    """One layer of whole sequences (B, T), to compute some of its positions again."""
+
+    @abstractmethod
+    def revised(self, projected: Tensor, places: Tensor) -> Tensor:
+        """read(x) (R, S, C) of positions places (S,), ascending -> mixed there, (R, S, D).
+
+        Row r belongs to sequence r // F; all other positions offer what they did.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class FrozenSoftmax(Frozen):
+    """keys, values: of the sequences, (B, H, T, d)."""
+
+    attention: CausalSelfAttention
+    keys: Tensor
+    values: Tensor
+
+    def revised(self, projected: Tensor, places: Tensor) -> Tensor:
+        queries, keys, values = self.attention.split(projected)  # (R, H, S, d)
+        n_shared, n_heads, _, d_head = self.keys.shape
+        n_own = len(places)
+        before = torch.arange(int(places[-1]), device=places.device)
+        others = before[~torch.isin(before, places)]  # (L,)
+        queries = _by_head(queries * d_head**-0.5, n_shared)  # (B H F, S, d)
+        keys, values = _by_head(keys, n_shared), _by_head(values, n_shared)
+        far_keys, far_values = (x[:, :, others].flatten(0, 1) for x in (self.keys, self.values))
+        far = torch.bmm(queries.reshape(len(far_keys), -1, d_head), far_keys.transpose(1, 2))
+        later = others > places[:, None]  # (S, L)
+        far = far.view(-1, n_own, len(others)).masked_fill_(later, -torch.inf)  # (B H F, S, L)
+        hidden = queries.new_full((n_own, n_own), -torch.inf).triu(1)
+        near = torch.baddbmm(hidden, queries, keys.transpose(1, 2))  # (B H F, S, S)
+        peak = near.amax(-1, keepdim=True)
+        if len(others):
+            peak = torch.maximum(peak, far.amax(-1, keepdim=True))
+        far, near = far.sub_(peak).exp_(), near.sub_(peak).exp_()
+        norm = far.sum(-1, keepdim=True) + near.sum(-1, keepdim=True)
+        mixed = torch.bmm(far.view(len(far_keys), -1, len(others)), far_values)
+        mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values) / norm
+        mixed = mixed.view(n_shared, n_heads, -1, n_own, d_head).permute(0, 2, 3, 1, 4)
+        return mixed.reshape(len(projected), n_own, -1)  # (B, F, S, H, d) -> (R, S, D)
+
+
 class Attention(nn.Module, ABC):
     """Mixes what positions project of themselves, causally; one of its state's layers."""
 
@@ -247,6 +292,10 @@ class Attention(nn.Module, ABC):
 
         None where the shared part cannot be used for these rows.
         """
+
+    @abstractmethod
+    def frozen(self, projected: Tensor) -> tuple[Tensor, Frozen]:
+        """From read(x) (B, T, C) of whole sequences: mixed (B, T, D) and the layer to revise."""
 
 
 @final
@@ -298,3 +347,8 @@ class CausalSelfAttention(Attention):
         first = attend(queries, keys, values, prefix).transpose(1, 2).flatten(2)  # (R, 1, D)
         later = repeated.mix(keys.squeeze(2), values.squeeze(2))
         return self.project(torch.cat([first, later], dim=1))
+
+    def frozen(self, projected: Tensor) -> tuple[Tensor, FrozenSoftmax]:
+        queries, keys, values = self.split(projected)
+        mixed = attend(queries, keys, values, None).transpose(1, 2).flatten(2)
+        return mixed, FrozenSoftmax(self, keys.contiguous(), values.contiguous())

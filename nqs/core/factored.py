@@ -20,7 +20,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from nqs.core.attention import Attention, Repeated
+from nqs.core.attention import Attention, Frozen, Repeated
 
 LONGEST_RANGE = 4.0
 """Decay length, in nearest distances, of the head that looks farthest at the start."""
@@ -59,18 +59,23 @@ class PairWeights(nn.Module):
         index = (self.rows[first:last] - begin, self.columns[first:last])
         return table.index_put((heads[:, None], *index), self.weights[:, first:last])
 
+    def among(self, places: Tensor) -> Tensor:
+        """(H, S, S): the weights of positions places (S,), ascending, on each other."""
+        pairs = (places * (places + 1) // 2)[:, None] + places
+        return self.weights[:, pairs.tril()].tril()
+
     def forward(self, values: Tensor, prefix: Tensor | None = None) -> Tensor:
         """values (R, S, D) read after a prefix (B, L, D) -> mixed (R, S, D)."""
         n_own, n_prefix = values.shape[1], 0 if prefix is None else prefix.shape[1]
         table = self.dense(n_prefix, n_prefix + n_own)  # (H, S, L + S)
-        mixed = self._product(table[:, :, n_prefix:], values)
+        mixed = self.product(table[:, :, n_prefix:], values)
         if prefix is None or n_prefix == 0:
             return mixed
-        shared = self._product(table[:, :, :n_prefix], prefix)  # (B, S, D)
+        shared = self.product(table[:, :, :n_prefix], prefix)  # (B, S, D)
         n_branches = len(values) // max(1, len(prefix))
         return (mixed.unflatten(0, (len(prefix), n_branches)) + shared[:, None]).flatten(0, 1)
 
-    def _product(self, table: Tensor, values: Tensor) -> Tensor:
+    def product(self, table: Tensor, values: Tensor) -> Tensor:
         """sum_j table_h(i, j) values_j: (H, S, L), (R, L, D) -> (R, S, D).
 
         One product a head with all rows side by side, (S x L) (L x R d).
@@ -162,6 +167,26 @@ class RepeatedSum(Repeated):
 
 
 @final
+@dataclass(frozen=True)
+class FrozenSum(Frozen):
+    """mixed_i + sum_j a(i, j) (v'_j - v_j), the sum over the revised positions j <= i.
+
+    Attributes:
+        mixed, values: of the sequences, (B, T, D).
+    """
+
+    mixed: Tensor
+    values: Tensor
+    weights: PairWeights
+
+    def revised(self, projected: Tensor, places: Tensor) -> Tensor:
+        by_sequence = projected.unflatten(0, (len(self.values), -1))  # (B, F, S, D)
+        change = (by_sequence - self.values[:, None, places]).flatten(0, 1)
+        change = self.weights.product(self.weights.among(places), change)  # (R, S, D)
+        return (change.view_as(by_sequence) + self.mixed[:, None, places]).flatten(0, 1)
+
+
+@final
 class FactoredAttention(Attention):
     """v = W_v x, mixed by PairWeights, projected."""
 
@@ -196,3 +221,7 @@ class FactoredAttention(Attention):
     def repeat(self, altered: Tensor, prefix: tuple[Tensor, Tensor], repeated: Repeated) -> Tensor:
         assert isinstance(repeated, RepeatedSum)
         return self.project(repeated.mix(altered))
+
+    def frozen(self, projected: Tensor) -> tuple[Tensor, FrozenSum]:
+        mixed = self.pairs(projected)
+        return mixed, FrozenSum(mixed, projected, self.pairs)

@@ -30,6 +30,10 @@ class AddedTable(nn.Module):
         """x (..., S, D) read at positions start .. start + S - 1 -> (..., S, D)."""
         return x + self.table[start : start + x.shape[-2]]
 
+    def at(self, x: Tensor, places: Tensor) -> Tensor:
+        """x (..., S, D) read at positions `places` (S,) -> (..., S, D)."""
+        return x + self.table[places]
+
 
 class Positions(AddedTable):
     """A table (T, D) added to the token embeddings.

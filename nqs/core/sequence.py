@@ -40,6 +40,26 @@ class SequenceState(ABC):
         raise TypeError(f"{cls.__name__} cannot be concatenated")
 
 
+class Reading(ABC):
+    """Sequences (B, T) that a model has read, with all it computed on the way.
+
+    Attributes:
+        logits: (B, T, K), those of `SequenceModel.forward`.
+    """
+
+    logits: Tensor
+
+    @abstractmethod
+    def revised(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Logits at a few positions once tokens there are others, the other positions held fixed.
+
+        places (S,) int64, ascending, holds every position whose token is another; tokens (R, S) are
+        those of the branches, row r of sequence r // F. In each layer the positions of `places` see
+        each other as they are now and all others as they were. Exact if no position after the first
+        is left out, else without what reaches `places` by way of the others. Returns (R, S, K).
+        """
+
+
 class SequenceModel(nn.Module, ABC):
     """An autoregressive network over integer tokens.
 
@@ -93,6 +113,13 @@ class SequenceModel(nn.Module, ABC):
         token alone: a model may then take from the state what these share. The state after such a
         continuation cannot be continued.
         """
+
+    def whole(self, tokens: Tensor) -> Reading:
+        """Reads tokens (B, T) from the start, without gradients, to revise some of them later.
+
+        Only for models that keep every position; others raise TypeError.
+        """
+        raise TypeError(f"{type(self).__name__} cannot revise single positions of a sequence")
 
 
 class EmbeddingModel(SequenceModel):

@@ -13,7 +13,13 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from nqs.core.attention import Attention, CausalSelfAttention, KeyValueState, Repeated
+from nqs.core.attention import (
+    Attention,
+    CausalSelfAttention,
+    Frozen,
+    KeyValueState,
+    Repeated,
+)
 from nqs.core.digits import token_embedding, token_head
 from nqs.core.factored import FactoredAttention
 from nqs.core.initialise import initialise
@@ -21,6 +27,7 @@ from nqs.core.perceptron import Perceptron
 from nqs.core.positions import Positions
 from nqs.core.sequence import (
     EmbeddingModel,
+    Reading,
     SequenceState,
     check_blocks,
     check_continuation,
@@ -204,6 +211,18 @@ class Transformer(EmbeddingModel):
         found = nn.functional.embedding(places, table)  # (R, S, D + C)
         return found[..., : self.d_model], found[..., self.d_model :]
 
+    @torch.no_grad()
+    def whole(self, tokens: Tensor) -> TransformerReading:
+        """See SequenceModel.whole."""
+        check_continuation(self, tokens, None)
+        x, projected = self._embedded(tokens, 0)
+        layers = []
+        for layer, block in enumerate(self.blocks):
+            mixed, frozen = block.attention.frozen(projected if layer == 0 else block.project(x))
+            x = block.perceptron(x + block.attention.project(mixed))
+            layers.append(frozen)
+        return TransformerReading(self, layers, self.head(self.norm(x)))
+
     def start(self, n_rows: int, capacity: int) -> KeyValueState:
         """Empty keys and values for n_rows sequences, written in place by forward."""
         pairs = [block.attention.empty(n_rows, capacity) for block in self.blocks]
@@ -222,6 +241,24 @@ class Transformer(EmbeddingModel):
             if state.repeated is not None:
                 prefix.repeated = state.repeated.altered_at(length)
         return prefix
+
+
+@final
+class TransformerReading(Reading):
+    """Keys and values, or sums, of each layer (see nqs.core.attention.Frozen)."""
+
+    def __init__(self, model: Transformer, layers: list[Frozen], logits: Tensor) -> None:
+        self._model, self._layers, self.logits = model, layers, logits
+
+    @torch.no_grad()
+    def revised(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """See Reading.revised."""
+        model = self._model
+        x = model.positions.at(model.embedding(tokens), places)  # (R, S, D)
+        for block, frozen in zip(model.blocks, self._layers, strict=True):
+            mixed = frozen.revised(block.project(x), places)
+            x = block.perceptron(x + block.attention.project(mixed))
+        return model.head(model.norm(x))
 
 
 def _extended(

@@ -373,6 +373,11 @@ class TrainConfig:
     """Configurations drawn at each step, >= 2."""
     flip_fraction: float
     """Share of the draws that take one random flip (importance sampling), in [0, 1); 0 is none."""
+    flip_radius: float | None = None
+    """Compute local energies from the patches up to here from a flip, in patch spacings, corrected
+    without bias by exact flips (train.exact_fraction); model=ptf only. null: all flips exactly."""
+    exact_fraction: float | None = None
+    """Share of the flips that are exact with train.flip_radius, in (0, 1]; null is an eighth."""
     max_seconds: float | None
     """Budget of the optimisation in seconds, > 0: then stop, evaluate, report; null has none."""
     eval_samples: int
@@ -401,6 +406,15 @@ class TrainConfig:
         require(inside, "train.flip_fraction", self.flip_fraction, "must be >= 0 and < 1")
         choices = ("full", "bfloat16", "tf32", "auto")
         require_choice("train.flip_precision", self.flip_precision, choices)
+        _check_positive("train.flip_radius", self.flip_radius)
+        full = self.flip_radius is None or self.flip_precision == "full"
+        rule = "must be full with train.flip_radius"
+        require(full, "train.flip_precision", self.flip_precision, rule)
+        share = self.exact_fraction
+        inside = share is None or 0 < share <= 1
+        require(inside, "train.exact_fraction", share, "must be > 0 and <= 1")
+        rule = "needs train.flip_radius, without which all flips are exact"
+        require(share is None or self.flip_radius is not None, "train.exact_fraction", share, rule)
         require_choice("train.exact", self.exact, ("auto", True, False))
         _check_positive("train.max_seconds", self.max_seconds)
 
@@ -460,6 +474,10 @@ class Config:
         warmup, steps = self.optimizer.warmup_steps, self.train.steps
         rule = f"must be less than train.steps={steps}; shorten the warm-up or lengthen the run"
         require(warmup < steps, "optimizer.warmup_steps", warmup, rule)
+        model, radius = self.model, self.train.flip_radius
+        plain = model.name == "ptf" and model.symmetry == "none" and not model.spin_flip
+        rule = "needs model=ptf model.symmetry=none model.spin_flip=false; or give null"
+        require(radius is None or plain, "train.flip_radius", radius, rule)
 
     @staticmethod
     def from_dict(mapping: Mapping[str, Any]) -> Config:

@@ -23,7 +23,7 @@ from torch import Tensor
 from hamiltonians.exact import ground_state
 from nqs.runs import checkpoint, directory, distributed, history, summary
 from nqs.runs.build import EXACT_GIGABYTES, Job, build
-from nqs.runs.config import Config
+from nqs.runs.config import Config, TrainConfig
 from nqs.runs.directory import writing
 from nqs.runs.machine import build_generator, derived_seed
 from nqs.runs.progress import Log, ProgressDisplay
@@ -31,6 +31,7 @@ from nqs.runs.schema import InputError
 from nqs.runs.signals import Interrupted, StopRequests
 from nqs.runs.start import put_at_start, starting_file
 from nqs.vmc.evaluation import evaluate
+from nqs.vmc.local_flips import EXACT_FRACTION, LocalFlips
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.vmc.ranks import RankLost, Ranks
 from nqs.wavefunctions.symmetrised import Symmetrised
@@ -286,10 +287,19 @@ def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool])
         n_samples=config.n_samples,
         generator=job.generator,
         flip_fraction=config.flip_fraction,
+        local_flips=local_flips(config),
         ranks=job.ranks,
         products=job.products,
         after_step=after_step,
     )
+
+
+def local_flips(config: TrainConfig) -> LocalFlips | None:
+    """What train.flip_radius and train.exact_fraction ask for."""
+    if config.flip_radius is None:
+        return None
+    share = EXACT_FRACTION if config.exact_fraction is None else config.exact_fraction
+    return LocalFlips(config.flip_radius, share)
 
 
 def out_of_time(session: Session) -> bool:

@@ -50,6 +50,7 @@ COLUMNS: Final = (
     Column("flip_bits", "1", "significant bits of the operands of the flips' matrix products"),
     Column("flip_bias", "couplings", "error of the energy from these, last measured; 0 if full"),
     Column("flip_rms_share", "1", "rms error of E_loc from these over its standard deviation"),
+    Column("added_variance", "couplings^2", "what local flips add to the variance of E_loc"),
     Column("seconds", "s", "wall time of the step"),
     Column("elapsed", "s", "wall time of the optimisation so far, all sessions"),
 )

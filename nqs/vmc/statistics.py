@@ -106,26 +106,37 @@ class EnergyStatistics:
 
 
 def sample_statistics(
-    local_energies: Tensor, samples: Samples, n_sites: int, infinite_temperature_energy: float
+    local_energies: Tensor,
+    samples: Samples,
+    n_sites: int,
+    infinite_temperature_energy: float,
+    noise: Tensor | None = None,
 ) -> EnergyStatistics:
     """Statistics of one batch, weighted by counts and importance.
 
     Standard error of the self-normalised mean: sqrt(sum_s counts_s r_s^2 |E_s - E|^2) / sum_s
     counts_s r_s with importance r (and n - 1 for n, so that r = 1 is the usual error); for complex
     E_s the real parts.
+
+    noise (U,): variance of each row's energy, if it is itself an unbiased estimate (see
+    nqs.vmc.local_flips). The error contains it, once for the draws that share a row; the variance
+    and the V-score do not: noise is taken off, and with few samples may leave less than nothing.
     """
     weights = samples.weights
     energy = weights @ local_energies.real
     deviations = (local_energies.real - energy).square()
     each = weights / samples.counts  # weight of a single draw
     n = samples.n_samples
-    error = (weights @ (each * deviations) * (n / max(n - 1, 1))).sqrt()
+    squared_error = weights @ (each * deviations) * (n / max(n - 1, 1))
     variance = weights @ deviations
     if local_energies.is_complex():
         variance = variance + weights @ local_energies.imag.square()
+    if noise is not None:
+        squared_error = squared_error + weights @ ((weights - each) * noise)
+        variance = variance - weights @ noise
     return _checked(
         float(energy),
-        float(error),
+        float(squared_error.sqrt()),
         float(variance),
         n,
         n_sites,

@@ -22,6 +22,7 @@ from nqs.core.digits import DigitHead
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import flipped_log_psi
+from nqs.wavefunctions.nearby import nearby_log_ratios
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -177,17 +178,40 @@ class Autoregressive(Wavefunction):
         counted = state if isinstance(state, SectorState) else None
         logits, after = self.core(inputs, state if counted is None else counted.inner)
         logits = self._biased(logits, first)
+        places, ones = slice(first, first + inputs.shape[1]), None
         if self.n_up is not None:
             ones = ones_read(counted, self.ones[inputs])  # (R, S)
-            places = torch.arange(first, first + inputs.shape[1], device=inputs.device)
-            logits = logits + self.sector[places, ones.clamp(max=self.n_up + 1)]
             after = SectorState(after, ones)
+        return *self._closed(logits, places, ones), after
+
+    def normalised(self, logits: Tensor, inputs: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The first two of `conditionals` from the core's logits (R, S, K or 2 K) at positions
+        places (S,) of whole rows of inputs (R, T)."""
+        ones = None if self.n_up is None else self.ones[inputs].cumsum(1)[:, places]
+        head = self.core.head
+        if isinstance(head, DigitHead):
+            logits = logits + head.expand(self.bias.table[places])
+        else:
+            logits = self.bias.at(logits, places)
+        return self._closed(logits, places, ones)
+
+    def _closed(
+        self, logits: Tensor, places: slice | Tensor, ones: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (R, S, K or 2 K) closed where nothing may follow, and their log-norms (R, S).
+
+        ones (R, S): 1 bits read so far, of wavefunctions with n_up.
+        """
+        if self.n_up is not None:
+            assert ones is not None
+            rows = torch.arange(self.patches.n_patches, device=logits.device)[places]
+            logits = logits + self.sector[rows, ones.clamp(max=self.n_up + 1)]
         elif self.has_closed:
-            logits = logits + self.closed[first : first + inputs.shape[1]]
+            logits = logits + self.closed[places]
         if self.patches.n_states >= MANY_STATES and not self.phase:
-            return torch.log_softmax(logits, dim=-1), logits.new_zeros(logits.shape[:2]), after
+            return torch.log_softmax(logits, dim=-1), logits.new_zeros(logits.shape[:2])
         amplitudes = logits[..., : self.patches.n_states] if self.phase else logits
-        return logits, torch.logsumexp(amplitudes, dim=-1), after
+        return logits, torch.logsumexp(amplitudes, dim=-1)
 
     def chosen(self, logits: Tensor, log_norms: Tensor, tokens: Tensor) -> Tensor:
         """1/2 ln p + i phi of the given patches: (R, S, K or 2 K), (R, S), (R, S) -> (R, S).
@@ -222,6 +246,13 @@ class Autoregressive(Wavefunction):
     ) -> Tensor:
         """See Wavefunction.log_psi_flipped; (B, G) float64 or complex128."""
         return cleared(flipped_log_psi(self, configs, flips, needed, max_rows=max_rows))
+
+    @torch.no_grad()
+    def log_ratios_nearby(
+        self, configs: Tensor, flips: Tensor, radius: float, *, max_rows: int = 32_768
+    ) -> Tensor:
+        """See Wavefunction.log_ratios_nearby; (B, G) float64 or complex128."""
+        return cleared(nearby_log_ratios(self, configs, flips, radius, max_rows=max_rows))
 
     @torch.no_grad()
     def sample(

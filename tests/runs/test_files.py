@@ -20,7 +20,7 @@ from nqs.vmc.optimisation import StepRecord
 def filled(n_steps: int) -> RunFile:
     content = RunFile()
     for step in range(1, n_steps + 1):
-        content.append(StepRecord(step, -step, 0.1, 0.2, 0.3, 4, 0.5, 1e-3, 0.01), 0.01 * step)
+        content.append(StepRecord(step, -step, 0.1, 0.2, 0.3, 4, 0.5, 1e-3, 0.0, 0.01), 0.01 * step)
     return content
 
 

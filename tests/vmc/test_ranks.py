@@ -22,6 +22,7 @@ from nqs.core.recurrent import Recurrent
 from nqs.vmc.evaluation import Evaluation, evaluate
 from nqs.vmc.gradient import add_to_parameters, energy_gradient
 from nqs.vmc.local_energy import connected, local_energies
+from nqs.vmc.local_flips import LocalFlips, draw_locally
 from nqs.vmc.natural_gradient import NaturalGradient
 from nqs.vmc.precision import ProductsChoice
 from nqs.vmc.proposal import at_least, draw_around, importance
@@ -123,6 +124,17 @@ def chosen(ranks: Ranks) -> dict[str, Any]:
     return {"kind": products.kind, "bias": products.bias, "rms_share": products.rms_share}
 
 
+def locally(ranks: Ranks, rank: int, n_samples: int) -> list[Tensor]:
+    """What `draw_locally` finds with the generator of a rank."""
+    psi, hamiltonian, *_ = cases()["real"]
+    generator = torch.Generator().manual_seed(30 + rank)
+    local = LocalFlips(radius=1.0, exact_fraction=0.5)
+    drawn = draw_locally(psi, hamiltonian, n_samples, FRACTION, local, generator, ranks=ranks)
+    samples = drawn.samples
+    assert samples.importance is not None
+    return [samples.configs, samples.counts, samples.importance, drawn.e_loc, drawn.noise]
+
+
 def exchanges(ranks: Ranks) -> dict[str, Any]:
     """Rows and columns of unequal number, of every kind that is sent."""
     rows = torch.arange(10).view(5, 2)[ranks.share(5)] + 0.5
@@ -154,6 +166,7 @@ def work(rank: int, folder: Path) -> None:
         "evaluation": plain(evaluation),
         "chosen": chosen(ranks),
     }
+    content["local"] = locally(ranks, rank, 41)
     torch.save(content, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -225,6 +238,13 @@ def test_two_processes_are_one(found: list[dict[str, Any]], name: str) -> None:
         assert_close(weights, importance(elements, ratios, fraction))
     else:
         assert len(configs) == N_RANKS
+
+
+def test_local_draws_are_those_of_each_rank(found: list[dict[str, Any]]) -> None:
+    parts = [locally(ALONE, rank, n) for rank, n in enumerate((21, 20))]
+    for rank in range(N_RANKS):
+        for joined, *alone in zip(found[rank]["local"], *parts, strict=True):
+            assert torch.equal(joined, torch.cat(alone))
 
 
 def test_each_form_of_the_system_is_met() -> None:
