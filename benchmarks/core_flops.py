@@ -24,6 +24,7 @@ from torch import nn
 
 from nqs.core import linear_attention
 from nqs.core.attention import CausalSelfAttention
+from nqs.core.digits import DigitHead
 from nqs.core.factored import FactoredAttention
 from nqs.core.large_patched import LargePatched
 from nqs.core.linear_attention import LinearTransformer
@@ -106,7 +107,10 @@ class CoreFlops(ABC):
 
 
 def core_flops(core: SequenceModel) -> CoreFlops:
-    """The counts of a core. Raises TypeError for one that is not known here."""
+    """The counts of a core. Raises TypeError for one that is not known here, and for one that makes
+    its vectors and logits of digits (nqs.core.digits)."""
+    if isinstance(core.head, DigitHead):
+        raise TypeError("products of digits have no count of operations; give tables of states")
     for kind, counts in KINDS.items():
         if isinstance(core, kind):
             return counts(core)

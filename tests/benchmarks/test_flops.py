@@ -27,7 +27,8 @@ from nqs.vmc.optimizers import Adam, Optimizer
 from nqs.wavefunctions import flips as flip_pass
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples
-from tests.wavefunctions.systems import MODELS, build, build_system, random_bits
+from tests.wavefunctions import systems
+from tests.wavefunctions.systems import build, build_system, random_bits
 
 aten = torch.ops.aten
 
@@ -105,6 +106,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
+MODELS = [model for model in systems.MODELS if not model.endswith("-digits")]
 CASES = [(model, system) for model in MODELS for system in ("square-2x2", "single")]
 every_case = pytest.mark.parametrize(("model", "system"), CASES)
 
@@ -291,3 +293,9 @@ def test_an_unknown_core_is_named() -> None:
     psi.core = torch.nn.Identity()  # type: ignore[assignment]
     with pytest.raises(TypeError, match="Identity has no count of operations; known are Transf"):
         flops(psi, Rydberg(Chain(4), V=1.0, delta=1.0), 3)
+
+
+def test_digits_are_not_counted() -> None:
+    psi = build_system("factored-digits", "square-2x2")
+    with pytest.raises(TypeError, match="digits have no count"):
+        core_flops(psi.core)
