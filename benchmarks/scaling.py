@@ -4,7 +4,8 @@
         [--sides 4,6,8,12,16,24,32,48] [--samples 512] [--few 16] [--device cpu|cuda]
         [--older-code PATH] [--seconds 60] [--memory-gb 8] [--steps 3] [--seed 0]
 
-The default run (patched transformer, width 32, natural gradient) on L x L Rydberg arrays, V = 7,
+The default run (patched transformer of 2x2 patches, each state of a patch with vectors of its own,
+width 32, natural gradient) on L x L Rydberg arrays, V = 7,
 delta = Omega = 1. One thing is changed at a time; all but `sites` at L = 8:
 
     sites     L, with --samples and with --few samples
