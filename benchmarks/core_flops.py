@@ -109,9 +109,9 @@ class CoreFlops(ABC):
 def core_flops(core: SequenceModel) -> CoreFlops:
     """The counts of a core. Raises TypeError for one that is not known here, and for one that makes
     its vectors and logits of digits (nqs.core.digits)."""
-    if isinstance(core.head, DigitHead):
-        raise TypeError("products of digits have no count of operations; give tables of states")
     for kind, counts in KINDS.items():
+        if isinstance(core, kind) and isinstance(core.head, DigitHead):
+            raise TypeError("products of digits have no count of operations; give tables of states")
         if isinstance(core, kind):
             return counts(core)
     known = ", ".join(kind.__name__ for kind in KINDS)

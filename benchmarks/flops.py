@@ -206,7 +206,8 @@ def update_flops(psi: Autoregressive, n_rows: int, optimizer: Optimizer) -> tupl
     formed = n_parts * counts.jacobian(n_rows, n_patches)
     means = 2 * size * n_parameters
     if fewer_parameters(n_parameters, size):
-        gram = _gram(n_parameters, size) + 2 * means  # O^T e beside the mean
+        joined = 2 * n_parts * n_parameters  # the mean over the processes
+        gram = _gram(n_parameters, size) + 2 * means + joined  # O^T e beside the mean
         return passes + formed, gram, _solve(n_parameters) + 4 * n_parameters**2
     held = size * sum(p.nbytes for p in parameters)
     keep = held <= optimizer.max_bytes / 2

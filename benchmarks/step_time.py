@@ -21,14 +21,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.flops import flip_flops
 from benchmarks.matmul import matmul_rate, synchronise
 from benchmarks.older_code import OlderCode
-from benchmarks.problems import PROBLEMS
-from benchmarks.programs import Ours as Default
 from benchmarks.tables import aligned, write_csv
 from hamiltonians import Rydberg
 from hamiltonians.lattice import Square
@@ -39,6 +38,9 @@ from nqs.vmc.local_energy import local_energies
 from nqs.vmc.optimizers import Adam
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
+
+if TYPE_CHECKING:
+    from benchmarks.programs import Ours as Default
 
 PARTS = ("sampling", "flips", "gradient")
 
@@ -191,6 +193,9 @@ def measure_default(args: argparse.Namespace) -> list[dict[str, object]]:
 
 def default_programs(args: argparse.Namespace) -> dict[str, Default | OlderCode]:
     """Both at their start."""
+    from benchmarks.problems import PROBLEMS  # needs Hydra, which nothing else here does
+    from benchmarks.programs import Ours as Default
+
     ours = Default(PROBLEMS["8x8"], 0, (f"train.n_samples={args.samples}",))
     ours.start()
     programs: dict[str, Default | OlderCode] = {"ours": ours}
@@ -202,7 +207,7 @@ def default_programs(args: argparse.Namespace) -> dict[str, Default | OlderCode]
 def variance_after(program: Default | OlderCode, seconds: float) -> float:
     """Var H of 1024 fresh samples after so many seconds of steps; ours ends with its own steps."""
     until = time.perf_counter() + seconds
-    while time.perf_counter() < until and not (isinstance(program, Default) and program.finished):
+    while time.perf_counter() < until and (isinstance(program, OlderCode) or not program.finished):
         program.step()
     if isinstance(program, OlderCode):
         return float(program.local_energies(1_024).var())

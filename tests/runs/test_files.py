@@ -17,10 +17,14 @@ from nqs.runs.schema import InputError
 from nqs.vmc.optimisation import StepRecord
 
 
+def recorded(step: int) -> StepRecord:
+    return StepRecord(step, -step, 0.1, 0.2, 0.3, 4, 0.5, 1e-3, 0.0, 24.0, 0.0, 0.0, 0.01)
+
+
 def filled(n_steps: int) -> RunFile:
     content = RunFile()
     for step in range(1, n_steps + 1):
-        content.append(StepRecord(step, -step, 0.1, 0.2, 0.3, 4, 0.5, 1e-3, 0.0, 0.01), 0.01 * step)
+        content.append(recorded(step), 0.01 * step)
     return content
 
 

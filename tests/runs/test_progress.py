@@ -13,7 +13,8 @@ from nqs.vmc.optimisation import StepRecord
 
 
 def record(step: int, seconds: float = 1.0) -> StepRecord:
-    return StepRecord(step, -7.254611338, 1.234e-3, 0.0123, 1e-4, 100, 0.5, 1e-3, 0.0, seconds)
+    energy = -7.254611338, 1.234e-3, 0.0123, 1e-4
+    return StepRecord(step, *energy, 100, 0.5, 1e-3, 0.0, 24.0, 0.0, 0.0, seconds)
 
 
 @pytest.mark.parametrize(
