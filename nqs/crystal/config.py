@@ -32,6 +32,7 @@ RESUMABLE: Final = (
     "train.max_seconds",
     "train.patience",
     "train.checkpoint_every",
+    "data.workers",
     "run.dir",
     "run.resume",
     "device",
@@ -108,8 +109,13 @@ class DataConfig:
     """Share of crystals that ask for a hidden element instead, drawn anew each epoch, in [0, 1)."""
     translate: bool = False
     """Move each crystal by a random vector each epoch: an exact shift of its coordinate tokens."""
+    permute: bool = False
+    """Write the atoms of each crystal in a new random order each epoch; false: by element and
+    place (data.canonical) or as the table has them."""
     batch_tokens: int = 2048
     """Tokens of a batch, padding included, >= 1 (and at least one crystal)."""
+    workers: int = 1
+    """Processes that bring the crystals of a table into their canonical cells, 4 ms each, >= 1."""
 
     def __post_init__(self) -> None:
         if self.train != "examples":
@@ -129,6 +135,7 @@ class DataConfig:
         require(0 <= self.infilling < 1, "data.infilling", self.infilling, "must be in [0, 1)")
         _at_least("data.batch_tokens", self.batch_tokens, 1)
         _at_least("data.max_atoms", self.max_atoms, 1)
+        _at_least("data.workers", self.workers, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

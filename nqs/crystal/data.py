@@ -7,12 +7,14 @@ it. In an epoch it becomes, by chance,
                  but the conditions (they are always given, never drawn)
     infilling    bos, body with one of its elements hidden, question, answer:  the answer counts
 
-(the tasks of Gruver et al., arXiv:2402.04379), moved by a random vector if asked for. Crystals of
-about the same length share a batch of about a constant number of tokens.
+(the tasks of Gruver et al., arXiv:2402.04379), moved by a random vector and with its atoms in a
+random order if asked for. Crystals of about the same length share a batch of about a constant
+number of tokens.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +69,7 @@ class Tasks:
     condition_dropout: float = 0.5
     infilling: float = 0.1
     translate: bool = False
+    permute: bool = False
     batch_tokens: int = 2048
 
 
@@ -114,6 +117,8 @@ class Epoch:
         if not crystals:
             raise ValueError("an epoch needs at least one crystal")
         self._tokeniser, self._translate = tokeniser, tasks.translate
+        if tasks.permute:
+            crystals = [permuted(tokeniser, crystal, generator) for crystal in crystals]
         n_crystals, n_names = len(crystals), max(len(crystal.names) for crystal in crystals)
         hides = torch.rand(n_crystals, generator=generator) < tasks.infilling
         chosen = torch.rand(n_crystals, generator=generator, dtype=torch.float64)
@@ -141,6 +146,14 @@ class Epoch:
         generator = torch.Generator().manual_seed(self._seeds[index])
         shifts = torch.randint(self._tokeniser.n_bins, (len(rows), 3), generator=generator)
         return translated(self._tokeniser, batch, shifts)
+
+
+def permuted(tokeniser: Tokeniser, crystal: Encoded, generator: torch.Generator) -> Encoded:
+    """The crystal with its atoms in a random order, every order equally likely."""
+    order = torch.randperm(crystal.structure.n_atoms, generator=generator).numpy()
+    structure = crystal.structure.ordered(order)
+    body = tuple(tokeniser.encode(structure))
+    return dataclasses.replace(crystal, body=body, structure=structure, variants={})
 
 
 def generation(

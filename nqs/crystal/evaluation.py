@@ -46,6 +46,7 @@ class SampleMetrics:
     """Of one set of samples; shares from 0 to 1, NaN where not computed."""
 
     n_samples: float = quantity("samples", 0)
+    kept: float = quantity("draws kept, atoms apart", 2, percent=True)
     structural: float = quantity("structurally valid", 2, percent=True)
     compositional: float = quantity("compositionally valid", 2, percent=True)
     valid: float = quantity("valid", 2, percent=True)
@@ -93,6 +94,7 @@ def evaluate_samples(
     tolerances: Tolerances | None = None,
     at_most: int = 1_000,
     baselines: bool = True,
+    kept: float = NAN,
     workers: int = 1,
     seed: int = 0,
 ) -> Report:
@@ -111,6 +113,8 @@ def evaluate_samples(
             in coverage, drawn at random from more: these cost the time. Crystals of one composition
             and size are compared in pairs, 10 ms each: fewer for sets of one element (Carbon-24).
         baselines: evaluate the test set and as many training crystals as if generated as well.
+        kept: share of draws that were kept, if some were thrown away for atoms too close: the
+            samples are the kept ones, so their structural validity alone would say too much.
         workers: processes for fingerprints.
         seed: of all draws.
 
@@ -125,7 +129,8 @@ def evaluate_samples(
     settings = _SampleSettings(
         test, train, oxidation_states, self_images, cutoffs, prints, at_most, matcher, workers, seed
     )
-    columns = {"samples": _sample_metrics(samples, settings)}
+    judged = dataclasses.replace(_sample_metrics(samples, settings), kept=kept)
+    columns = {"samples": judged}
     if baselines:
         columns["test set"] = _sample_metrics(test, settings)
         if train:
@@ -173,6 +178,7 @@ def _sample_metrics(
     valid = [s for s, good in zip(samples, both, strict=True) if good and s is not None]
     return SampleMetrics(
         n_samples=len(samples),
+        kept=NAN,
         structural=float(verdict.structural.mean()),
         compositional=float(verdict.compositional.mean()),
         valid=float(both.mean()),
@@ -265,6 +271,7 @@ def evaluate_matches(
     train: Sequence[Structure] | None = None,
     *,
     n: Sequence[int] = (1, 20),
+    kept: float = NAN,
     oxidation_states: str = "smact14",
     self_images: bool = False,
     tolerances: Tolerances | None = None,
@@ -287,6 +294,7 @@ def evaluate_matches(
         test: S references.
         train: training crystals, for the baselines; without them there are none.
         n: numbers of guesses to report.
+        kept: share of draws that were kept, if close atoms were thrown away: said with the table.
         oxidation_states, self_images: of validity; the default is CDVAE's.
         tolerances: of the matcher.
         workers: processes.
@@ -314,18 +322,17 @@ def evaluate_matches(
         for size in useful:
             n_guesses = sum(guess is not None for row in guesses for guess in row[:size])
             columns[f"{name}, n={size}"] = _match_metrics(matches, valid, size, n_guesses)
-    return Report(
-        "Guessed structures against the true ones",
-        columns,
-        {
-            "ltol": chosen.ltol,
-            "stol": chosen.stol,
-            "angle_tol": chosen.angle_tol,
-            "oxidation states": oxidation_states,
-            "self-images": "count" if self_images else "ignored (CDVAE)",
-        },
-        remarks,
-    )
+    conditions: dict[str, float | str] = {
+        "ltol": chosen.ltol,
+        "stol": chosen.stol,
+        "angle_tol": chosen.angle_tol,
+        "oxidation states": oxidation_states,
+        "self-images": "count" if self_images else "ignored (CDVAE)",
+    }
+    if not math.isnan(kept):
+        conditions["draws kept, atoms apart"] = f"{100 * kept:.2f} %"
+    title = "Guessed structures against the true ones"
+    return Report(title, columns, conditions, remarks)
 
 
 def _valid_matches(

@@ -9,6 +9,8 @@ The table is printed, and written as evaluation.json and evaluation.csv into the
 from __future__ import annotations
 
 import csv
+import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +65,8 @@ def judged_samples(path: Path, config: EvaluateConfig) -> Report:
     asked = directory.saved_mapping(path)
     source = Path(str(asked.pop("run", "")))
     asked.pop("step", None)
-    trained_on = read_config(source)
-    samples = read_samples(path)
+    trained_on = with_workers(read_config(source), config.workers)
+    samples, kept = read_samples(path)
     train = [record.structure for record in split("train", trained_on)]
     baseline = train if config.baselines else None
     request = from_mapping(GenerateConfig, asked)
@@ -78,6 +80,7 @@ def judged_samples(path: Path, config: EvaluateConfig) -> Report:
             references,
             baseline,
             n=config.n,
+            kept=kept,
             oxidation_states=config.oxidation_states,
             workers=config.workers,
         )
@@ -89,13 +92,20 @@ def judged_samples(path: Path, config: EvaluateConfig) -> Report:
         oxidation_states=config.oxidation_states,
         at_most=config.at_most,
         baselines=config.baselines,
+        kept=kept,
         workers=config.workers,
         seed=config.seed,
     )
 
 
-def read_samples(path: Path) -> list[tuple[int, Structure | None]]:
-    """(request, crystal) of each line of samples.csv; None for a file that holds no crystal."""
+def with_workers(run: Config, workers: int) -> Config:
+    """The run's configuration, its tables read by so many processes."""
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, workers=workers))
+
+
+def read_samples(path: Path) -> tuple[list[tuple[int, Structure | None]], float]:
+    """(request, crystal) of each line of samples.csv, None for a file that holds no crystal; and
+    the share of draws that was kept, NaN where all were."""
     with (path / "samples.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     if not lines or not {"file", "request"} <= lines[0].keys():
@@ -107,7 +117,8 @@ def read_samples(path: Path) -> list[tuple[int, Structure | None]]:
         except CrystalError:
             structure = None
         found.append((int(line["request"]), structure))
-    return found
+    n_rejected = sum(int(line.get("n_rejected") or 0) for line in lines)
+    return found, len(lines) / (len(lines) + n_rejected) if n_rejected else math.nan
 
 
 def compared_with(config: EvaluateConfig, run: Config) -> list[Structure]:
@@ -123,7 +134,7 @@ def compared_with(config: EvaluateConfig, run: Config) -> list[Structure]:
 def judged_model(trained: Trained, config: EvaluateConfig) -> Report:
     """The report on a run's model."""
     data = trained.config.data
-    structures = compared_with(config, trained.config)
+    structures = compared_with(config, with_workers(trained.config, config.workers))
     nothing = [(structure, Conditions()) for structure in structures]
     crystals, refused = encode(trained.tokeniser, nothing)
     require(bool(crystals), "against", config.against, "holds no crystal that can be written")

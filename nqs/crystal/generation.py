@@ -9,6 +9,8 @@ squared.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +19,16 @@ from torch import Tensor
 
 from nqs.core.decoding import draw, restrict
 from nqs.core.sequence import SequenceModel
+from nqs.crystal.periodic_distances import shortest_distance
 from nqs.crystal.structure import CrystalError, Structure
 from nqs.crystal.tokeniser import Conditions, Grammar, Tokeniser
 
 ENDED_SHARE = 1 / 8
 """Rows are dropped from the state when this share of them has ended: a copy of the state costs
 about as much as a step's attention."""
+IDLE_ROUNDS = 200
+"""Rounds of draws in a row of which nothing is kept before it is given up: where 5 % would be
+kept, a chance of 4e-5."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Sample:
 
     Attributes:
         request: which of the requests it answers, from 0.
+        n_rejected: draws in its place before it that were thrown away (see `generate`).
         log_likelihood: ln of the chance that it is drawn, given its request, without filters: ln p
             summed over its tokens, each renormalised over what the grammar allows there.
     """
@@ -63,6 +70,7 @@ class Sample:
     tokens: tuple[int, ...]
     structure: Structure
     log_likelihood: float
+    n_rejected: int = 0
 
 
 class JointGrammar(Grammar):
@@ -124,41 +132,81 @@ def generate(
     filters: Filters,
     batch_size: int,
     generator: torch.Generator,
+    min_distance: float | None = None,
 ) -> Iterator[list[Sample]]:
     """All crystals that are asked for, in the order of the requests, batch by batch.
 
-    Raises CrystalError for conditions that nothing meets, or that need more tokens than the model
-    has positions.
+    Args:
+        min_distance: Angstrom; crystals with two atoms closer than that, images included, are
+            thrown away and drawn again. What is kept follows exactly p(crystal | atoms apart), and
+            the share of draws that is kept is 1 / (1 + mean n_rejected).
+
+    Raises CrystalError for conditions that nothing meets, that need more tokens than the model has
+    positions, or whose draws never have their atoms that far apart.
     """
-    device = model.head.weight.device
-    for batch in batched(requests, batch_size):
-        parts = [
-            (
-                tokeniser.grammar(
-                    n_rows,
-                    requests[index].conditions,
-                    partial=requests[index].partial,
-                    device=device,
-                ),
-                n_rows,
-            )
-            for index, n_rows in batch
-        ]
-        grammar = parts[0][0] if len(parts) == 1 else JointGrammar(parts)
-        if grammar.max_length > model.max_length:
+    for index, request in enumerate(requests):
+        if min_distance and request.partial and not _apart(request.partial, min_distance):
             raise CrystalError(
-                f"crystals of up to {grammar.max_length} tokens are asked for, the model reads "
-                f"{model.max_length}"
+                f"request {index}: atoms of the partial structure are closer than min_distance="
+                f"{min_distance:g} Angstrom"
             )
-        n_rows = sum(size for _, size in batch)
-        tokens, log_likelihoods = decode(model, tokeniser, grammar, n_rows, filters, generator)
+    for batch in batched(requests, batch_size):
         owners = [index for index, size in batch for _ in range(size)]
-        yield [
-            sample(tokeniser, owner, row, log_likelihood)
-            for owner, row, log_likelihood in zip(
-                owners, tokens.tolist(), log_likelihoods.tolist(), strict=True
-            )
-        ]
+        kept: dict[int, Sample] = {}
+        n_rounds = n_idle = 0
+        while len(kept) < len(owners):
+            places = [place for place in range(len(owners)) if place not in kept]
+            again = [owners[place] for place in places]
+            drawn = draw_crystals(model, tokeniser, requests, again, filters, generator)
+            n_idle += 1
+            for place, found in zip(places, drawn, strict=True):
+                if min_distance is None or _apart(found.structure, min_distance):
+                    kept[place] = dataclasses.replace(found, n_rejected=n_rounds)
+                    n_idle = 0
+            n_rounds += 1
+            if n_idle == IDLE_ROUNDS:
+                raise CrystalError(
+                    f"{IDLE_ROUNDS} draws of {drawn[0].structure.formula} in a row had atoms "
+                    f"closer than min_distance={min_distance:g} Angstrom; ask for less, or null"
+                )
+        yield [kept[place] for place in range(len(owners))]
+
+
+def draw_crystals(
+    model: SequenceModel,
+    tokeniser: Tokeniser,
+    requests: Sequence[Request],
+    owners: Sequence[int],
+    filters: Filters,
+    generator: torch.Generator,
+) -> list[Sample]:
+    """One crystal for each of the requests that `owners` names, ascending, side by side."""
+    device = model.head.weight.device
+    parts = []
+    for index, group in itertools.groupby(owners):
+        request, n_rows = requests[index], len(list(group))
+        grammar = tokeniser.grammar(
+            n_rows, request.conditions, partial=request.partial, device=device
+        )
+        parts.append((grammar, n_rows))
+    joint = parts[0][0] if len(parts) == 1 else JointGrammar(parts)
+    if joint.max_length > model.max_length:
+        raise CrystalError(
+            f"crystals of up to {joint.max_length} tokens are asked for, the model reads "
+            f"{model.max_length}"
+        )
+    tokens, log_likelihoods = decode(model, tokeniser, joint, len(owners), filters, generator)
+    return [
+        sample(tokeniser, owner, row, log_likelihood)
+        for owner, row, log_likelihood in zip(
+            owners, tokens.tolist(), log_likelihoods.tolist(), strict=True
+        )
+    ]
+
+
+def _apart(structure: Structure, distance: float) -> bool:
+    """Whether no two atoms, images included, are closer than that."""
+    return shortest_distance(structure.matrix, structure.positions) >= distance
 
 
 def sample(tokeniser: Tokeniser, request: int, row: Sequence[int], log_likelihood: float) -> Sample:

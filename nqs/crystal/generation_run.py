@@ -38,7 +38,7 @@ from nqs.runs.schema import InputError, require, to_mapping
 
 COLUMNS: Final = (
     *("file", "request", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
-    *("log_likelihood", "n_tokens"),
+    *("log_likelihood", "n_tokens", "n_rejected"),
 )
 GROUP_TOLERANCE: Final = 0.1
 """Angstrom by which symmetry may be off: coordinates are rounded to about 0.03."""
@@ -65,8 +65,19 @@ def run(path: Path, config: GenerateConfig) -> int:
         directory.make(given, "", fill)
     except InputError as error:
         raise InputError(str(error).replace("run.dir=", "out=")) from None
-    print(f"{len(samples)} crystals in {given}")
+    print(f"{len(samples)} crystals in {given}{thrown_away(samples, config)}")
     return 0
+
+
+def thrown_away(samples: Sequence[Sample], config: GenerateConfig) -> str:
+    """How many draws were not kept, and why."""
+    if config.min_distance is None:
+        return ""
+    n_rejected = sum(sample.n_rejected for sample in samples)
+    return (
+        f"; {n_rejected} of {len(samples) + n_rejected} draws had atoms closer than "
+        f"{config.min_distance:g} Angstrom and were thrown away"
+    )
 
 
 def numbered(path: Path) -> str:
@@ -146,6 +157,7 @@ def drawn(
             filters=filters,
             batch_size=config.batch_size,
             generator=generator,
+            min_distance=config.min_distance,
         ):
             yield from batch
             bar.advance(task, len(batch))
@@ -177,6 +189,7 @@ def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:
         "volume": f"{structure.volume:.3f}",
         "log_likelihood": f"{sample.log_likelihood:.4f}",
         "n_tokens": len(sample.tokens),
+        "n_rejected": sample.n_rejected,
     }
 
 

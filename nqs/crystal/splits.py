@@ -13,6 +13,7 @@ import torch
 from nqs.crystal.config import Config, DataConfig
 from nqs.crystal.data import Encoded, encode
 from nqs.crystal.examples import examples
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structure import CrystalError, Structure
 from nqs.crystal.symmetry import canonical
 from nqs.crystal.tables import Record, read_table
@@ -79,22 +80,23 @@ def split(name: str, config: Config) -> list[Record]:
 
 def records(path: str, data: DataConfig) -> list[Record]:
     """The crystals of a table, canonical where asked for; rows that hold none are left out."""
-    return _records(path, data.canonical)
+    return _records(path, data.canonical, data.workers)
 
 
 @functools.lru_cache(maxsize=4)
-def _records(path: str, reduce: bool) -> list[Record]:
+def _records(path: str, reduce: bool, workers: int) -> list[Record]:
     found = examples() if path == EXAMPLES else read_table(path).records
     if not reduce:
         return found
-    reduced = []
-    for record in found:
-        try:
-            structure = canonical(record.structure)
-        except CrystalError:
-            continue
-        reduced.append(of_cell(record, structure))
-    return reduced
+    return [record for record in mapped(_reduced, found, workers) if record is not None]
+
+
+def _reduced(record: Record) -> Record | None:
+    """The crystal in its canonical cell, None where there is none."""
+    try:
+        return of_cell(record, canonical(record.structure))
+    except CrystalError:
+        return None
 
 
 def of_cell(record: Record, structure: Structure) -> Record:

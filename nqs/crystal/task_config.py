@@ -41,6 +41,9 @@ class GenerateConfig:
     """Only the k likeliest tokens are drawn, >= 1."""
     top_p: float | None = None
     """Only the likeliest tokens that make up this chance are drawn, in (0, 1]."""
+    min_distance: float | None = 0.5
+    """Least distance of two atoms in Angstrom, images included, > 0: crystals with closer ones are
+    drawn again, and counted; null keeps them."""
     batch_size: int = 256
     """Crystals drawn side by side, >= 1."""
     seed: int = 0
@@ -54,6 +57,8 @@ class GenerateConfig:
         for key in ("n", "limit", "top_k", "batch_size"):
             value = getattr(self, key)
             require(value is None or value >= 1, key, value, "must be a whole number >= 1")
+        apart = self.min_distance is None or self.min_distance > 0
+        require(apart, "min_distance", self.min_distance, "must be a number > 0, or null")
         require(self.temperature > 0, "temperature", self.temperature, "must be a number > 0")
         inside = self.top_p is None or 0 < self.top_p <= 1
         require(inside, "top_p", self.top_p, "must be > 0 and <= 1")

@@ -266,7 +266,9 @@ def optimise(session: Session) -> str:
 def tasks(config: Config) -> Tasks:
     """What crystals are made into."""
     data = config.data
-    return Tasks(data.condition_dropout, data.infilling, data.translate, data.batch_tokens)
+    return Tasks(
+        data.condition_dropout, data.infilling, data.translate, data.permute, data.batch_tokens
+    )
 
 
 def ended(session: Session) -> str | None:

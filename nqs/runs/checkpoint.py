@@ -113,14 +113,17 @@ def _load(path: Path, device: torch.device) -> Any:
 def _check_origin(
     path: Path, content: Any, config: Mapping[str, Any], resumable: Collection[str]
 ) -> None:
-    """Raises InputError unless content is a checkpoint of ours with this configuration."""
+    """Raises InputError unless content is a checkpoint of ours with this configuration.
+
+    A key that it lacks is newer than it: the run had what is now the default, as here.
+    """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this program; allowed is '{FORMAT}'")
     missing = ENTRIES - set(content)
     if missing:
         raise InputError(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
     here, there = flatten(config), flatten(content["config"])
-    for key in sorted(set(here) | set(there)):
+    for key in sorted(there):
         if key not in resumable and here.get(key) != there.get(key):
             raise InputError(
                 f"{path}: belongs to another run, {key}={shown(there.get(key))} there "

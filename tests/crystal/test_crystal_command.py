@@ -3,8 +3,10 @@ after a signal and after kill -9, and bad input, which ends in one line with exi
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +76,19 @@ def test_the_best_parameters_are_read(trained: Path) -> None:
         assert torch.equal(value, saved["optimizer"]["best"][name])
 
 
+def test_a_run_from_before_a_key_can_be_used(trained: Path, tmp_path: Path) -> None:
+    """It had what is now the default of a key that neither its files nor its checkpoints have."""
+    older = shutil.copytree(trained, tmp_path / "older")
+    text = (older / "config.yaml").read_text()
+    (older / "config.yaml").write_text(text.replace("  permute: false\n", ""))
+    for file in (older / "checkpoints").iterdir():
+        saved = torch.load(file, weights_only=True)
+        del saved["config"]["data"]["permute"]
+        torch.save(saved, file)
+    assert "permute" not in (older / "config.yaml").read_text()
+    assert read_trained(older).step == read_trained(trained).step
+
+
 def test_generate(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["n=4", "formula=SrTiO3", "seed=3"]
@@ -97,6 +112,25 @@ def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "match rate" in capsys.readouterr().out
     content = json.loads((out / "evaluation.json").read_text())
     assert len(content["columns"]) == 2
+
+
+def test_what_is_thrown_away_is_counted(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four sodium and four chlorine atoms at least 2 Angstrom apart: few draws are."""
+    out = tmp_path / "out"
+    words = ("n=5", "formula=Na4Cl4", "min_distance=2", f"out={out}")
+    assert crystal("generate", trained, *words) == 0
+    said = capsys.readouterr().out
+    with (out / "samples.csv").open(newline="") as file:
+        rejected = sum(int(line["n_rejected"]) for line in csv.DictReader(file))
+    assert rejected > 0
+    assert f"; {rejected} of {5 + rejected} draws had atoms closer than 2 Angstrom" in said
+    assert crystal("evaluate", out) == 0
+    capsys.readouterr()
+    columns = json.loads((out / "evaluation.json").read_text())["columns"]
+    assert columns["samples"]["kept"] == pytest.approx(5 / (5 + rejected))
+    assert columns["samples"]["structural"] == 1 and columns["test set"]["kept"] is None
 
 
 def content(path: Path) -> tuple[dict, dict]:
@@ -205,6 +239,7 @@ BAD = [
     ("train data.split=[0.5,0.1,0.1]", ["data.split=[0.5,0.1,0.1]", "add up to 1"]),
     ("train data.conditions=[colour]", ["data.conditions=colour", "composition"]),
     ("train data.conditions=[formation_energy]", ["formation_energy", "no crystal of examples"]),
+    ("train data.workers=0", ["data.workers=0", ">= 1"]),
     ("train data.infilling=1", ["data.infilling=1", "[0, 1)"]),
     ("train data.max_atoms=1", ["data.train", "no crystal is left"]),
     ("train optimizer.learning_rate=0", ["optimizer.learning_rate=0", "> 0"]),
@@ -225,6 +260,8 @@ BAD = [
     ("generate RUN space_group=5", ["space_group=5", "composition"]),
     ("generate RUN temperature=0", ["temperature=0", "> 0"]),
     ("generate RUN top_p=2", ["top_p=2", "<= 1"]),
+    ("generate RUN min_distance=0", ["min_distance=0", "> 0, or null"]),
+    ("generate RUN min_distance=.inf", ["min_distance=inf", "finite"]),
     ("generate RUN like=nowhere.csv", ["like=nowhere.csv", "train, validation, test"]),
     ("generate RUN limit=5", ["limit=5", "like=TABLE"]),
     ("generate RUN out=RUN", ["out=", "not an empty folder"]),

@@ -16,6 +16,7 @@ from nqs.crystal.config import CORES, ModelConfig
 from nqs.crystal.cores import build_core
 from nqs.crystal.examples import examples
 from nqs.crystal.generation import Filters, Request, Sample, batched, decode, generate
+from nqs.crystal.periodic_distances import shortest_distance
 from nqs.crystal.structure import CrystalError, Structure
 from nqs.crystal.tokeniser import Conditions, Tokeniser
 from nqs.crystal.tokenisers import make_tokeniser
@@ -35,6 +36,7 @@ def drawn(
     requests: list[Request],
     batch_size: int = 64,
     seed: int = 1,
+    min_distance: float | None = None,
     **filters: float,
 ) -> list[Sample]:
     generator = torch.Generator().manual_seed(seed)
@@ -45,6 +47,7 @@ def drawn(
         filters=Filters(**filters),
         batch_size=batch_size,
         generator=generator,
+        min_distance=min_distance,
     )
     return [sample for batch in batches for sample in batch]
 
@@ -180,3 +183,57 @@ def test_the_examples_can_be_asked_for() -> None:
     samples = drawn(model_for(tokeniser), tokeniser, requests, 1000)
     assert [sample.structure.composition for sample in samples] == wanted
     assert all(math.isfinite(sample.log_likelihood) for sample in samples)
+
+
+@pytest.mark.parametrize("name", ["coordinate", "text"])
+def test_atoms_are_kept_apart(name: str) -> None:
+    """Of free samples and of those with a given cell, whatever the network has learnt; the order
+    of the requests stays."""
+    tokeniser = make_tokeniser(name, 4)
+    cell = Structure([2.5, 2.5, 2.5], [90, 90, 90], [38], [[0, 0, 0]])
+    crowded = Request(12, Conditions(composition={38: 1, 8: 3}), cell)
+    requests = [crowded, Request(10, Conditions(composition={11: 2}))]
+    samples = drawn(model_for(tokeniser), tokeniser, requests, 16, min_distance=1.0)
+    assert [s.request for s in samples] == [0] * 12 + [1] * 10
+    for sample in samples:
+        structure = sample.structure
+        assert shortest_distance(structure.matrix, structure.positions) >= 1.0
+    assert sum(sample.n_rejected for sample in samples) > 0
+
+
+def test_what_is_kept_follows_the_chances_of_crystals_apart(assert_distribution) -> None:
+    """Two equal atoms in a given cube, the second drawn: its bins along z where x = y = 0 are all
+    equally likely for a network without weights, and only those far enough from the first stay."""
+    tokeniser = make_tokeniser("coordinate", 2)
+    model = model_for(tokeniser)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+        at = tokeniser.fields.coordinate.start
+        model.head.bias[at + 1 : at + tokeniser.n_bins] = -40.0  # all but 0 ...
+        model.head.bias[[at + 30, at + 60]] = 0.0  # ... a quarter and a half
+    cell = Structure([4, 4, 4], [90, 90, 90], [11], [[0, 0, 0]])
+    request = Request(1_500, Conditions(composition={11: 2}), cell)
+    samples = drawn(model, tokeniser, [request], 1_500, min_distance=1.9)
+    bins = [tuple((s.structure.positions[1] * 4).round().astype(int)) for s in samples]
+    possible = [b for b in itertools.product(range(3), repeat=3) if 2 in b]  # or 1.41 at the most
+    diagonal = [b for b in itertools.product(range(2), repeat=3) if sum(b) == 3]  # 1.73
+    assert not set(bins) & set(diagonal)
+    counts = torch.tensor([bins.count(b) for b in possible])
+    assert int(counts.sum()) == len(samples)
+    assert_distribution(counts, torch.full((len(possible),), 1 / len(possible)))
+    rejected = sum(s.n_rejected for s in samples)
+    share = len(samples) / (len(samples) + rejected)
+    assert share == pytest.approx(len(possible) / 27, abs=4 * (0.21 / len(samples)) ** 0.5)
+
+
+def test_what_cannot_be_kept_apart_is_refused() -> None:
+    tokeniser = make_tokeniser("coordinate", 4)
+    model = model_for(tokeniser)
+    near = Structure([4, 4, 4], [90, 90, 90], [38, 8], [[0, 0, 0], [0.1, 0, 0]])
+    with pytest.raises(CrystalError, match="atoms of the partial structure are closer"):
+        drawn(model, tokeniser, [Request(1, None, near)], min_distance=0.5)
+    small = Structure([2, 2, 2], [90, 90, 90], [38], [[0, 0, 0]])
+    asked = Request(1, Conditions(composition={38: 2}), small)
+    with pytest.raises(CrystalError, match="200 draws of Sr2 in a row"):
+        drawn(model, tokeniser, [asked], min_distance=1.9)
