@@ -101,7 +101,7 @@ def test_hidden_tokens_have_no_influence_even_when_huge() -> None:
 
 @pytest.mark.parametrize("n_prefix", [0, 4])
 def test_bfloat16(n_prefix: int) -> None:
-    """As the exact softmax of the same rounded inputs, to a few roundings of 2^-9, and gradients."""
+    """As the exact softmax of the same rounded inputs, to a few roundings; gradients too."""
     own, prefix = random_inputs(3, 2, n_prefix, 5)
     own = [x.detach().bfloat16().requires_grad_() for x in own]
     rounded = [x.detach().double().requires_grad_() for x in own]
