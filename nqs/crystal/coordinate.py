@@ -1,7 +1,10 @@
 """The coordinate tokeniser: every number of a crystal is one token; about 50 tokens a crystal.
 
-    bos [group] [formation energy] [hull] [element count, ...]  a b c  alpha beta gamma
-        element x y z   element x y z  ...  eos
+    bos [group] [formation energy] [hull]  element count  element count ...
+        a b c  alpha beta gamma  element x y z   element x y z  ...  eos
+
+The formula comes first, so that one model draws p(formula) p(cell, atoms | formula) and p(cell,
+atoms | a formula that is given), both learnt from every crystal.
 
 Each kind of field has its own range of tokens. The three lengths share theirs, so do the angles and
 the coordinates, and an element in the formula is the same token as in the body: what is equal looks
@@ -12,7 +15,7 @@ The cell and the order of atoms are those of the structure: `nqs.crystal.canonic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -67,10 +70,12 @@ class CoordinateTokeniser(Tokeniser):
 
     def encode(self, structure: Structure, conditions: Conditions | None = None) -> list[int]:
         check_agreement(structure, conditions)
-        return [BOS, *self._prefix(conditions), *self._body(structure).tolist(), EOS]
+        formula = self._formula(structure.composition)
+        return [BOS, *self._head(conditions), *formula, *self._body(structure).tolist(), EOS]
 
     def decode(self, tokens: Sequence[int]) -> tuple[Structure, Conditions]:
-        conditions, body = self._read_prefix(self.content(tokens))
+        """See Tokeniser.decode; the composition is always among the conditions."""
+        conditions, body = self._read_head(self.content(tokens))
         structure = self._read_body(body)
         check_agreement(structure, conditions)
         return structure, conditions
@@ -83,11 +88,18 @@ class CoordinateTokeniser(Tokeniser):
         partial: Structure | None = None,
         device: torch.device | str = "cpu",
     ) -> CoordinateGrammar:
-        remaining = remaining_atoms(conditions, partial, self.max_atoms)
-        body = [] if partial is None else self._body(partial).tolist()
-        prefix = self._prefix(conditions)
+        remaining_atoms(conditions, partial, self.max_atoms)  # refuses what cannot be
+        composition = None if conditions is None else conditions.composition
         return CoordinateGrammar(
-            self.fields, n_rows, prefix, body, remaining, self.max_atoms, device
+            self.fields,
+            n_rows,
+            self._head(conditions),
+            [] if composition is None else self._formula(composition),
+            [] if partial is None else self._body(partial).tolist(),
+            {} if partial is None else partial.composition,
+            composition,
+            self.max_atoms,
+            device,
         )
 
     def translated(
@@ -107,7 +119,8 @@ class CoordinateTokeniser(Tokeniser):
         elements = self.fields.element
         return [(i, i + 1) for i, token in enumerate(tokens) if token in elements]
 
-    def _prefix(self, conditions: Conditions | None) -> list[int]:
+    def _head(self, conditions: Conditions | None) -> list[int]:
+        """The conditions but for the composition."""
         fields, given = self.fields, conditions or Conditions()
         tokens = []
         if given.space_group is not None:
@@ -116,15 +129,20 @@ class CoordinateTokeniser(Tokeniser):
             tokens.append(fields.energy[int(ENERGIES.index(given.formation_energy))])
         if given.energy_above_hull is not None:
             tokens.append(fields.hull[int(HULLS.index(given.energy_above_hull))])
-        for number, count in given.formula:
-            tokens += [fields.element[number - 1], fields.count[count - 1]]
         return tokens
+
+    def _formula(self, composition: Mapping[int, int]) -> list[int]:
+        """Raises CrystalError for more atoms than are written."""
+        n_atoms = sum(composition.values())
+        if n_atoms > self.max_atoms:
+            raise CrystalError(f"{n_atoms} atoms: at most {self.max_atoms} are written")
+        fields, terms = self.fields, Conditions(composition).formula
+        pairs = [(fields.element[number - 1], fields.count[count - 1]) for number, count in terms]
+        return [token for pair in pairs for token in pair]
 
     def _body(self, structure: Structure) -> NDArray[np.int64]:
         """(6 + 4 A,) tokens. Raises CrystalError for what is out of range."""
         fields = self.fields
-        if structure.n_atoms > self.max_atoms:
-            raise CrystalError(f"{structure.n_atoms} atoms: at most {self.max_atoms} are written")
         angles = ANGLES.index(structure.angles)
         check_angles(structure.angles, angles)
         places = np.rint(structure.positions * N_BINS).astype(np.int64) % N_BINS  # (A, 3)
@@ -134,7 +152,7 @@ class CoordinateTokeniser(Tokeniser):
         cell = [LENGTHS.index(structure.lengths) + fields.length.start, angles + fields.angle.start]
         return np.concatenate([*cell, atoms.ravel()])
 
-    def _read_prefix(self, tokens: list[int]) -> tuple[Conditions, list[int]]:
+    def _read_head(self, tokens: list[int]) -> tuple[Conditions, list[int]]:
         """The conditions and the tokens after them."""
         fields, rest = self.fields, list(reversed(tokens))
         group = energy = hull = None
@@ -148,7 +166,9 @@ class CoordinateTokeniser(Tokeniser):
         while len(rest) > 1 and rest[-1] in fields.element and rest[-2] in fields.count:
             number = rest.pop() - fields.element.start + 1
             formula.append((number, rest.pop() - fields.count.start + 1))
-        conditions = Conditions(dict(formula) or None, group, energy, hull)
+        if not formula:
+            raise CrystalError("a crystal's formula comes before its cell: there is none")
+        conditions = Conditions(dict(formula), group, energy, hull)
         if tuple(formula) != conditions.formula:
             raise CrystalError(f"formula {formula_of(dict(formula))}: elements once and in order")
         return conditions, rest[::-1]

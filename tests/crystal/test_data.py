@@ -91,13 +91,13 @@ def test_infilling_counts_the_answer_alone(name: str) -> None:
 
 def test_shares_of_the_tasks(generator) -> None:
     """Counts of 4 sigma: a correct one fails with chance 6e-5 each, fixed seed."""
-    tokeniser, crystals = CoordinateTokeniser(20), encoded(361)
+    tokeniser, crystals = CoordinateTokeniser(20), encoded(361, ("space_group",))
     tasks = Tasks(condition_dropout=0.25, infilling=1 / 3)
     found = rows(Epoch(tokeniser, crystals, tasks, generator))
     n, asked = len(found), sum(row.count(tokeniser.mask) > 0 for row in found)
     assert abs(asked - n / 3) < 4 * (n * 2 / 9) ** 0.5
-    counts = tokeniser.fields.count
-    conditioned = sum(row[2] in counts for row in found if tokeniser.mask not in row)
+    groups = tokeniser.fields.group
+    conditioned = sum(row[1] in groups for row in found if tokeniser.mask not in row)
     assert abs(conditioned - (n - asked) * 0.75) < 4 * ((n - asked) * 3 / 16) ** 0.5
 
 
