@@ -102,7 +102,7 @@ class DataConfig:
     """Most atoms in a cell, >= 1; larger crystals are left out."""
     conditions: tuple[str, ...] = ("composition",)
     """What samples can be asked for: composition, space_group, formation_energy, energy_above_hull,
-    as far as the table knows it."""
+    as far as the table knows it. The tokenisers coordinate and cif always write the composition."""
     condition_dropout: float = 0.5
     """Chance with which each condition is left out of a crystal in an epoch, in [0, 1]."""
     infilling: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from nqs.crystal.config import DataConfig
 from nqs.crystal.coordinate import CoordinateTokeniser
 from nqs.crystal.data import Encoded, Epoch, Tasks, bucketed, encode, generation, infilling
 from nqs.crystal.examples import examples
+from nqs.crystal.parallel import mapped
 from nqs.crystal.splits import records
 from nqs.crystal.tokenisers import TOKENISERS, make_tokeniser
+from nqs.runs.schema import InputError
 
 PLAIN = Tasks(condition_dropout=1.0, infilling=0.0, batch_tokens=512)
 
@@ -166,3 +169,8 @@ def test_processes_read_a_table_as_one_does(tmp_path: Path) -> None:
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a.structure.positions, b.structure.positions)
         assert a.conditions == b.conditions
+
+
+def test_a_process_that_ends_is_named() -> None:
+    with pytest.raises(InputError, match="workers=2: one of the processes ended early"):
+        list(mapped(os._exit, [1, 1], 2))
