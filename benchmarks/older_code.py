@@ -37,7 +37,7 @@ def import_classes(path: str) -> tuple[Any, dict[str, Any]]:
     """Its Rydberg class and its models by name: "ptf" and "rnn". Raises ValueError."""
     root = checkout(path)
     if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+        sys.path.append(str(root))  # it has a train.py too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it scripts a model at import, which torch now deprecates
         from tvmc.hamiltonians.rydberg import Rydberg
