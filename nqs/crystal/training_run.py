@@ -158,7 +158,23 @@ def portable(config: Config) -> dict[str, Any]:
 
 def read_config(path: Path) -> Config:
     """The configuration of the run in folder `path`."""
-    return Config.from_dict(directory.saved_mapping(path))
+    return Config.from_dict(saved_mapping(path))
+
+
+def saved_mapping(path: Path) -> dict[str, Any]:
+    """What config.yaml of the run in `path` says.
+
+    Raises InputError for a run whose tokens meant something else: those of `coordinate` from before
+    the formula came first, known by the lack of data.permute, which came with it.
+    """
+    mapping = directory.saved_mapping(path)
+    data = mapping.get("data")
+    if isinstance(data, dict) and data.get("tokeniser") == "coordinate" and "permute" not in data:
+        raise InputError(
+            f"{path}: a run from before the coordinate tokeniser wrote the formula first; its "
+            f"tokens cannot be read any more, train it again"
+        )
+    return mapping
 
 
 def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
@@ -166,7 +182,7 @@ def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
 
     Raises InputError naming a key that differs from the saved run and may not change.
     """
-    mapping = directory.saved_mapping(path)
+    mapping = saved_mapping(path)
     saved = flatten(mapping)
     for key, value in given.items():
         same = key in saved and shown(saved[key]) == shown(value)

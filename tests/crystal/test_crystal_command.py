@@ -76,17 +76,34 @@ def test_the_best_parameters_are_read(trained: Path) -> None:
         assert torch.equal(value, saved["optimizer"]["best"][name])
 
 
-def test_a_run_from_before_a_key_can_be_used(trained: Path, tmp_path: Path) -> None:
-    """It had what is now the default of a key that neither its files nor its checkpoints have."""
-    older = shutil.copytree(trained, tmp_path / "older")
-    text = (older / "config.yaml").read_text()
-    (older / "config.yaml").write_text(text.replace("  permute: false\n", ""))
+def without(key: str, run: Path, path: Path) -> Path:
+    """A copy of a run from before the key data.KEY, in its files and its checkpoints."""
+    older = shutil.copytree(run, path)
+    lines = (older / "config.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(f"  {key}:")]
+    assert len(kept) == len(lines) - 1
+    (older / "config.yaml").write_text("".join(kept))
     for file in (older / "checkpoints").iterdir():
         saved = torch.load(file, weights_only=True)
-        del saved["config"]["data"]["permute"]
+        del saved["config"]["data"][key]
         torch.save(saved, file)
-    assert "permute" not in (older / "config.yaml").read_text()
+    return older
+
+
+def test_a_run_from_before_a_key_can_be_used(trained: Path, tmp_path: Path) -> None:
+    """It had what is now the default of a key that it does not have."""
+    older = without("infilling", trained, tmp_path / "older")
     assert read_trained(older).step == read_trained(trained).step
+
+
+def test_a_run_of_other_tokens_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = without("permute", trained, tmp_path / "older")
+    for words in (["generate", older], ["train", f"run.dir={older}", "run.resume=true"]):
+        assert crystal(*words) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "before the coordinate tokeniser wrote the form" in error
 
 
 def test_generate(trained: Path, tmp_path: Path) -> None:
