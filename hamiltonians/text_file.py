@@ -36,13 +36,15 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
         raise ValueError(f"cannot be read ({error.strerror})") from None
     except ValueError:  # a zero byte in the name
         raise ValueError("cannot be read (not a file name)") from None
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("cannot be read (not a regular file)")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(largest + 1)
-        except OSError as error:
-            raise ValueError(f"cannot be read ({error.strerror})") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    finally:
+        os.close(descriptor)
     if len(data) > largest:
         raise ValueError(f"is larger than {largest / 2**20:.3g} MB, the most that is read")
     return data

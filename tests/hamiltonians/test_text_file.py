@@ -1,4 +1,4 @@
-"""Text is read in every encoding that editors write, and nothing else is waited for or swallowed."""
+"""Text is read in every encoding that editors write; pipes and binary data are refused."""
 
 from __future__ import annotations
 
