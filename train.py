@@ -36,7 +36,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nqs.runs import legacy
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
-from nqs.runs.directory import resumed_config
+from nqs.runs.directory import holds_nothing, resumed_config
 from nqs.runs.scan_config import LAUNCHERS, LauncherConfig, ScanConfig
 from nqs.runs.scan_folder import Axis, Scan, make, read
 from nqs.runs.schema import InputError, documentation, flatten, from_mapping, shown, suggestion
@@ -74,10 +74,15 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         if MULTIRUN & set(arguments):
             return run_scan([word for word in arguments if word not in MULTIRUN])
+        command = ["python", "train.py", *arguments]
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # what one of them refuses, all do
+            from nqs.runs.ground_state_run import run_loaded
+
+            return run_loaded(lambda: load_config(list(arguments)), command)
         config = load_config(list(arguments))
         from nqs.runs.ground_state_run import run  # torch: seconds that bad input need not wait for
 
-        return run(config, ["python", "train.py", *arguments])
+        return run(config, command)
     except InputError as error:
         if not leads():
             time.sleep(GRACE_SECONDS)
@@ -104,7 +109,11 @@ def load_config(arguments: list[str]) -> Config:
             print(f"today's form: python train.py {shlex.join(arguments)}")
     mapping, given = compose_config(arguments)
     if mapping["run"].get("resume") is True and mapping["run"].get("dir") is not None:
-        return resumed_config(Path(str(mapping["run"]["dir"])), given)
+        path = Path(str(mapping["run"]["dir"]))
+        begins = holds_nothing(path) and any(not key.startswith("run.") for key in given)
+        if not begins:
+            return resumed_config(path, given)
+        mapping["run"]["resume"] = False  # one command line for a job that is requeued
     return Config.from_dict(mapping)
 
 
