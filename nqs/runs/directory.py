@@ -139,8 +139,8 @@ def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
     given maps dotted keys to values. Raises InputError naming a key that differs from the saved run
     and may not change.
     """
-    saved = flatten(saved_mapping(path))
     config = read_config(path).to_dict()
+    saved = flatten(saved_mapping(path))
     for key, value in given.items():
         if key in RESUMABLE:
             section, _, name = key.rpartition(".")

@@ -45,6 +45,8 @@ def joined(timeout: float) -> Iterator[Ranks]:
     if number("WORLD_SIZE", 1) == 1:
         yield ALONE
         return
+    if os.environ.get("MASTER_PORT") == "0":  # torch would try to reach it for ever
+        raise InputError("MASTER_PORT=0: no port to meet at; use torchrun --standalone")
     share_cores()
     try:
         start(timeout)
