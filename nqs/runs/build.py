@@ -66,6 +66,8 @@ WARM_RATE = 2.0
 """Factor on the automatic time step of a run that starts near its ground state: nothing is left to
 collapse, and few steps are to go far. (4x4 Rydberg atoms along delta in steps of 0.25, 30 steps
 each: median relative error 3.0e-4 without, 1.6e-4 with it; 50 steps without: 1.5e-4.)"""
+LEAST_STEP: Final = 1e-9
+"""Of the automatic time step; float32 rounds changes of 6e-8 away."""
 MANY_DIGITS: Final = 6
 """model.digit_decay=auto learns the states of patches of so many sites from their bits."""
 DIGIT_DECAY: Final = 0.3
@@ -406,6 +408,8 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
     """minSR or Adam; schedules span all steps of the run. Text is auto: OptimizerConfig checks."""
     config, n_steps = whole.optimizer, whole.train.steps
     learning_rate, momentum = config.learning_rate, config.momentum
+    if config.name == "minsr" and not isinstance(learning_rate, str):
+        check_moves(learning_rate, hamiltonian)
     if isinstance(learning_rate, str):
         learning_rate = time_step(hamiltonian)
         if whole.train.start_from is not None:
@@ -443,6 +447,16 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
         clip_norm=config.clip_norm,
         schedule=schedule,
     )
+
+
+def check_moves(learning_rate: float, hamiltonian: Hamiltonian) -> None:
+    """Raises InputError for a time step so short that rounding undoes it."""
+    automatic = time_step(hamiltonian)
+    if learning_rate < LEAST_STEP * automatic:
+        raise InputError(
+            f"optimizer.learning_rate={learning_rate:g}: changes nothing; auto is {automatic:.3g} "
+            f"here, give at least {LEAST_STEP * automatic:.3g}"
+        )
 
 
 def build_products(asked: str, device: torch.device) -> ProductsChoice:
