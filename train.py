@@ -304,7 +304,7 @@ def check_value(argument: str, value: Any, depth: int = 0) -> None:
             check_value(argument, item, depth + 1)
     if isinstance(value, str) and "${" in REFERENCE.sub("", value):
         raise InputError(
-            f"{shown(argument)}: of interpolations only ${{key}} is understood, e.g. ${{lattice.Lx}}"
+            f"{shown(argument)}: only ${{KEY}} of another key is understood, e.g. ${{lattice.Lx}}"
         )
     if re.match(r"[^=]*=\s*shuffle\s*\(", argument):
         raise InputError(f"{shown(argument)}: a run is the same every time; write the values out")
@@ -317,7 +317,7 @@ def check_once(arguments: Sequence[str]) -> None:
         key = word.partition("=")[0].strip()
         if key in seen:
             both = f"{shown(seen[key])} and {shown(word)}"
-            raise InputError(f"{both}: {shown(key)} is given twice; write all its values in one word")
+            raise InputError(f"{both}: {shown(key)} is given twice; write its values in one word")
         seen[key] = word
 
 

@@ -136,9 +136,4 @@ def job(arguments: list[str]) -> int:
         raise InputError(error.format_message()) from None  # type: ignore[attr-defined]
     except typer.Abort:  # typer's word for Ctrl-C
         raise KeyboardInterrupt from None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = error.filename or "file"
-        raise InputError(f"{where}: cannot be used ({error.strerror or error})") from None
     return code if isinstance(code, int) else 0

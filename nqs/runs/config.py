@@ -326,13 +326,15 @@ class OptimizerConfig:
     """Kind: minsr or adam (the group option)."""
     learning_rate: float | str
     """Step size at the top of the schedule. adam: 1e-10 .. 1000. minsr: imaginary time, 1 over the
-    couplings' unit, 1e-30 .. 1e6 and at least 1e-9 of auto; auto is what the terms that flip spins allow, 0.2 over their spectral width per site, <= 0.2,
-    and twice that after train.start_from."""
+    couplings' unit, 1e-30 .. 1e6 and at least 1e-9 of auto; auto is what the
+    terms that flip spins allow, 0.2 over their spectral width per site, <= 0.2, and twice that
+    after train.start_from."""
     diagonal_shift: float | None = None
     """Added to the quantum metric, 1e-12 .. 1e6 (minsr); less is lost in its rounding."""
     momentum: float | str | None = None
-    """Share of the last direction that is kept, 0 (plain minSR) or 1e-6 .. 0.9999 (further back than
-    most runs are long); auto is 0.9, or 0 with model.phase, where momentum empties configurations before their sign is found (minsr)."""
+    """Share of the last direction that is kept, 0 (plain minSR) or 1e-6 .. 0.9999 (further
+    back than most runs are long); auto is 0.9, or 0 with model.phase, where momentum empties
+    configurations before their sign is found (minsr)."""
     max_norm: float | None = None
     """Largest standard deviation of the change of ln psi in one step, 1e-6 (below the rounding of
     float32) .. 1e6; null is none (minsr)."""
@@ -407,12 +409,14 @@ class TrainConfig:
     """Share of the draws that take one random flip (importance sampling), 0 (none) or 0.001
     .. 0.99."""
     flip_radius: float | None = None
-    """Compute local energies from the patches up to here from a flip, in patch spacings (0.1 .. 1000),
-    corrected without bias by exact flips (train.exact_fraction); model=ptf only. null: all flips exactly."""
+    """Compute local energies from the patches up to here from a flip, in patch spacings, 0.1 ..
+    1000, corrected without bias by exact flips (train.exact_fraction); model=ptf only. null: all
+    flips exactly."""
     exact_fraction: float | None = None
     """Share of the flips that are exact with train.flip_radius, 0.001 .. 1; null is an eighth."""
     max_seconds: float | None
-    """Budget of the optimisation in seconds, 1e-3 .. 1e9: then stop, evaluate, report; null has none."""
+    """Budget of the optimisation in seconds, 1e-3 .. 1e9: then stop, evaluate, report; null
+    has none."""
     eval_samples: int
     """Fresh configurations for the final energy, 2 .. 1e9."""
     exact: str | bool

@@ -107,9 +107,7 @@ def refuse_if_larger(needs: Mapping[str, tuple[float, str]], room: float) -> Non
         )
 
 
-def estimates(
-    config: Config, sizes: Sizes, n_parameters: int
-) -> dict[str, tuple[float, str]]:
+def estimates(config: Config, sizes: Sizes, n_parameters: int) -> dict[str, tuple[float, str]]:
     """{key: (bytes of the process at its peak, what is largest then)} of a step and of the final
     evaluation."""
     itemsize = 8 if config.dtype == "float64" else 4
@@ -152,7 +150,9 @@ def measuring(model: ModelConfig, sizes: Sizes, n_rows: int, itemsize: int) -> f
     elements = 4 * 8.0 * parts * n_rows * sizes.n_flips  # ratios, elements, their products
     at_once = min(n_rows * images, LAUNCH_ROWS)
     logits = 3.0 * itemsize * parts * sizes.n_states
-    sampling = at_once * (2 * state_numbers(model, sizes) * itemsize + 6 * 8 * parts * sizes.n_states)
+    sampling = at_once * (
+        2 * state_numbers(model, sizes) * itemsize + 6 * 8 * parts * sizes.n_states
+    )
     if model.name in CONSTANT_STATE:
         branches = min(n_rows * images * sizes.n_sites, LAUNCH_ROWS)
         flips = branches * (3 * state_numbers(model, sizes) * itemsize + logits)

@@ -11,7 +11,6 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import itertools
 import math
 import types
 import typing

@@ -3,6 +3,7 @@ can happen to any program: bad input, Ctrl-C, a reader that closed the pipe, no 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -31,10 +32,13 @@ def run_command(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         give_up_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = error.filename or "a file"
+        return refuse(InputError(f"{where}: cannot be used ({error.strerror or error})"))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return say(f"error: {out_of_memory(error)}", 1)
+        return say(out_of_memory(error), 1)
 
 
 def refuse(error: InputError) -> int:
@@ -46,10 +50,8 @@ def refuse(error: InputError) -> int:
 
 def say(lines: str, code: int) -> int:
     """Prints on stderr, if there still is one, and returns the code."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # closed
         print(lines, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # closed
-        pass
     return code
 
 
@@ -71,8 +73,8 @@ def out_of_memory(error: BaseException) -> str:
     """The line about it."""
     reason = str(error).strip().splitlines()
     return one_line(
-        "out of memory; what was saved before stays. Take fewer samples or a smaller model, larger "
-        f"patches or fewer processes{f' ({reason[0]})' if reason else ''}"
+        "error: out of memory; what was saved before stays. Take fewer samples or a smaller model, "
+        f"larger patches or fewer processes{f' ({reason[0]})' if reason else ''}"
     )
 
 

@@ -21,9 +21,14 @@ import yaml
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07\x1b[31m"
 TINY = [
-    "model.d_model=4", "model.n_heads=1", "model.n_layers=1", "train.steps=2", "train.n_samples=8",
-    "train.eval_samples=16", "train.checkpoint_every=1",
-]  # fmt: skip
+    "model.d_model=4",
+    "model.n_heads=1",
+    "model.n_layers=1",
+    "train.steps=2",
+    "train.n_samples=8",
+    "train.eval_samples=16",
+    "train.checkpoint_every=1",
+]
 ROCK_SALT = """data_{name}
 _cell_length_a {a}
 _cell_length_b {a}
@@ -47,7 +52,7 @@ Command = tuple[str, list[str]]
 
 
 def make_template(path: Path, run: Callable[[str, Sequence[str]], int]) -> None:
-    """Runs, a scan and crystals in the (current) folder `path`; run(program, words) -> exit code."""
+    """Runs, a scan and crystals in the current folder, `path`; run(program, words) -> code."""
     (path / "positions.csv").write_text("x,y\n0,0\n0,1\n1,0\n")
     (path / "strings.txt").write_text("-1 Z0 Z1\n-0.5 X0\n-0.5 X1\n-0.5 X2\n")
     (path / "keys.yaml").write_text("train: {steps: 3}\nmodel: {d_model: 8, n_heads: 2}\n")
@@ -69,9 +74,14 @@ def make_template(path: Path, run: Callable[[str, Sequence[str]], int]) -> None:
         rows.append({"material_id": f"s{number}", "cif": text, "formation_energy_per_atom": "-1"})
     (path / "table.csv").write_text(table(rows))
     keys = [
-        "model.d_model=8", "model.n_heads=1", "model.n_layers=1", "train.steps=3",
-        "optimizer.warmup_steps=1", "train.validate_every=2", "train.checkpoint_every=2",
-    ]  # fmt: skip
+        "model.d_model=8",
+        "model.n_heads=1",
+        "model.n_layers=1",
+        "train.steps=3",
+        "optimizer.warmup_steps=1",
+        "train.validate_every=2",
+        "train.checkpoint_every=2",
+    ]
     words = ["crystal", "train", "data.train=table.csv", "run.dir=learnt", *keys]
     assert run("nqs", words) == 0
     assert run("nqs", ["crystal", "generate", "learnt", "n=3", "out=samples"]) == 0
@@ -91,9 +101,15 @@ RESUME_STARTED: Command = ("train", ["run.dir=started", "run.resume=true", "trai
 RESUME_SCAN: Command = ("train", ["-m", "scan.dir=scan", "scan.resume=true"])
 NEW_CUSTOM: Command = (
     "train",
-    [*TINY, "lattice=positions", "lattice.file=positions.csv", "hamiltonian=pauli",
-     "hamiltonian.file=strings.txt", "run.dir=new"],
-)  # fmt: skip
+    [
+        *TINY,
+        "lattice=positions",
+        "lattice.file=positions.csv",
+        "hamiltonian=pauli",
+        "hamiltonian.file=strings.txt",
+        "run.dir=new",
+    ],
+)
 START_FROM: Command = (
     "train",
     [*TINY, "lattice=chain", "lattice.Lx=4", "train.start_from=run", "run.dir=new"],
@@ -112,11 +128,22 @@ JUDGE_MODEL: Command = ("nqs", ["crystal", "evaluate", "learnt"])
 JUDGE: Command = ("nqs", ["crystal", "evaluate", "samples"])
 FROM_TABLE: Command = (
     "nqs",
-    ["crystal", "train", "data.train=table.csv", "run.dir=new", "train.steps=2",
-     "model.d_model=8", "model.n_heads=1", "model.n_layers=1", "optimizer.warmup_steps=1"],
-)  # fmt: skip
-FROM_FOLDER: Command = ("nqs", ["data.train=cifs" if w.startswith("data.train") else w
-                                for w in FROM_TABLE[1]])  # fmt: skip
+    [
+        "crystal",
+        "train",
+        "data.train=table.csv",
+        "run.dir=new",
+        "train.steps=2",
+        "model.d_model=8",
+        "model.n_heads=1",
+        "model.n_layers=1",
+        "optimizer.warmup_steps=1",
+    ],
+)
+FROM_FOLDER: Command = (
+    "nqs",
+    ["data.train=cifs" if w.startswith("data.train") else w for w in FROM_TABLE[1]],
+)
 WITH_KEYS: Command = ("nqs", [*FROM_TABLE[1][:4], "--config", "keys.yaml"])
 
 POINT = "scan/hamiltonian.delta=0"
@@ -138,7 +165,7 @@ TARGETS: dict[str, tuple[str, list[Command]]] = {
     f"{POINT}/config.yaml": ("yaml", [COLLECT]),
     "learnt/config.yaml": ("yaml", [LEARN, GENERATE, JUDGE_MODEL, JUDGE]),
     "learnt/run.h5": ("hdf5", [LEARN]),
-    "learnt/summary.json": ("json", [SHOW[:1] + (["show", "learnt"],)]),
+    "learnt/summary.json": ("json", [("nqs", ["show", "learnt"])]),
     "learnt/checkpoints/step-000000003.pt": ("torch", [LEARN, GENERATE, JUDGE_MODEL]),
     "samples/samples.csv": ("csv", [JUDGE]),
     "samples/config.yaml": ("yaml", [JUDGE]),
@@ -180,9 +207,24 @@ def cases(n: int, seed: int) -> Iterator[Case]:
 def strange_file(rng: random.Random, path: Path) -> str:
     """No file, or one that is not what it seems."""
     kind = rng.choice(
-        ["empty", "zeros", "noise", "fifo", "/dev/zero", "/dev/full", "folder", "nowhere", "loop",
-         "missing", "utf-16", "latin-1", "mark", "long line", "escapes"]
-    )  # fmt: skip
+        [
+            "empty",
+            "zeros",
+            "noise",
+            "fifo",
+            "/dev/zero",
+            "/dev/full",
+            "folder",
+            "nowhere",
+            "loop",
+            "missing",
+            "utf-16",
+            "latin-1",
+            "mark",
+            "long line",
+            "escapes",
+        ]
+    )
     data = path.read_bytes() if path.exists() else b""
     path.unlink(missing_ok=True)
     if kind == "fifo":
@@ -219,12 +261,43 @@ def nonsense(rng: random.Random) -> Any:
         deep = [deep]
     return rng.choice(
         [
-            None, True, 0, -1, 2**63, -(2**70), 10**400, 1e308, float("nan"), float("inf"), "", "x",
-            ESCAPE, "a\nb", "x" * 100_000, "../../escaped", "/etc/passwd", [], {}, [[]], {"a": 1},
-            {"energy": 1}, [1, "a", None], deep, {"x" * 5000: ESCAPE}, "\ud800", "=1+1", "nan", 0.5,
-            [1] * 5000, {str(i): i for i in range(500)}, "\u202eevil", 1e-300, "0x10", 3,
+            None,
+            True,
+            0,
+            -1,
+            2**63,
+            -(2**70),
+            10**400,
+            1e308,
+            float("nan"),
+            float("inf"),
+            "",
+            "x",
+            ESCAPE,
+            "a\nb",
+            "x" * 100_000,
+            "../../escaped",
+            "/etc/passwd",
+            [],
+            {},
+            [[]],
+            {"a": 1},
+            {"energy": 1},
+            [1, "a", None],
+            deep,
+            {"x" * 5000: ESCAPE},
+            "\ud800",
+            "=1+1",
+            "nan",
+            0.5,
+            [1] * 5000,
+            {str(i): i for i in range(500)},
+            "\u202eevil",
+            1e-300,
+            "0x10",
+            3,
         ]
-    )  # fmt: skip
+    )
 
 
 def mutated(rng: random.Random, content: Any) -> Any:
@@ -249,8 +322,15 @@ def spoil_json(rng: random.Random, path: Path) -> str:
     content = mutated(rng, json.loads(path.read_text()))
     text = json.dumps(content)
     if rng.random() < 0.1:
-        text = rng.choice(["[" * 100_000 + "]" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000,
-                           "9" * 10_000, '{"a":1,"a":2}', "{" + '"energy":1' + "}"])  # fmt: skip
+        text = rng.choice(
+            [
+                "[" * 100_000 + "]" * 100_000,
+                '{"a":' * 5000 + "1" + "}" * 5000,
+                "9" * 10_000,
+                '{"a":1,"a":2}',
+                "{" + '"energy":1' + "}",
+            ]
+        )
     path.write_text(text)
     return f"json {text[:200]!r}"
 
@@ -266,21 +346,67 @@ def spoil_yaml(rng: random.Random, path: Path) -> str:
         for one, two in zip("abcdefgh", "bcdefghi", strict=True):
             bomb += f"{two}: &{two} [{','.join([f'*{one}'] * 9)}]\n"
         text = rng.choice(
-            [bomb, bomb + "lattice: *i\n", "lattice: *nothing\n", "!!python/object/apply:os.system [ls]",
-             "? [a, b]\n: 1\n", "lattice: {? {a: 1} : 2}\n", "2001-01-01: 2\n", "seed: 0x" + "f" * 9000,
-             "seed: " + "1" * 9000, "seed: 1:2:3", "- a\n- b\n", "---\na: 1\n---\nb: 2\n", "a: !!binary x",
-             "a: &a {b: *a}\n", "lattice: &l\n  <<: *l\n", "\ttab: 1\n", "seed: .nan\n", "%YAML 9.9\n---\n1",
-             "lattice: !!set {a, b}\n", "a: !!timestamp 2001-99-99\n", "1: {2: 3}\n", "null: null\n"]
-        )  # fmt: skip
+            [
+                bomb,
+                bomb + "lattice: *i\n",
+                "lattice: *nothing\n",
+                "!!python/object/apply:os.system [ls]",
+                "? [a, b]\n: 1\n",
+                "lattice: {? {a: 1} : 2}\n",
+                "2001-01-01: 2\n",
+                "seed: 0x" + "f" * 9000,
+                "seed: " + "1" * 9000,
+                "seed: 1:2:3",
+                "- a\n- b\n",
+                "---\na: 1\n---\nb: 2\n",
+                "a: !!binary x",
+                "a: &a {b: *a}\n",
+                "lattice: &l\n  <<: *l\n",
+                "\ttab: 1\n",
+                "seed: .nan\n",
+                "%YAML 9.9\n---\n1",
+                "lattice: !!set {a, b}\n",
+                "a: !!timestamp 2001-99-99\n",
+                "1: {2: 3}\n",
+                "null: null\n",
+            ]
+        )
     path.write_text(text)
     return f"yaml {text[:200]!r}"
 
 
 def spoil_text(rng: random.Random, path: Path) -> str:
     words = path.read_text().split(" ")
-    junk = ["nan", "inf", "1e400", "-1", "9" * 5000, ESCAPE, "", "\n", "x" * 100_000, "Q7", "Z99999999999",
-            "Z0 Z0", "\u0664", "0", "loop_", "data_", "'", ";", "#", "1(", "X-1", "1+2j", "1e-400", "Z0" * 3000,
-            "_cell_length_a", "(1)", "?", "."]  # fmt: skip
+    junk = [
+        "nan",
+        "inf",
+        "1e400",
+        "-1",
+        "9" * 5000,
+        ESCAPE,
+        "",
+        "\n",
+        "x" * 100_000,
+        "Q7",
+        "Z99999999999",
+        "Z0 Z0",
+        "\u0664",
+        "0",
+        "loop_",
+        "data_",
+        "'",
+        ";",
+        "#",
+        "1(",
+        "X-1",
+        "1+2j",
+        "1e-400",
+        "Z0" * 3000,
+        "_cell_length_a",
+        "(1)",
+        "?",
+        ".",
+    ]
     for _ in range(rng.randint(1, 3)):
         place, kind = rng.randrange(len(words)), rng.random()
         words[place] = rng.choice(junk) if kind < 0.6 else words[place] + rng.choice(junk)
@@ -294,8 +420,27 @@ def spoil_text(rng: random.Random, path: Path) -> str:
 def spoil_csv(rng: random.Random, path: Path) -> str:
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
-    junk = ["nan", "inf", "1e400", "text", ESCAPE, "", "x" * 200_000, "-1", "9" * 5000, '"', "a\nb",
-            "../../x", "=1+1", "1;2", "\t", "[1,2]", "{}", "\u202e", "1,5"]  # fmt: skip
+    junk = [
+        "nan",
+        "inf",
+        "1e400",
+        "text",
+        ESCAPE,
+        "",
+        "x" * 200_000,
+        "-1",
+        "9" * 5000,
+        '"',
+        "a\nb",
+        "../../x",
+        "=1+1",
+        "1;2",
+        "\t",
+        "[1,2]",
+        "{}",
+        "\u202e",
+        "1,5",
+    ]
     for _ in range(rng.randint(1, 3)):
         kind, row = rng.random(), rng.randrange(len(rows))
         if kind < 0.6 and rows[row]:
@@ -317,11 +462,16 @@ def spoil_csv(rng: random.Random, path: Path) -> str:
 def spoil_torch(rng: random.Random, path: Path) -> str:
     content = torch.load(path, weights_only=True)
     junk = [
-        lambda: torch.full((3,), torch.nan), lambda: torch.zeros(0), lambda: torch.zeros(2, 2).long(),
-        lambda: torch.zeros(1).expand(10**6, 10**6), lambda: torch.ones(3, dtype=torch.complex64),
-        lambda: torch.zeros(3).to_sparse(), lambda: nonsense(rng), lambda: nonsense(rng),
+        lambda: torch.full((3,), torch.nan),
+        lambda: torch.zeros(0),
+        lambda: torch.zeros(2, 2).long(),
+        lambda: torch.zeros(1).expand(10**6, 10**6),
+        lambda: torch.ones(3, dtype=torch.complex64),
+        lambda: torch.zeros(3).to_sparse(),
+        lambda: nonsense(rng),
+        lambda: nonsense(rng),
         lambda: torch.empty(2**20, device="meta"),
-    ]  # fmt: skip
+    ]
     flat = [(content, key) for key in content]
     for value in list(content.values()):
         if isinstance(value, dict):
@@ -333,9 +483,14 @@ def spoil_torch(rng: random.Random, path: Path) -> str:
     elif kind < 0.35 and isinstance(where[key], torch.Tensor) and where[key].numel():
         old = where[key]
         where[key] = rng.choice(
-            [torch.full_like(old, torch.nan) if old.is_floating_point() else old * 0, old[:0], old[None],
-             old.double(), torch.cat([old, old])]
-        )  # fmt: skip
+            [
+                torch.full_like(old, torch.nan) if old.is_floating_point() else old * 0,
+                old[:0],
+                old[None],
+                old.double(),
+                torch.cat([old, old]),
+            ]
+        )
     elif kind < 0.45:
         content = rng.choice([lambda: nonsense(rng), lambda: {}, lambda: torch.zeros(3)])()
     else:
@@ -359,30 +514,60 @@ def spoil_hdf5(rng: random.Random, path: Path) -> str:
                     del file[key]
             file.attrs["format"] = rng.choice(["nqs run 9", ESCAPE, 3])
         elif kind == "attribute":
-            attributes = file[rng.choice(["/", *names, *[n for n in names if n[-4:].isdigit()] * 9])].attrs
+            attributes = file[
+                rng.choice(["/", *names, *[n for n in names if n[-4:].isdigit()] * 9])
+            ].attrs
             key = rng.choice([*attributes, "energy", "extra"])
-            attributes[key] = rng.choice([np.zeros(3), "x", ESCAPE, np.nan, np.zeros(0), b"\xff", 1e300, -1,
-                                          h5py.Empty("f"), True, np.inf])  # fmt: skip
+            attributes[key] = rng.choice(
+                [
+                    np.zeros(3),
+                    "x",
+                    ESCAPE,
+                    np.nan,
+                    np.zeros(0),
+                    b"\xff",
+                    1e300,
+                    -1,
+                    h5py.Empty("f"),
+                    True,
+                    np.inf,
+                ]
+            )
         else:
             parent, _, leaf = name.rpartition("/")
             group = file[parent or "/"]
             del group[leaf]
             if kind == "link":
                 group[leaf] = rng.choice(
-                    [h5py.SoftLink("/nowhere"), h5py.SoftLink(f"/{name}"), h5py.SoftLink("/"),
-                     h5py.ExternalLink("/etc/passwd", "/"), h5py.ExternalLink("/dev/zero", "/a")]
-                )  # fmt: skip
+                    [
+                        h5py.SoftLink("/nowhere"),
+                        h5py.SoftLink(f"/{name}"),
+                        h5py.SoftLink("/"),
+                        h5py.ExternalLink("/etc/passwd", "/"),
+                        h5py.ExternalLink("/dev/zero", "/a"),
+                    ]
+                )
             elif kind == "other":
                 choice = rng.randrange(10)
                 if choice == 0:
                     group.create_group(f"{leaf}/{leaf}")
                 elif choice == 1:
-                    group.create_dataset(leaf, shape=(10**12,), dtype="f8", chunks=(1000,), compression="gzip")
+                    group.create_dataset(
+                        leaf, shape=(10**12,), dtype="f8", chunks=(1000,), compression="gzip"
+                    )
                 else:
                     group[leaf] = [
-                        None, None, np.zeros(7), np.zeros((2, 2)), np.zeros(0), np.array(["a", "b"], dtype="S3"),
-                        np.full(2, np.nan), 3.0, np.zeros(2, dtype=[("a", "f8"), ("b", "i4")]), "text",
-                    ][choice]  # fmt: skip
+                        None,
+                        None,
+                        np.zeros(7),
+                        np.zeros((2, 2)),
+                        np.zeros(0),
+                        np.array(["a", "b"], dtype="S3"),
+                        np.full(2, np.nan),
+                        3.0,
+                        np.zeros(2, dtype=[("a", "f8"), ("b", "i4")]),
+                        "text",
+                    ][choice]
     return f"hdf5 {kind} {name}"
 
 

@@ -123,14 +123,14 @@ def alarm(seconds: int) -> Iterator[None]:
 def stop_before_work(patch: pytest.MonkeyPatch) -> None:
     """Whatever is accepted ends there, once everything is built and checked."""
     from nqs.crystal import training_run
-    from nqs.runs import ground_state_run, scan_folder
+    from nqs.runs import ground_state_run, scan
 
     def accepted(*arguments: Any, **keywords: Any) -> None:
         raise Accepted
 
     patch.setattr(ground_state_run, "prepare", accepted)
-    patch.setattr(scan_folder, "create", accepted)
-    patch.setattr(training_run, "run", accepted)
+    patch.setattr(scan, "resume", accepted)
+    patch.setattr(training_run, "open_folder", accepted)
 
 
 def report(outcomes: Sequence[tuple[Outcome, list[str]]]) -> str:
