@@ -194,13 +194,13 @@ class RunFile:
             )
         if step > 0 and self.n_steps == 0:
             raise InputError(
-                f"{folder / 'run.h5'}: missing, the checkpoint is at step {step}; restore it from a copy, or "
-                "start a new run"
+                f"{folder / 'run.h5'}: missing, the checkpoint is at step {step}; restore it from "
+                "a copy, or start a new run"
             )
         if self.n_steps < step:
             raise InputError(
-                f"{folder / 'run.h5'}: ends at step {self.n_steps} but the checkpoint is at step {step}; "
-                "the two do not belong together"
+                f"{folder / 'run.h5'}: ends at step {self.n_steps} but the checkpoint is at step "
+                f"{step}; the two do not belong together"
             )
         for values in self.columns.values():
             del values[step:]
