@@ -47,6 +47,10 @@ LARGEST_CONFIG: Final = 2**20
 DEEPEST: Final = 10
 """Levels of brackets and indentation in config.yaml at most."""
 DAMAGED: Final = "environment.damaged.json"
+NOTHING_VOUCHES: Final = (
+    "note: no digests.json (a run from before it?): nothing vouches for configuration and inputs "
+    "up to here"
+)
 INPUTS = {"lattice": "inputs/lattice.csv", "hamiltonian": "inputs/hamiltonian.txt"}
 START = "inputs/start.pt"
 PACKAGES = ("nqs", "torch", "numpy", "scipy", "h5py", "hydra-core")
@@ -190,7 +194,7 @@ def create(
     return make(config.run.dir, stem, fill)
 
 
-def make(given: str | None, stem: str, fill: Callable[[Path], None]) -> Path:
+def make(given: str | None, stem: str, fill: Callable[[Path], object]) -> Path:
     """A new run's folder `given`, or runs/<stem>-001 or the next free number; `fill` writes its
     first files. It appears with them in one rename.
 
@@ -218,7 +222,7 @@ def refuse_existing(path: Path) -> None:
         raise InputError(f"run.dir={path}: exists and is not an empty folder; choose another one")
 
 
-def _make_numbered(stem: str, fill: Callable[[Path], None]) -> Path:
+def _make_numbered(stem: str, fill: Callable[[Path], object]) -> Path:
     for number in range(1, 100_000):
         path = Path("runs") / f"{stem}-{number:03d}"
         if path.exists():
@@ -232,7 +236,7 @@ def _make_numbered(stem: str, fill: Callable[[Path], None]) -> Path:
     raise InputError(f"runs/{stem}-*: all numbers are taken; give run.dir=PATH")
 
 
-def _make_at(path: Path, fill: Callable[[Path], None]) -> None:
+def _make_at(path: Path, fill: Callable[[Path], object]) -> None:
     """Fills a temporary folder and renames it to `path`, which must be absent or empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_killed_starts(path)
@@ -295,25 +299,28 @@ def _copy_inputs(path: Path, config: Config) -> None:
             write_bytes(path / name, read_bytes(source, digests.LARGEST_INPUT))
 
 
-def reopen(path: Path, config: Config, command: Sequence[str]) -> None:
-    """Prepares the folder of an existing run for another session."""
-    describe(path, portable(config), session(command, config.seed, config.device))
+def reopen(path: Path, config: Config, command: Sequence[str]) -> list[str]:
+    """Prepares the folder of an existing run for another session; returns what is to be said."""
+    return describe(path, portable(config), session(command, config.seed, config.device))
 
 
-def describe(path: Path, mapping: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+def describe(path: Path, mapping: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
     """Makes checkpoints/, writes config.yaml and adds a session's entry to environment.json, after
     clearing away what a killed session left unfinished. digests.json vouches for config.yaml at
-    every moment (see nqs.runs.digests)."""
+    every moment (see nqs.runs.digests). Returns lines about what was found."""
     remove_temporaries(path)
     (path / "checkpoints").mkdir(exist_ok=True)
     recorded = digests.read(path)
+    notes: list[str] = []
     if recorded is None:
-        recorded = Digests([mapping], _input_digests(path))
+        older = (path / "config.yaml").exists()
+        recorded = Digests([_parsed(path)] if older else [], _input_digests(path))
+        notes = [NOTHING_VOUCHES] if older else []
     Digests([*recorded.configs, mapping], recorded.inputs).write(path)
     text = "# Resolved configuration; files are relative to this folder.\n"
     write_text(path / "config.yaml", text + yaml.safe_dump(dict(mapping), sort_keys=False))
     Digests([mapping], recorded.inputs).write(path)
-    _add_session(path, entry)
+    return notes + _add_session(path, entry)
 
 
 def _input_digests(path: Path) -> dict[str, str]:
@@ -322,23 +329,24 @@ def _input_digests(path: Path) -> dict[str, str]:
     return {name: digests.file_digest(path / name) for name in names}
 
 
-def _add_session(path: Path, entry: Mapping[str, Any]) -> None:
-    """Adds to environment.json. Nothing depends on it: what cannot be read any more is put aside
-    and the line says so."""
-    file, sessions = path / "environment.json", []
+def _add_session(path: Path, entry: Mapping[str, Any]) -> list[str]:
+    """Adds to environment.json. Nothing depends on it: what is damaged is put aside, and a line
+    says so."""
+    file = path / "environment.json"
+    sessions: list[Any] = []
+    notes: list[str] = []
     if file.exists():
         try:
             sessions = digests.read_mapping(file)[0]["sessions"]
             if not isinstance(sessions, list):
                 raise digests.Damaged("its sessions are no list")
         except (digests.Damaged, InputError, KeyError) as error:
-            aside = path / "environment.damaged.json"
-            os.replace(file, aside)
-            sessions = [
-                {"note": f"earlier sessions are in {aside.name}, which is damaged ({error})"}
-            ]
+            os.replace(file, path / DAMAGED)
+            notes = [f"note: environment.json was damaged ({error}); it is now {DAMAGED}"]
+            sessions = [{"note": notes[0]}]
     content = digests.vouched({"sessions": [*sessions, entry]})
     write_text(file, json.dumps(content, indent=2) + "\n")
+    return notes
 
 
 def session(command: Sequence[str], seed: int, device: str) -> dict[str, Any]:

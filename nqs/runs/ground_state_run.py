@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.exact import ground_state
-from nqs.runs import checkpoint, digests, directory, distributed, history, summary
+from nqs.runs import checkpoint, directory, distributed, history, summary
 from nqs.runs.build import EXACT_GIGABYTES, Job, build
 from nqs.runs.config import Config, TrainConfig
 from nqs.runs.console import tell
@@ -51,11 +51,6 @@ MAY_HAVE_CHARACTERS: Final = (
     "warning: this Hamiltonian has off-diagonal elements that are not <= 0, and symmetrised states "
     "are those that each symmetry leaves as they are; a ground state of another momentum or parity "
     "is not among them, compare with model.symmetry=none model.spin_flip=false"
-)
-
-NOTHING_VOUCHES: Final = (
-    "note: no digests.json (a run from before it?): nothing vouches for configuration and inputs "
-    "up to here"
 )
 
 
@@ -256,10 +251,8 @@ def open_folder(job: Job, command: Sequence[str], notes: list[str]) -> Path:
     assert config.run.dir is not None
     path = Path(config.run.dir)
     with writing(path), directory.locked(path):
-        if digests.read(path) is None:
-            notes.append(NOTHING_VOUCHES)
         restored(path, job, warn=lambda line: None)  # refuse before a file of the run is touched
-        directory.reopen(path, config, command)
+        notes += directory.reopen(path, config, command)
     return path
 
 
