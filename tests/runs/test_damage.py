@@ -4,6 +4,7 @@ no numbers. Random flips are in tests/campaigns."""
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -390,7 +391,7 @@ def test_the_configuration_survives_its_file(tmp_path: Path) -> None:
 def test_a_configuration_of_another_shape_is_bounded(tmp_path: Path) -> None:
     """References that grow, brackets without end, other encodings: a line, at once."""
     letters = "abcdefgh"
-    steps = [f"{b}: &{b} [*{a},*{a}]" for a, b in zip(letters, letters[1:], strict=False)]
+    steps = [f"{b}: &{b} [*{a},*{a}]" for a, b in itertools.pairwise(letters)]
     texts = [
         "\n".join(["a: &a [1,1]", *steps]),
         "a: " + "[" * 20_000,
