@@ -94,7 +94,8 @@ def test_zero_variance_on_an_exact_complex_eigenvector(generator: torch.Generato
     values, vectors = torch.linalg.eigh(MATRIX)
     exact, energy = ComplexTable(vectors[:, 0]), float(values[0])
     for fraction in (0.0, 0.4):
-        samples, e_loc = draw_around(exact, HAMILTONIAN, 500, fraction, generator)
+        drawn = draw_around(exact, HAMILTONIAN, 500, fraction, generator)
+        samples, e_loc = drawn.samples, drawn.e_loc
         found = sample_statistics(e_loc, samples, 6, 0.0)
         assert found.energy == pytest.approx(energy, rel=1e-10)
         assert found.variance < 1e-18 and found.energy_error < 1e-9
@@ -163,7 +164,8 @@ def test_gradient(model: str, mixed: bool) -> None:
 def test_importance_is_p_over_q(fraction: float) -> None:
     """Weights from |ratio|^2: no phase in them."""
     psi = build("ptf")
-    samples, _ = draw_around(psi, HAMILTONIAN, 500, fraction, torch.Generator().manual_seed(0))
+    drawn = draw_around(psi, HAMILTONIAN, 500, fraction, torch.Generator().manual_seed(0))
+    samples = drawn.samples
     p = amplitudes(psi).detach().abs().square()
     configs = basis(6)
     acts = HAMILTONIAN.off_diagonal(configs) != 0
