@@ -60,9 +60,10 @@ def evaluate(
     """Energy, variance, V-score and observables from n_samples independent draws.
 
     Draws stream through in chunks (memory does not grow with n_samples), each as distinct
-    configurations with counts; all sums are float64. The variance, and with it the error bar and
-    the V-score, is that of nqs.vmc.residual: flips of some draws are evaluated besides. To the
-    error bar comes the rounding of the network's ratios, eps <sum_g |H_g psi_g / psi|>.
+    configurations with counts; all sums are float64. Energy and variance are those of
+    nqs.vmc.residual: flips of some draws are evaluated besides. The error bar is that of the mean,
+    and in quadrature sqrt(variance_outside / n) and the rounding of the network's ratios,
+    eps <sum_g |H_g psi_g / psi|>.
 
     Args:
         lattice: where the sites are, by default the Hamiltonian's; without one there are no order
@@ -91,7 +92,7 @@ def evaluate(
         if chunk < 2:
             raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
         measurements.append(RenyiEntropy(wavefunction, subsystems, generator, max_rows))
-    energies, rounding = RunningMoments(), RunningMoments()
+    rounding = RunningMoments()
     residual = RunningResidual(wavefunction, hamiltonian, seed_beside(generator), max_rows, ranks)
     largest = Largest()
     n_own = ranks.shares(n_samples)[ranks.rank]
@@ -99,23 +100,21 @@ def evaluate(
         samples = wavefunction.sample(min(chunk, n_own - begin), generator, unique=True)
         elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
         e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
-        energies.add(e_loc, samples.counts)
         rounding.add(magnitudes(elements, log_ratios), samples.counts)
         residual.add(samples, elements, log_ratios, e_loc)
         largest.add(samples)
         for measurement in measurements:
             measurement.add(samples, (elements, log_ratios))
-    for total in (energies, rounding, residual, largest):
+    for total in (rounding, residual, largest):
         total.join(ranks)
-    mean = float(energies.estimate().value.reshape(-1)[0])
-    spread = residual.spread(mean)
+    spread = residual.spread()
     dtype = next((p.dtype for p in wavefunction.parameters()), torch.float64)
-    sampling = spread.real / (residual.n - 1)
+    rounded = torch.finfo(dtype).eps * float(rounding.estimate().value)
     energy = checked_statistics(
-        mean,
-        math.hypot(sampling**0.5, torch.finfo(dtype).eps * float(rounding.estimate().value)),
-        spread.real + spread.imaginary,
-        residual.n,
+        spread.energy,
+        math.hypot(spread.error, (spread.outside / (n_samples - 1)) ** 0.5, rounded),
+        spread.variance,
+        n_samples,
         hamiltonian.n_sites,
         hamiltonian.infinite_temperature_energy,
         spread.outside,

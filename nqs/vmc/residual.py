@@ -13,6 +13,9 @@ and every row of either kind counts with 1 / q (the balance heuristic of Veach &
 That estimator has no tail: |<s|H|psi>|^2 <= sum_g |H_g|^2 sum_g p(s xor f_g), so a row's share is
 at most (G / r) sum_g |H_g|^2, whatever psi is.
 
+The same rows give the energy itself, E = sum_s p(s) E_loc(s): with p / q instead of p, rare
+configurations that cost much are met by the flips, and seldom weigh much.
+
 The same residual says how far the energy may lie above the ground state's. To second order in what
 psi lacks (Epstein & Nesbet; Rayleigh & Schroedinger), E - E_0 is
 
@@ -37,7 +40,7 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.time_step import largest_elements
-from nqs.wavefunctions.wavefunction import Samples, Wavefunction, merged
+from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 LEAST_ROWS = 2_048
 """Rows beyond the draws that are always evaluated, where there are so many."""
@@ -82,12 +85,14 @@ class Residuals:
 
     Attributes:
         real, imaginary: squared parts of <s|H - E|psi> / sqrt(q(s)), relative to the phase of psi.
+        share: p(s) Re(E_loc(s) - E) / q(s).
         excess: the row's share of the second-order estimate, times 1 / q(s).
         outside: whether psi is far below its neighbours there.
     """
 
     real: Tensor
     imaginary: Tensor
+    share: Tensor
     excess: Tensor
     outside: Tensor
 
@@ -116,11 +121,13 @@ def residuals(
     vector = (diagonal - energy) * psi + terms.sum(1)  # <s|H - E|psi>
     p = psi.abs().square()
     around = torch.where(acts, flipped.abs().square(), p[:, None]).mean(1) if acts.shape[1] else p
-    vector = vector / (plain * p + moved * around).sqrt()
+    density = plain * p + moved * around
+    share = vector.real * psi.real / density
+    vector = vector / density.sqrt()
     raised = diagonal - _diagonal_at(hamiltonian, rows.configs, place, diagonal)
     squares = torch.view_as_real(vector.to(torch.complex128)).square()  # (U, 2)
     excess = squares.sum(1) / (width + raised.clamp(min=0))
-    return Residuals(squares[:, 0], squares[:, 1], excess, around > FAR_BELOW * p)
+    return Residuals(squares[:, 0], squares[:, 1], share, excess, around > FAR_BELOW * p)
 
 
 def _diagonal_at(
@@ -139,38 +146,65 @@ def width_of_flips(hamiltonian: Hamiltonian) -> float:
     return 2 * float(elements.max()) if len(elements) else 0.0
 
 
+@dataclass(frozen=True)
+class Proposals:
+    """Flips of draws; the number of those that lead to s has the mean n r p~(s).
+
+    Attributes:
+        rows: (R,) the row of the samples that each starts from.
+        configs: (R, N) where it leads.
+        weights: (R,) how often.
+        ratio: r.
+        all_flips: whether these are all flips of all rows, in this order, with counts / G each;
+            else each draw has taken one flip with chance r.
+    """
+
+    rows: Tensor
+    configs: Tensor
+    weights: Tensor
+    ratio: float
+    all_flips: bool
+
+
 def proposals(
     samples: Samples, elements: Tensor, flips: Tensor, most: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Distinct configurations (R, N) and weights (R,) one flip away from draws of p.
+) -> Proposals:
+    """All flips of all rows where these are at most `most`, else about as many random ones.
 
-    The weights sum to n r and have the mean n r p~(s): all flips of every row with its count over G
-    where these are at most `most` (r = 1), else `most` draws (or n) that take a random flip each.
-    elements (U, G): those of the samples.
+    elements (U, G): those of the samples, G > 0.
     """
     n_rows, n_flips = elements.shape
     counts = samples.counts.to(torch.float64)
-    if n_rows * n_flips <= most:
+    all_flips = n_rows * n_flips <= most
+    if all_flips:
+        ratio = 1.0
         rows = torch.arange(n_rows, device=counts.device).repeat_interleave(n_flips)
         choice = torch.arange(n_flips, device=counts.device).repeat(n_rows)
         weights = (counts / n_flips)[rows]
     else:
-        n_moved = min(most, samples.n_samples)
-        rows = torch.multinomial(counts, n_moved, replacement=True, generator=generator)
+        ratio = min(1.0, most / samples.n_samples)
+        chance = torch.full_like(counts, ratio)
+        moved = torch.binomial(counts, chance, generator=generator).to(torch.int64)
+        rows = torch.arange(n_rows, device=counts.device).repeat_interleave(moved)
         choice = torch.randint(n_flips, rows.shape, generator=generator, device=rows.device)
-        weights = torch.ones(n_moved, dtype=torch.float64, device=rows.device)
+        weights = counts.new_ones(len(rows))
     acts = elements[rows, choice] != 0  # (R,)
-    return merged(samples.configs[rows] ^ (flips[choice] & acts[:, None]), weights)
+    configs = samples.configs[rows] ^ (flips[choice] & acts[:, None])
+    return Proposals(rows, configs, weights, ratio, all_flips)
 
 
 @final
 class RunningResidual:
-    """|H psi - E psi|^2 of a stream of draws and of flips of them, which are evaluated here.
+    """Energy and |H psi - E psi|^2 from a stream of draws and of flips of them, evaluated here.
 
     Its random numbers are its own, seeded by `seed`. The energy E is only known at the end: sums
     are taken about the mean of the first draws, E' (the same on all ranks), and
 
         sum_s |<s|H - E|psi>|^2 = sum_s |<s|H - E'|psi>|^2 - (E - E')^2
+
+    A draw s and what its flips add are one independent value, h(s) + r mean_g h(s xor f_g) or, with
+    chance r, h(s) + h(s xor f_g), h = p (E_loc - E') / q: their mean is E - E', their scatter its
+    error.
     """
 
     def __init__(
@@ -188,11 +222,10 @@ class RunningResidual:
         self.width = width_of_flips(hamiltonian)
         self.n = 0
         self.energy: float | None = None
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(6, dtype=torch.float64, device=device)
 
     def add(self, samples: Samples, elements: Tensor, log_ratios: Tensor, e_loc: Tensor) -> None:
         """Draws of p with what `connected` says of them and their local energies."""
-        n = samples.n_samples
         if self.energy is None:
             mean = samples.weights @ e_loc.real
             self.energy = float(self.ranks.broadcast(mean[None]))
@@ -200,59 +233,83 @@ class RunningResidual:
         log_flipped = log_ratios + samples.log_psi[:, None]
         own = Rows(samples.configs, elements, log_flipped, samples.log_psi)
         if not len(self.hamiltonian.flips):
-            self._count(own, counts, 0.0)
+            found = self._columns(own, 0.0)
+            shares = found[:, 4]
+            values = torch.stack([counts @ shares, counts @ shares.square()])
+            self.sums += torch.cat([counts @ found[:, :4], values])
         else:
             most = max(LEAST_ROWS, int(SHARE_OF_ROWS * len(counts)))
-            flips = self.hamiltonian.flips
-            configs, weights = proposals(samples, elements, flips, most, self.generator)
-            share = float(weights.sum()) / n
-            again = places_of(configs, samples.configs)  # (R,), -1 for new ones
-            known = again >= 0
-            counts = counts.index_add(0, again[known], weights[known])
-            self._count(own, counts, share)
-            if not bool(known.all()):
-                new = configs[~known]
-                for part, weight in zip(
-                    new.split(self.max_rows), weights[~known].split(self.max_rows), strict=True
-                ):
-                    rows = evaluated_rows(self.wavefunction, self.hamiltonian, part, self.max_rows)
-                    self._count(rows, weight, share)
-        self.n += n
+            proposed = proposals(samples, elements, self.hamiltonian.flips, most, self.generator)
+            found, places = self._evaluated(own, proposed)
+            weights = torch.cat([counts, counts.new_zeros(len(found) - len(counts))])
+            weights = weights.index_add(0, places, proposed.weights)
+            values = _values(counts, found[:, 4], proposed, places)
+            self.sums += torch.cat([weights @ found[:, :4], values])
+        self.n += samples.n_samples
 
-    def _count(self, rows: Rows, weights: Tensor, share: float) -> None:
+    def _evaluated(self, own: Rows, proposed: Proposals) -> tuple[Tensor, Tensor]:
+        """Columns of the own rows and behind them of the new ones that flips lead to, each once,
+        and the place of each flip's among them (R,)."""
+        configs, place = torch.unique(proposed.configs, dim=0, return_inverse=True)
+        row = places_of(configs, own.configs)  # -1 for new ones
+        new = (row < 0).nonzero().squeeze(1)
+        row[new] = len(own.configs) + torch.arange(len(new), device=row.device)
+        found = [self._columns(own, proposed.ratio)]
+        for part in configs[new].split(self.max_rows) if len(new) else ():
+            rows = evaluated_rows(self.wavefunction, self.hamiltonian, part, self.max_rows)
+            found.append(self._columns(rows, proposed.ratio))
+        return torch.cat(found), row[place]
+
+    def _columns(self, rows: Rows, ratio: float) -> Tensor:
+        """(U, 5): real, imaginary, outside, excess, share."""
         assert self.energy is not None
-        found = residuals(self.hamiltonian, rows, self.energy, self.width, 1.0, share)
-        total = found.real + found.imaginary
-        columns = (found.real, found.imaginary, torch.where(found.outside, total, 0.0))
-        self.sums += weights @ torch.stack([*columns, found.excess], dim=1)
+        found = residuals(self.hamiltonian, rows, self.energy, self.width, 1.0, ratio)
+        outside = torch.where(found.outside, found.real + found.imaginary, 0.0)
+        columns = (found.real, found.imaginary, outside, found.excess, found.share)
+        return torch.stack(columns, dim=1)
 
     def join(self, ranks: Ranks) -> None:
         """Takes in the sums of all ranks; each has added some draws, none will add more."""
         self.sums = ranks.sum(self.sums)
         self.n = int(ranks.sum(torch.tensor([self.n], device=self.sums.device)))
 
-    def spread(self, energy: float) -> Spread:
-        """The parts of Var(H) of the state with this energy."""
+    def spread(self) -> Spread:
+        """Energy and the parts of Var(H); at least two draws."""
         assert self.energy is not None
-        real, imaginary, outside, excess = (self.sums / self.n).tolist()
-        real = max(0.0, real - (energy - self.energy) ** 2)
+        real, imaginary, outside, excess, share, square = (self.sums / self.n).tolist()
+        real = max(0.0, real - share**2)
         if not self.width:  # nothing flips: the energies that the state holds
             excess = real**0.5
-        return Spread(real, imaginary, min(outside, real + imaginary), excess)
+        error = (max(0.0, square - share**2) / (self.n - 1)) ** 0.5
+        outside = min(outside, real + imaginary)
+        return Spread(self.energy + share, error, real + imaginary, outside, excess)
+
+
+def _values(counts: Tensor, shares: Tensor, proposed: Proposals, places: Tensor) -> Tensor:
+    """Sum and sum of squares over the draws of their values; shares of all rows, the first those of
+    the draws (U,)."""
+    own, led_to = shares[: len(counts)], shares[places]
+    if proposed.all_flips:
+        values = own + led_to.view(len(own), -1).mean(1)
+        return torch.stack([counts @ values, counts @ values.square()])
+    both = led_to * (led_to + 2 * own[proposed.rows])  # (h + h')^2 - h^2
+    return torch.stack([counts @ own + led_to.sum(), counts @ own.square() + both.sum()])
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Parts of Var(H) = real + imaginary, in energies squared, and the second-order estimate.
+    """What a RunningResidual has found.
 
     Attributes:
-        real, imaginary: of the real and imaginary part of the local energies.
-        outside: what configurations carry that the state does not visit; included in these.
+        energy, error: <H> and the standard error of that mean.
+        variance: Var(H).
+        outside: what configurations carry of it that the state does not visit.
         excess: second-order estimate of E - E_0, an energy.
     """
 
-    real: float
-    imaginary: float
+    energy: float
+    error: float
+    variance: float
     outside: float
     excess: float
 

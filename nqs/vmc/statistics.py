@@ -92,8 +92,7 @@ class EnergyStatistics:
 
     Attributes:
         energy: <H>, total.
-        energy_error: standard error of the mean, sqrt(Var / n) of the real parts (and the rounding
-            of ratios of amplitudes in `evaluate`).
+        energy_error: standard error of the mean.
         variance: Var(H) = |H psi - E psi|^2, zero for an eigenstate.
         v_score: N Var(H) / (E - E_inf)^2 (Wu et al., Science 386, 296 (2024)).
         n_samples: number of draws.

@@ -23,7 +23,7 @@ from nqs.vmc.evaluation import evaluate
 from nqs.vmc.gradient import add_to_parameters, energy_gradient, flat_gradient, flat_parameters
 from nqs.vmc.layer_jacobians import LayerJacobians
 from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient
+from nqs.vmc.natural_gradient import NaturalGradient, kept_share
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.vmc.optimizers import Adam
 from nqs.vmc.proposal import draw_around
@@ -73,7 +73,9 @@ def dense_direction(
     jacobian = explicit_jacobian(psi, samples.configs)
     o = weights.sqrt()[:, None] * (jacobian - weights @ jacobian)
     e = weights.sqrt() * (e_loc - weights @ e_loc)
-    old = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else MOMENTUM * old
+    steps = RATE * (e_loc - samples.weights.to(e_loc.dtype) @ e_loc)
+    kept = MOMENTUM * kept_share(steps, samples.weights, SHIFT, psi.n_sites)
+    old = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else kept * old
     metric = (o.conj().T @ o).real + SHIFT * torch.eye(o.shape[1], dtype=torch.float64)
     force = (o.conj().T @ (e - o @ old.to(o.dtype))).real
     return torch.linalg.solve(metric, force) + old
