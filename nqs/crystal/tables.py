@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nqs.crystal.cif import LONGEST_TEXT, CifCrystal, crystal_from_cif, read_text
+from nqs.crystal.cif import CifCrystal, crystal_from_cif, read_text
+from nqs.crystal.cif.blocks import LONGEST_TEXT
 from nqs.crystal.structure import CrystalError, Structure
 from nqs.crystal.tokeniser import Conditions
 from nqs.runs.schema import shown
