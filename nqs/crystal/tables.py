@@ -116,18 +116,26 @@ def _rows(path: Path, notes: Counter[str]) -> Iterator[_Row]:
     """Each row; a CIF file is one for each of its crystals."""
     name = path.name.lower()
     if path.is_dir():
-        files = sorted(path.iterdir())
+        files = cif_files(path)
+        others = sum(1 for _ in path.iterdir()) - len(files)
+        if others:
+            notes["in the folder that is no CIF file and was not read"] = others
         for file in files:
-            if file.name.lower().endswith(_CIFS):
-                yield from _cif_rows(file)
-            else:
-                notes["files of the folder that are no CIF files and were not read"] += 1
+            yield from _cif_rows(file)
     elif name.endswith(_CIFS):
         yield from _cif_rows(path)
     elif name.endswith(_TABLES):
         yield from _csv_rows(path)
     else:
         raise CrystalError("must be a .csv, a .csv.gz, a .cif or a folder of .cif files")
+
+
+def cif_files(folder: Path) -> list[Path]:
+    """The CIF files of a folder, in the order of their names. Raises CrystalError."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.name.lower().endswith(_CIFS))
+    except OSError as error:
+        raise CrystalError(f"cannot be read ({error.strerror})") from None
 
 
 def _cif_rows(path: Path) -> Iterator[_Row]:

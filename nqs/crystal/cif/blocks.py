@@ -74,6 +74,8 @@ class Block:
         """What the first of the tags that is there and known says. Raises CrystalError where it
         says several things."""
         for tag in tags:
+            if tag not in self._entries:
+                continue
             texts = list(dict.fromkeys(self.texts(tag)))
             if len(texts) > 1:
                 raise CrystalError(

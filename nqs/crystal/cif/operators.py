@@ -59,6 +59,8 @@ class Operators:
 
     def changes_metric(self, matrix: Floats) -> int | None:
         """Which operator is no isometry of the cell; None: all are."""
+        if self.only_identity:
+            return None
         metric = matrix @ matrix.T
         lengths = np.sqrt(np.diag(metric))
         turned = np.swapaxes(self.rotations, 1, 2) @ metric @ self.rotations  # (G, 3, 3)

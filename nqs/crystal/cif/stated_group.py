@@ -229,10 +229,12 @@ def _collected(block: Block) -> _Collected:
     for tags, reader in readers:
         for tag in tags:
             text = block.one(tag)
-            settings = None if text is None else reader(text)
+            if text is None:
+                continue
+            settings = reader(text)
             if settings:
                 found.named.append(_Statement(_said(block, tag), settings))
-            elif text is not None:
+            else:
                 found.riddles.append(_said(block, tag))
     for tag in _HALL:
         symbol = block.one(tag)
