@@ -41,7 +41,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nqs.runs import legacy
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
-from nqs.runs.directory import resumed_config
+from nqs.runs.directory import holds_nothing, resumed_config
 from nqs.runs.scan_config import LAUNCHERS, LauncherConfig, ScanConfig
 from nqs.runs.scan_folder import Axis, Scan, make, read
 from nqs.runs.schema import (
@@ -97,11 +97,17 @@ def job(arguments: list[str]) -> int:
         check_once([word for word in arguments if word not in MULTIRUN])
     if MULTIRUN & set(arguments):
         return run_scan([word for word in arguments if word not in MULTIRUN])
+    command = ["python", "train.py", *arguments]
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # what one of them refuses, all do
+        from nqs.runs.ground_state_run import run_loaded
+
+        listen_to_interrupts()
+        return run_loaded(lambda: load_config(arguments), command)
     config = load_config(arguments)
     from nqs.runs.ground_state_run import run  # torch: seconds that bad input need not wait for
 
     listen_to_interrupts()
-    return run(config, ["python", "train.py", *arguments])
+    return run(config, command)
 
 
 def listen_to_interrupts() -> None:
@@ -122,7 +128,11 @@ def load_config(arguments: list[str]) -> Config:
             print(printable(f"today's form: python train.py {shlex.join(arguments)}"))
     mapping, given = compose_config(arguments)
     if mapping["run"].get("resume") is True and mapping["run"].get("dir") is not None:
-        return resumed_config(Path(str(mapping["run"]["dir"])), given)
+        path = Path(str(mapping["run"]["dir"]))
+        begins = holds_nothing(path) and any(not key.startswith("run.") for key in given)
+        if not begins:
+            return resumed_config(path, given)
+        mapping["run"]["resume"] = False  # one command line for a job that is requeued
     return Config.from_dict(mapping)
 
 

@@ -125,6 +125,7 @@ RESUMABLE: Final = (
     "train.exact",
     "train.checkpoint_every",
     "train.flip_precision",
+    "train.rank_timeout",
     "run.dir",
     "run.resume",
     "device",
@@ -431,7 +432,10 @@ class TrainConfig:
     start_from: str | None = None
     """Folder of another run with the same model, on a lattice of the same kind and any size: start
     from the parameters of its newest checkpoint; null starts from the best product state. The
-    optimizer starts afresh."""
+    optimizer starts afresh. model.patch=auto takes the patches of that run."""
+    rank_timeout: float = 1800.0
+    """Seconds after which a silent process of several counts as lost, 1 .. 1e6; more than a step
+    takes, for a rank waits for the slowest."""
 
     def __post_init__(self) -> None:
         given = self.start_from is None or bool(self.start_from.strip())
@@ -456,6 +460,7 @@ class TrainConfig:
         require(share is None or self.flip_radius is not None, "train.exact_fraction", share, rule)
         require_choice("train.exact", self.exact, ("auto", True, False))
         _check_range("train.max_seconds", self.max_seconds, 1e-3, 1e9)
+        _check_range("train.rank_timeout", self.rank_timeout, 1, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)

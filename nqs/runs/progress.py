@@ -6,16 +6,16 @@ most every five seconds, more rarely the longer the run lasts, so that a log sta
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from nqs.runs.console import LastingStream
 from nqs.runs.schema import printable
 
 if TYPE_CHECKING:
@@ -25,21 +25,15 @@ HEADER: Final = f"{'step':>9} {'energy':>15} {'error':>9} {'variance':>10} {'s/s
 
 
 class Log:
-    """Lines for the user, on the console and in run.log.
+    """Lines for the user, on the console while there is one, and in run.log.
 
-    What they quote of names and files is written so that it cannot steer the terminal, and
-    characters that the terminal does not have are escaped too.
-
-    Attributes:
-        closed: whether nobody reads the console any more (`| head`, a terminal that is gone). Lines
-            then go to run.log alone.
+    What they quote of names and files is written so that it cannot steer the terminal.
     """
 
-    def __init__(self, path: Path, stream: TextIO) -> None:
-        self.console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
-        self.closed = False
-        self._encoding = stream.encoding or "utf-8"
+    def __init__(self, path: Path, stream: TextIO | None) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        lasting = cast(TextIO, LastingStream(stream, self._console_is_gone))
+        self.console = Console(file=lasting, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self
@@ -55,26 +49,14 @@ class Log:
     def say(self, line: str) -> None:
         """A line for both."""
         self.note(line)
-        if not self.closed:
-            try:
-                self.console.print(self.writable(line))
-                self.console.file.flush()
-            except OSError as error:
-                self.close_console(f"the console takes no more lines ({error.strerror or error})")
+        self.console.print(printable(line))
 
     def note(self, line: str) -> None:
         """A line for run.log alone."""
         self._file.write(printable(line) + "\n")
 
-    def writable(self, line: str) -> str:
-        """The line as the console can show it."""
-        return printable(line).encode(self._encoding, "backslashreplace").decode(self._encoding)
-
-    def close_console(self, reason: str) -> None:
-        """Writes nothing to the console from here on."""
-        self.closed = True
-        self.console = Console(file=io.StringIO(), quiet=True)
-        self.note(reason)
+    def _console_is_gone(self, reason: str) -> None:
+        self.note(f"the console takes no more lines ({reason}); the run goes on, they are all here")
 
 
 class Clock:
@@ -188,9 +170,8 @@ class ProgressDisplay:
             self._bar.update(
                 self._task,
                 completed=int(record.step),
-                text=self._log.writable(
-                    f"{self._form.brief(record)}  {per_step:.3g} s/step  ETA {duration(remaining)}"
-                ),
+                text=f"{self._form.brief(record)}  {per_step:.3g} s/step  "
+                f"ETA {duration(remaining)}",
             )
         if last or elapsed >= self._next_line:
             line = self._form.row(record, per_step, remaining)

@@ -23,7 +23,8 @@ def run_command(command: Callable[[], int]) -> int:
     replace_what_cannot_be_encoded()
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # python train.py >&-
+            sys.stdout.flush()
         return code
     except InputError as error:
         return refuse(error)
