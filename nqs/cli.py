@@ -15,6 +15,7 @@ from rich.table import Table
 
 from nqs.crystal.cli import app as crystal
 from nqs.runs.schema import InputError
+from nqs.runs.terminal import run_command
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
 
@@ -122,19 +123,17 @@ def collect_scan(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script `nqs`; returns the exit code, 2 for bad input (one line)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: job(given))
+
+
+def job(arguments: list[str]) -> int:
+    """Runs the command of a command line."""
     command = typer.main.get_command(app)
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        code = command.main(args=given, prog_name="nqs", standalone_mode=False)
-    except InputError as error:
-        return _refuse(str(error))
+        code = command.main(args=arguments, prog_name="nqs", standalone_mode=False)
     except UsageError as error:
-        return _refuse(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
-    except OSError as error:
-        return _refuse(f"{error.filename or 'file'}: cannot be used ({error.strerror})")
+        raise InputError(error.format_message()) from None  # type: ignore[attr-defined]
+    except typer.Abort:  # typer's word for Ctrl-C
+        raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
-
-
-def _refuse(line: str) -> int:
-    print(f"error: {line}", file=sys.stderr)
-    return 2

@@ -68,7 +68,7 @@ def check(scan: Scan) -> None:
     if errors:
         more = len(errors) - SHOWN_ERRORS
         rest = [f"and {more} more points"] if more > 0 else []
-        raise InputError("\nerror: ".join(errors[:SHOWN_ERRORS] + rest))
+        raise InputError(*errors[:SHOWN_ERRORS], *rest)
 
 
 def start(scan: Scan, launcher: LauncherConfig) -> int:

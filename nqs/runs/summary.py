@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nqs.runs import digests
 from nqs.runs.atomic import write_text
 from nqs.runs.history import Evaluation
 from nqs.runs.progress import duration
@@ -75,18 +77,20 @@ def summarise(
 
 def write(path: Path, summary: dict[str, Any]) -> None:
     """Writes summary.json (strict JSON: what is not a number becomes null). Raises OSError."""
-    write_text(path, json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+    content = digests.vouched(_finite(summary))
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a summary.json; raises InputError if there is none or it cannot be read."""
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such summary; the run has not ended, resume it first")
     try:
-        summary = json.loads(path.read_text())
-    except (OSError, ValueError):
-        summary = None
-    if not isinstance(summary, dict):
-        raise InputError(f"{path}: no readable summary; the run has not ended, resume it first")
-    return summary
+        return digests.read_mapping(path)[0]
+    except digests.Damaged as error:
+        raise InputError(
+            f"{path}: no readable summary ({error}); resume the run to write it again"
+        ) from None
 
 
 def lines(summary: dict[str, Any]) -> list[str]:

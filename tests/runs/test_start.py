@@ -139,6 +139,7 @@ def test_folders_that_are_no_source_are_refused(tmp_path: Path, source: Path) ->
         tiny(train__start_from=" ")
     assert follow(tmp_path / "run", source, train__steps=1) == 0
     (tmp_path / "run" / directory.START).write_bytes(b"damaged")
+    (tmp_path / "run/run.h5").unlink()
     for file in (tmp_path / "run/checkpoints").iterdir():
         file.unlink()
     with pytest.raises(InputError, match=r"start\.pt: cannot be read"):
