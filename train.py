@@ -312,7 +312,7 @@ def check_value(argument: str, value: Any, depth: int = 0) -> None:
     if isinstance(value, list):
         for item in value:
             check_value(argument, item, depth + 1)
-    if isinstance(value, str) and "${" in REFERENCE.sub("", value):
+    if isinstance(value, str) and ("\\${" in value or "${" in REFERENCE.sub("", value)):
         raise InputError(
             f"{shown(argument)}: only ${{KEY}} of another key is understood, e.g. ${{lattice.Lx}}"
         )

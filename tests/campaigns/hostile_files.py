@@ -144,7 +144,7 @@ FROM_FOLDER: Command = (
     "nqs",
     ["data.train=cifs" if w.startswith("data.train") else w for w in FROM_TABLE[1]],
 )
-WITH_KEYS: Command = ("nqs", [*FROM_TABLE[1][:4], "--config", "keys.yaml"])
+WITH_KEYS: Command = ("nqs", [*FROM_TABLE[1], "--config", "keys.yaml"])
 
 POINT = "scan/hamiltonian.delta=0"
 TARGETS: dict[str, tuple[str, list[Command]]] = {
