@@ -34,9 +34,9 @@ from nqs.runs.config import (
     TrainConfig,
 )
 from nqs.runs.progress import duration
-from nqs.runs.scan import is_finished, status
-from nqs.runs.scan_folder import Axis, Scan
+from nqs.runs.scan_folder import Axis, Scan, is_numeric
 from nqs.runs.schema import InputError, documentation
+from nqs.runs.summary import is_finished, status
 
 SECTIONS: Final[dict[str, type]] = {
     "lattice": LatticeConfig,
@@ -95,7 +95,7 @@ def collect(path: Path) -> Collected:
     for axis in scan.axes:
         name = names[axis.key]
         data[name].attrs = axis_attributes(axis.key)
-        if _is_numeric(axis):
+        if is_numeric(axis):
             data = data.sortby(name)
             add_derivatives(data, name)
     data.attrs = {
@@ -118,7 +118,7 @@ def axis_names(axes: Sequence[Axis]) -> dict[str, str]:
 
 def coordinate(axis: Axis) -> list[Any]:
     """Numbers as they are, everything else as text."""
-    return [float(v) if _is_numeric(axis) else scan_folder.text(v) for v in axis.values]
+    return [float(v) if is_numeric(axis) else scan_folder.text(v) for v in axis.values]
 
 
 def axis_attributes(key: str) -> dict[str, str]:
@@ -128,10 +128,6 @@ def axis_attributes(key: str) -> dict[str, str]:
     unit = {"hamiltonian": "couplings", "lattice": "1"}.get(section, "1")
     unit = "lattice constants" if name in ("Rb", "cutoff") else unit
     return {"key": key, "long_name": known.get(name, key), "units": unit}
-
-
-def _is_numeric(axis: Axis) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in axis.values)
 
 
 def _index(axis: Axis, value: Any) -> int:
