@@ -27,7 +27,7 @@ from nqs.runs.build import build
 from nqs.runs.ground_state_run import run
 from nqs.runs.progress import duration
 from nqs.runs.scan_config import LauncherConfig
-from nqs.runs.scan_folder import Point, Scan
+from nqs.runs.scan_folder import Point, Scan, printable
 from nqs.runs.scan_neighbours import Bound
 from nqs.runs.schema import InputError
 from nqs.runs.signals import Interrupted, StopRequests
@@ -318,11 +318,6 @@ def say(scan: Scan, line: str) -> None:
     """A line of scan.log, which every process of the scan writes to."""
     with contextlib.suppress(OSError), plain_file(scan.path / "scan.log", "a") as log:
         log.write(f"{printable(line)}\n".encode())
-
-
-def printable(text: str) -> str:
-    """Text without control characters but the ends of its lines."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,6 @@ from nqs.runs.schema import (
     shown,
     to_mapping,
 )
-from nqs.runs.text_file import read_text
 
 FORMAT: Final = "nqs scan 2"
 WITHOUT_DIGEST: Final = "nqs scan 1"
@@ -235,9 +234,17 @@ class _Names:
 
 def text(value: Any) -> str:
     """A value as the names of points and the terminal show it."""
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown(value))
+    return f"{value:.12g}" if isinstance(value, float) else printable(shown(value))
+
+
+def whole_text(value: Any) -> str:
+    """`text`, however long."""
+    return printable(value).replace("\n", "\\n") if isinstance(value, str) else text(value)
+
+
+def printable(text: str) -> str:
+    """Text without control characters but the ends of its lines."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def write(scan: Scan) -> None:
@@ -262,6 +269,8 @@ def digest(content: Mapping[str, Any]) -> str:
 def read(path: Path) -> Scan:
     """The scan in the folder `path`. Raises InputError where there is none, where scan.json is
     damaged or holds anything but a scan, and for points that would lie elsewhere."""
+    from nqs.runs.text_file import read_text  # torch, which a new scan need not wait for
+
     file = path / "scan.json"
     if not file.exists():
         raise InputError(f"{path}: holds no scan; give a folder with a readable scan.json")
@@ -291,9 +300,8 @@ def _read(path: Path, content: Any) -> Scan:
     if content["format"] == FORMAT:
         fits = content.get("digest") == digest(content)
         _expect(fits, "it was changed after it was written: its digest does not fit")
-    command: Any = content.get("command")
-    axes: Any = content.get("axes")
-    chains: Any = content.get("chains")
+    entries: list[Any] = [content.get(key) for key in ("command", "axes", "chains")]
+    command, axes, chains = entries
     _expect(_all(command, str), "command is not a list of words")
     _expect(_all(axes, dict) and bool(axes), "axes is not a list of axes")
     _expect(_all(chains, list) and bool(chains), "chains is not a list of chains")
@@ -315,10 +323,13 @@ def _read(path: Path, content: Any) -> Scan:
 
 
 def _read_axis(entry: dict[str, Any]) -> Axis:
-    key, values = entry.get("key"), entry.get("values")
+    values: Any = entry.get("values")
+    key = entry.get("key")
     _expect(entry.keys() == {"key", "values"}, "an axis has other entries than key and values")
     _expect(isinstance(key, str) and bool(KEY.fullmatch(key)), f"{text(key)} is no key")
     _expect(isinstance(values, list) and bool(values), f"{key} has no list of values")
+    numbers = [v for v in values if isinstance(v, int | float)]
+    _expect(all(abs(v) < 1e300 for v in numbers), f"{key} has a value that is too large")
     return Axis(str(key), tuple(values))
 
 

@@ -96,7 +96,7 @@ def summarise(
 
 def write(path: Path, summary: dict[str, Any]) -> None:
     """Writes summary.json (strict JSON: what is not a number becomes null). Raises OSError."""
-    write_text(path, json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
 
 
 def against_exact(energy: float, error: float | None, exact: float) -> dict[str, float | None]:
@@ -125,7 +125,7 @@ def status(folder: Path) -> str:
         return "unreadable"
     if summary.get("status") in ENDED and summary.get("energy") is None:
         return "without an energy"
-    return _text(summary.get("status"))
+    return one_line(summary.get("status"))
 
 
 def is_finished(folder: Path) -> bool:
@@ -191,10 +191,12 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, text) of everything worth reading in a summary; all there is, of another kind of
     run's."""
     if "energy" not in summary:
-        return [(_text(key).replace("_", " "), _text(value)) for key, value in summary.items()]
+        return [
+            (one_line(key).replace("_", " "), one_line(value)) for key, value in summary.items()
+        ]
     status = summary["status"]
     meaning = DESCRIPTIONS.get(status)
-    rows = [("status", _text(status) + (f" ({meaning})" if meaning else ""))]
+    rows = [("status", one_line(status) + (f" ({meaning})" if meaning else ""))]
     if summary["energy"] is not None:
         n_sites = summary["n_sites"]
         energy, error = summary["energy"], summary["energy_error"]
@@ -202,7 +204,7 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("energy", with_error(energy, error)))
         rows.append(("energy per site", with_error(energy / n_sites, per_site)))
         rows.append(("verdict", verdict(summary) or "no verdict (older run)"))
-        rows += [("", _text(doubt)) for doubt in summary.get("doubts", [])]
+        rows += [("", one_line(doubt)) for doubt in summary.get("doubts", [])]
     rows += exact_rows(summary)
     for key, name in (("variance", "variance"), ("v_score", "V-score")):
         if summary[key] is not None:
@@ -210,17 +212,19 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
     for name, entry in summary.get("observables", {}).items():
         if _is_number(entry["value"]) and _is_number(entry["error"], or_none=True):
             text = with_error(entry["value"], entry["error"])
-            rows.append((_text(name).replace("_", " "), text))
+            rows.append((one_line(name).replace("_", " "), text))
     cheaper = summary.get("flip_precision", {})
     if set(cheaper) - {"full"}:
-        rows.append(("flips", _text(", ".join(f"{kind} {n} steps" for kind, n in cheaper.items()))))
+        rows.append(
+            ("flips", one_line(", ".join(f"{kind} {n} steps" for kind, n in cheaper.items())))
+        )
     wall_seconds = summary.get("wall_seconds")
     rows += [
         ("sites", f"{summary['n_sites']}"),
         ("parameters", f"{summary['n_parameters']}"),
         ("steps", f"{summary['steps']}"),
         *([] if wall_seconds is None else [("wall time", duration(wall_seconds))]),
-        ("seed", _text(summary.get("seed"))),
+        ("seed", one_line(summary.get("seed"))),
     ]
     return rows
 
@@ -251,7 +255,7 @@ def with_error(value: float, error: float | None) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def _text(value: Any) -> str:
+def one_line(value: Any) -> str:
     """A value in a line, whatever the file holds: no control characters, not too long."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -262,9 +266,10 @@ def _plain(value: Any) -> Any:
     return np.asarray(value).tolist()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Nested lists and dicts with null for every number that JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
