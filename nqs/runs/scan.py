@@ -130,8 +130,8 @@ def settle(
         if stopped() or any(outcome.status == "stopped" for outcome in outcomes):
             return True
         bounds = scan_neighbours.judge(scan, lambda line: say(scan, line), stopped)
-        for point in scan.points:
-            replace_by_better(scan, point)
+        if any([replace_by_better(scan, point) for point in scan.points]):
+            continue  # the verdicts stay, but folders have moved
         again = [point for point in repetitions(scan, bounds) if point.name not in tried]
         if stopped():
             return True
@@ -167,9 +167,10 @@ def differ_by_couplings(one: Point, two: Point) -> bool:
     return first == second
 
 
-def replace_by_better(scan: Scan, point: Point) -> None:
-    """Keeps the better of two attempts at a point."""
-    if scan_attempts.keep_better(scan, point):
+def replace_by_better(scan: Scan, point: Point) -> bool:
+    """Keeps the better of two attempts at a point; returns whether that is another one now."""
+    changed = scan_attempts.keep_better(scan, point)
+    if changed:
         kept, other = (
             summary.read(folder / "summary.json") for folder in scan_attempts.attempts(scan, point)
         )
@@ -177,6 +178,7 @@ def replace_by_better(scan: Scan, point: Point) -> None:
             scan,
             f"kept another attempt at {point.name}: {energy(kept)} instead of {energy(other)}",
         )
+    return changed
 
 
 def report(scan: Scan, outcomes: Sequence[Outcome], left: bool, seconds: float, signum: int) -> int:
