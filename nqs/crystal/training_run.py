@@ -220,9 +220,7 @@ def _same(key: str, saved: Any, value: Any) -> bool:
     """Whether a saved value and a given one are equal, tables by where they lie."""
     if key in ("data.train", "data.validation") and value not in (None, EXAMPLES):
         value = str(Path(str(value)).resolve())
-    return bool(saved == value) or (
-        isinstance(saved, str | list) and str(saved) == str(value)
-    )
+    return bool(saved == value) or (isinstance(saved, str | list) and str(saved) == str(value))
 
 
 def open_folder(job: Job, command: Sequence[str]) -> Path:

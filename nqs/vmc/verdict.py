@@ -3,13 +3,14 @@
 An energy is good if nothing here speaks against it being the ground state's to one part in 1000,
 TOLERANCE. Each doubt is a sentence that begins with its kind:
 
-    exact            it is known better: exact diagonalisation says otherwise
-    collapsed        H leads from the configurations that hold everything to others that hold nothing
-    variance         the second-order estimate of what the state lacks (nqs.vmc.residual) is too large
-    support          no term of H leads anywhere: nothing tells this configuration from a lower one
-    rose             the optimisation has been lower, or started lower, beyond the noise
-    equivalent sites densities differ where symmetries of the Hamiltonian make them equal: the state
-                     is one of several patterns, or not converged
+    exact             exact diagonalisation says otherwise
+    collapsed         H leads from the configurations that hold everything to others that hold
+                      nothing
+    variance          the second-order estimate of what the state lacks (nqs.vmc.residual) is large
+    support           no term of H leads anywhere: nothing tells this configuration from lower ones
+    rose              the optimisation has been lower, or started lower, beyond the noise
+    equivalent sites  densities differ where symmetries of the Hamiltonian make them equal: the
+                      state is one of several patterns, or not converged
 
 A scan adds `neighbour`: a state of a neighbouring point has the lower energy.
 """
@@ -21,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from hamiltonians.equivalent_sites import equivalent_sites
 from torch import Tensor
 
-from hamiltonians.equivalent_sites import equivalent_sites
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.residual import width_of_flips
 
@@ -92,17 +93,18 @@ def _exact(found: Findings, width: float) -> str | None:
         return f"exact: {relative:.1%} above the exact energy {found.exact_energy:.8g}"
     if relative < -1e-9 and (relative < -TOLERANCE or sigmas < -RISEN):
         return (
-            f"exact: {-difference:.2g} ({-sigmas:.1f} standard errors) below the exact energy, which "
-            "no state can be"
+            f"exact: {-difference:.2g} ({-sigmas:.1f} standard errors) below the exact energy, "
+            "which no state can be"
         )
     return None
 
 
 def _lacking(found: Findings, width: float, n_flips: int) -> str | None:
     scale = _scale(found.energy, width)
-    if found.largest_share >= 1 and found.variance <= (1e-6 * scale) ** 2 or not n_flips:
-        if found.variance > (1e-6 * scale) ** 2:
-            return f"variance: it holds energies that differ by {found.variance**0.5:.2g}"
+    steady = found.variance <= (1e-6 * scale) ** 2
+    if not n_flips and not steady:
+        return f"variance: it holds energies that differ by some {found.variance**0.5:.2g}"
+    if not n_flips or (steady and found.largest_share >= 1):
         return (
             "support: no term of H leads away from the configurations that it holds, lower ones "
             "are not excluded"

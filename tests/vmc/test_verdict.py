@@ -1,4 +1,4 @@
-"""What speaks against an energy, from numbers, each kind by itself; whole runs are in tests/runs."""
+"""What speaks against an energy, by numbers, each kind by itself; whole runs: tests/campaigns."""
 
 from __future__ import annotations
 

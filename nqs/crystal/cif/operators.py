@@ -123,9 +123,7 @@ def _seitz(triplet: str) -> list[list[int]]:
     return np.column_stack([rotation, translation]).tolist()  # type: ignore[no-any-return]
 
 
-def _group(
-    seitz: NDArray[np.int64], triplets: Sequence[str], generators: bool
-) -> Operators:
+def _group(seitz: NDArray[np.int64], triplets: Sequence[str], generators: bool) -> Operators:
     one = np.column_stack([np.eye(3, dtype=np.int64), np.zeros(3, dtype=np.int64)])
     members = _once(np.concatenate([one[None], seitz]) if generators else seitz)
     while True:

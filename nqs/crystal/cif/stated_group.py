@@ -197,9 +197,7 @@ def stated_group(block: Block) -> StatedGroup:
     settings = _common(block, found.named)
     groups = [(operators.of_hall(setting.hall), setting) for setting in settings]
     candidates = tuple(Candidate(group, setting) for group, setting in groups if group)
-    return StatedGroup(
-        first.number, first.where, candidates, not found.riddles, system, notes
-    )
+    return StatedGroup(first.number, first.where, candidates, not found.riddles, system, notes)
 
 
 def _only_identity(statement: _Statement) -> bool:
