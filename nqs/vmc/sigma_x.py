@@ -7,6 +7,8 @@ which lies in [-1, 1]. It is the mean of Re r over the pair of s and s flipped, 
 of the pair's probability; Re r itself has the same mean, but a tail where psi(s) is small, which
 makes error bars of few draws too small.
 
+psi belongs to the rotated Hamiltonian (`Hamiltonian.rotated`): the signs are turned back here.
+
 Hamiltonians with a transverse field (Rydberg atoms, Ising) need these ratios for the local energy
 already; only those they do not provide are computed here.
 """
@@ -34,6 +36,7 @@ class SigmaX(Measurement):
     ) -> None:
         self.wavefunction, self.max_rows = wavefunction, max_rows
         self.columns = single_site_columns(hamiltonian)  # (N,)
+        self.signs = hamiltonian.x_signs.to(hamiltonian.flips.device)  # (N,)
         self.moments = RunningMoments()
 
     def add(self, samples: Samples, connections: Connections) -> None:
@@ -42,7 +45,8 @@ class SigmaX(Measurement):
             zeros = torch.zeros(samples.configs.shape, device=samples.configs.device)
             self.moments.add(zeros, samples.counts)
             return
-        self.moments.add(bounded(self._log_ratios(samples, *connections)), samples.counts)
+        ratios = bounded(self._log_ratios(samples, *connections))
+        self.moments.add(self.signs * ratios, samples.counts)
 
     def _log_ratios(self, samples: Samples, elements: Tensor, log_ratios: Tensor) -> Tensor:
         """ln psi(s xor e_i) / psi(s), (U, N)."""

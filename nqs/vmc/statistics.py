@@ -182,5 +182,5 @@ def checked_statistics(
     if not (math.isfinite(energy) and math.isfinite(variance)):
         raise FloatingPointError(f"the energy is not finite (mean {energy}, variance {variance})")
     span = energy - infinite_temperature_energy
-    v_score = n_sites * variance / span**2 if span else math.inf
+    v_score = n_sites * variance / span**2 if span else math.inf if variance else 0.0
     return EnergyStatistics(energy, error, variance, v_score, n_samples, outside)

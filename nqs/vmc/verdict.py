@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from hamiltonians.equivalent_sites import equivalent_sites
 from torch import Tensor
 
+from hamiltonians.equivalent_sites import equivalent_sites
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.residual import width_of_flips
 
