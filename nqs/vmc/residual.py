@@ -22,8 +22,8 @@ psi lacks (Epstein & Nesbet; Rayleigh & Schroedinger), E - E_0 is
     excess = sum_s |<s|H - E|psi>|^2 / (w + D(s)),    D(s) = max(0, H_ss - H_s's')
 
 with s' the neighbour of s with the largest amplitude, if that is larger than that of s: to put a
-little weight on s costs what the diagonal says, and at least w = max_g 2 |H_g|, the width of a
-flip. Unlike Var(H) / w it does not count what a strong repulsion rightly keeps empty.
+little weight on s costs what the diagonal says, and at least w = max_g |H_g|, half the width of a
+flip: the gap, which it stands for, is not known, and often lies between. Unlike Var(H) / w it does not count what a strong repulsion rightly keeps empty.
 
 Everything is scaled by the largest amplitude of a row: psi(s) = 0 and ratios beyond the range of
 floating point are ordinary values here.
@@ -101,11 +101,11 @@ def residuals(
     hamiltonian: Hamiltonian,
     rows: Rows,
     energy: float,
-    width: float,
+    scale: float,
     plain: float = 1.0,
     moved: float = 0.0,
 ) -> Residuals:
-    """The residuals of rows drawn from q = plain p + moved p~; width: w of this file."""
+    """The residuals of rows drawn from q = plain p + moved p~; scale: w of this file."""
     acts = rows.elements != 0  # (U, G)
     logs = torch.cat(
         [rows.log_psi[:, None], torch.where(acts, rows.log_flipped, -torch.inf)], dim=1
@@ -126,7 +126,7 @@ def residuals(
     vector = vector / density.sqrt()
     raised = diagonal - _diagonal_at(hamiltonian, rows.configs, place, diagonal)
     squares = torch.view_as_real(vector.to(torch.complex128)).square()  # (U, 2)
-    excess = squares.sum(1) / (width + raised.clamp(min=0))
+    excess = squares.sum(1) / (scale + raised.clamp(min=0))
     return Residuals(squares[:, 0], squares[:, 1], share, excess, around > FAR_BELOW * p)
 
 
@@ -140,10 +140,10 @@ def _diagonal_at(
     return hamiltonian.diagonal(configs ^ flips)
 
 
-def width_of_flips(hamiltonian: Hamiltonian) -> float:
-    """w = max_g 2 |<s|H|s xor f_g>|, 0 where nothing flips."""
+def scale_of_flips(hamiltonian: Hamiltonian) -> float:
+    """w = max_g |<s|H|s xor f_g>|, 0 where nothing flips."""
     elements = largest_elements(hamiltonian)
-    return 2 * float(elements.max()) if len(elements) else 0.0
+    return float(elements.max()) if len(elements) else 0.0
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class RunningResidual:
         self.max_rows, self.ranks = max_rows, ranks
         device = hamiltonian.flips.device
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.width = width_of_flips(hamiltonian)
+        self.scale = scale_of_flips(hamiltonian)
         self.n = 0
         self.energy: float | None = None
         self.sums = torch.zeros(6, dtype=torch.float64, device=device)
@@ -263,7 +263,7 @@ class RunningResidual:
     def _columns(self, rows: Rows, ratio: float) -> Tensor:
         """(U, 5): real, imaginary, outside, excess, share."""
         assert self.energy is not None
-        found = residuals(self.hamiltonian, rows, self.energy, self.width, 1.0, ratio)
+        found = residuals(self.hamiltonian, rows, self.energy, self.scale, 1.0, ratio)
         outside = torch.where(found.outside, found.real + found.imaginary, 0.0)
         columns = (found.real, found.imaginary, outside, found.excess, found.share)
         return torch.stack(columns, dim=1)
@@ -278,7 +278,7 @@ class RunningResidual:
         assert self.energy is not None
         real, imaginary, outside, excess, share, square = (self.sums / self.n).tolist()
         real = max(0.0, real - share**2)
-        if not self.width:  # nothing flips: the energies that the state holds
+        if not self.scale:  # nothing flips: the energies that the state holds
             excess = real**0.5
         error = (max(0.0, square - share**2) / (self.n - 1)) ** 0.5
         outside = min(outside, real + imaginary)

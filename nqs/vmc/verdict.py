@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hamiltonians.equivalent_sites import equivalent_sites
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.vmc.residual import width_of_flips
+from nqs.vmc.residual import scale_of_flips
 
 TOLERANCE = 1e-3
 """Relative error of an energy that counts as good."""
@@ -66,29 +66,29 @@ class Findings:
 
 def doubts(found: Findings, hamiltonian: Hamiltonian) -> list[str]:
     """The reasons not to rely on the energy, none if it is good."""
-    width = width_of_flips(hamiltonian)
+    flip = scale_of_flips(hamiltonian)
     known = found.exact_energy is not None
     reasons = [
-        _exact(found, width),
-        None if known else _lacking(found, width, len(hamiltonian.flips)),
-        _risen(found, width),
-        _above_start(found, width),
+        _exact(found, flip),
+        None if known else _lacking(found, flip, len(hamiltonian.flips)),
+        _risen(found, flip),
+        _above_start(found, flip),
         None if found.density is None else _unequal(*found.density, hamiltonian),
     ]
     return [reason for reason in reasons if reason is not None]
 
 
-def _scale(energy: float, width: float) -> float:
-    """What relative errors refer to: |E|, or a flip's width where the energy nearly vanishes."""
-    return max(abs(energy), width, 1e-300)
+def _scale(energy: float, flip: float) -> float:
+    """What relative errors refer to: |E|, or that of a flip where the energy nearly vanishes."""
+    return max(abs(energy), flip, 1e-300)
 
 
-def _exact(found: Findings, width: float) -> str | None:
+def _exact(found: Findings, flip: float) -> str | None:
     if found.exact_energy is None:
         return None
     difference = found.energy - found.exact_energy
     sigmas = difference / found.energy_error if found.energy_error > 0 else math.inf
-    relative = difference / _scale(found.exact_energy, width)
+    relative = difference / _scale(found.exact_energy, flip)
     if relative > TOLERANCE:
         return f"exact: {relative:.1%} above the exact energy {found.exact_energy:.8g}"
     if relative < -1e-9 and (relative < -TOLERANCE or sigmas < -RISEN):
@@ -99,8 +99,8 @@ def _exact(found: Findings, width: float) -> str | None:
     return None
 
 
-def _lacking(found: Findings, width: float, n_flips: int) -> str | None:
-    scale = _scale(found.energy, width)
+def _lacking(found: Findings, flip: float, n_flips: int) -> str | None:
+    scale = _scale(found.energy, flip)
     steady = found.variance <= (1e-6 * scale) ** 2
     if not n_flips and not steady:
         return f"variance: it holds energies that differ by some {found.variance**0.5:.2g}"
@@ -124,7 +124,7 @@ def _lacking(found: Findings, width: float, n_flips: int) -> str | None:
     )
 
 
-def _risen(found: Findings, width: float) -> str | None:
+def _risen(found: Findings, flip: float) -> str | None:
     energies, errors = (torch.tensor(column, dtype=torch.float64) for column in found.history)
     length = max(5, len(energies) // 20)
     if len(energies) < 2 * length:
@@ -135,7 +135,7 @@ def _risen(found: Findings, width: float) -> str | None:
     spreads = errors.square().unfold(0, length, 1).mean(1).sqrt() / length**0.5
     rises = found.energy - means
     significant = rises > RISEN * (spreads.square() + found.energy_error**2).sqrt()
-    relevant = rises > TOLERANCE * _scale(found.energy, width)
+    relevant = rises > TOLERANCE * _scale(found.energy, flip)
     places = (significant & relevant).nonzero().squeeze(1)
     if not len(places):
         return None
@@ -147,13 +147,13 @@ def _risen(found: Findings, width: float) -> str | None:
     )
 
 
-def _above_start(found: Findings, width: float) -> str | None:
+def _above_start(found: Findings, flip: float) -> str | None:
     if found.start is None:
         return None
     energy, error = found.start
     rise = found.energy - energy
-    sigmas = rise / math.hypot(error, found.energy_error, 1e-12 * _scale(energy, width))
-    if sigmas < BEYOND_START or rise < 1e-5 * _scale(energy, width):
+    sigmas = rise / math.hypot(error, found.energy_error, 1e-12 * _scale(energy, flip))
+    if sigmas < BEYOND_START or rise < 1e-5 * _scale(energy, flip):
         return None
     return (
         f"rose: {rise:.2g} ({sigmas:.1f} standard errors) above the state it started from, "

@@ -17,7 +17,7 @@ from hamiltonians.pauli import PauliSum
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.local_flips import LocalFlips, draw_locally
 from nqs.vmc.proposal import draw_around
-from nqs.vmc.residual import Rows, evaluated_rows, proposals, residuals, width_of_flips
+from nqs.vmc.residual import Rows, evaluated_rows, proposals, residuals, scale_of_flips
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.wavefunction import Wavefunction
 
@@ -178,7 +178,7 @@ def test_steps_count_the_rows_that_they_leave_out(local: LocalFlips | None) -> N
 @pytest.mark.parametrize("system", ["rydberg", "blockade", "tfim"])
 def test_excess_of_states_near_the_ground_state(system: str, generator: torch.Generator) -> None:
     """0 for the ground state; for small random errors of ln psi at least a tenth of E - E_0, and
-    not above it by more than the ratio of the spectrum's gap to the width of a flip allows."""
+    not above it by more than the ratio of the spectrum's gap to a flip's scale allows."""
     hamiltonian = SYSTEMS[system]
     exact = ground_state(hamiltonian)
     psi = exact_table(hamiltonian)
@@ -191,10 +191,10 @@ def test_excess_of_states_near_the_ground_state(system: str, generator: torch.Ge
         assert 0.1 < excess / (energy - exact.energy) < 30
 
 
-def test_width_of_flips() -> None:
-    assert width_of_flips(SYSTEMS["rydberg"]) == 1.0
-    assert width_of_flips(SYSTEMS["heisenberg"]) == 4.0
-    assert width_of_flips(SYSTEMS["no flips"]) == 0.0
+def test_scale_of_flips() -> None:
+    assert scale_of_flips(SYSTEMS["rydberg"]) == 0.5
+    assert scale_of_flips(SYSTEMS["heisenberg"]) == 2.0
+    assert scale_of_flips(SYSTEMS["no flips"]) == 0.0
 
 
 def test_complex_amplitudes() -> None:

@@ -85,6 +85,6 @@ def test_classical_and_vanishing_energies() -> None:
     classical = TransverseFieldIsing(Chain(4), h=0.0)
     assert judged(classical, density=None, excess=0.0, variance=0.0) == ["support"]
     assert judged(classical, density=None, excess=2.0, variance=4.0) == ["variance"]
-    assert judged(energy=0.0, exact_energy=0.0) == []
+    assert judged(energy=0.0, exact_energy=0.0, history=((), ())) == []
     assert judged(energy=0.0, excess=1e-5, history=((), ())) == []
     assert judged(energy=0.0, excess=0.1, history=((), ())) == ["variance"]
