@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nqs.crystal.cli import app as crystal
-from nqs.runs.schema import InputError, require
+from nqs.runs.schema import InputError, printable, require
 from nqs.runs.terminal import run_command
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
@@ -96,9 +97,9 @@ def show_run(run: RunFolder) -> None:
     """The summary of a run as a table."""
     from nqs.runs import summary
 
-    table = Table(title=str(run), show_header=False)
+    table = Table(title=Text(printable(str(run))), show_header=False)
     for name, text in summary.entries(summary.read(run / "summary.json")):
-        table.add_row(name, text)
+        table.add_row(Text(name), Text(text))  # plain: brackets in a name are no markup
     Console().print(table)
 
 
@@ -120,9 +121,9 @@ def collect_scan(
         ) from None
     collected = collect.collect(scan)
     for line in collect.lines(collected):
-        print(line)
-    print(collect.write(collected))
-    print(scan_plot.save(collected, observable or []))
+        print(printable(line))
+    print(printable(str(collect.write(collected))))
+    print(printable(str(scan_plot.save(collected, observable or []))))
 
 
 def _check_samples(option: str, given: int, most: int) -> None:

@@ -26,6 +26,8 @@ from nqs.runs.schema import (
 )
 
 CORES: Final = ("transformer", "linear_attention", "ssm", "gru", "lstm")
+EXAMPLES: Final = "examples"
+"""Name of the crystals that come with the package, in place of a table's path."""
 CONDITIONS: Final = ("space_group", "formation_energy", "energy_above_hull", "composition")
 PRECISIONS: Final = ("float32", "bfloat16")
 RESUMABLE: Final = (
@@ -38,16 +40,26 @@ RESUMABLE: Final = (
     "device",
 )
 """Keys that may change when a run is resumed; every other one would make it another run."""
+MOST: Final = {
+    "model.d_model": 65_536,
+    "model.n_layers": 1_000,
+    "model.d_ff": 1_000_000,
+    "model.d_state": 65_536,
+    "data.max_atoms": 2_000,
+    "data.batch_tokens": 10_000_000,
+    "data.workers": 256,
+    "train.steps": 10**12,
+}
+"""Largest values that make sense, of the keys that cost memory, time or processes."""
+LARGEST_RATE: Final = 1e6
+"""Of a learning rate or a weight decay: beyond it nothing is left of the parameters."""
 
 
 def _at_least(key: str, value: int | None, lowest: int) -> None:
-    rule = f"must be a whole number >= {lowest}"
-    require(value is None or value >= lowest, key, value, rule)
-
-
-def _table(key: str, value: str) -> None:
-    found = bool(value) and Path(value).exists()
-    require(found, key, value, "no such file; give the path of a table of crystals")
+    most = MOST.get(key)
+    rule = f"must be a whole number >= {lowest}" + (f" and <= {most}" if most else "")
+    fits = value is None or lowest <= value <= (most or value)
+    require(fits, key, value, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +95,7 @@ class ModelConfig:
 class DataConfig:
     """Crystals, and what the model is asked about them."""
 
-    train: str = "examples"
+    train: str = EXAMPLES
     """Crystals to learn: a table (.csv, .csv.gz with a column cif), a CIF file, a folder of them,
     or examples, 361 ideal ionic crystals that come with the package."""
     validation: str | None = None
@@ -118,10 +130,6 @@ class DataConfig:
     """Processes that bring the crystals of a table into their canonical cells, 4 ms each, >= 1."""
 
     def __post_init__(self) -> None:
-        if self.train != "examples":
-            _table("data.train", self.train)
-        if self.validation is not None:
-            _table("data.validation", self.validation)
         rule = "give three shares >= 0 that add up to 1, the first two > 0, e.g. [0.8,0.1,0.1]"
         valid = len(self.split) == 3 and min(self.split) >= 0 and min(self.split[:2]) > 0
         require(valid and math.isclose(sum(self.split), 1), "data.split", self.split, rule)
