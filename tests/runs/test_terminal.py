@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -9,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nqs.runs.schema import InputError
 from nqs.runs.terminal import run_command
+from nqs.vmc.natural_gradient import NaturalGradient
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, NQS = [sys.executable, str(ROOT / "train.py")], [sys.executable, "-m", "nqs"]
@@ -121,3 +125,37 @@ def test_an_ascii_terminal(tmp_path: Path) -> None:
     assert (tmp_path / "ψ/summary.json").exists()
     done = run([*NQS, "show", "ψ"], tmp_path, PYTHONIOENCODING="ascii:strict")
     assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def test_no_memory_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last checkpoint stays, and the run resumes to where it would have come."""
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+    assert spec is not None and spec.loader is not None
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    longer = [*(word for word in TINY if word != "train.steps=1"), "train.steps=5"]
+    longer.append("train.checkpoint_every=1")
+    assert train.main([*longer, "run.dir=whole"]) == 0
+    update, n_calls = NaturalGradient.update, 0
+
+    def scarce(*arguments: Any, **keywords: Any) -> torch.Tensor:
+        nonlocal n_calls
+        n_calls += 1
+        return torch.empty(2**60) if n_calls == 4 else update(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NaturalGradient, "update", scarce)
+        capsys.readouterr()
+        assert train.main([*longer, "run.dir=run"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: out of memory; what was saved") and errors.count("\n") == 1
+    assert (tmp_path / "run/checkpoints/step-000000003.pt").exists()
+    assert train.main(["run.dir=run", "run.resume=true"]) == 0
+    energies = [
+        json.loads((tmp_path / name / "summary.json").read_text())["energy"]
+        for name in ("whole", "run")
+    ]
+    assert energies[0] == energies[1]
