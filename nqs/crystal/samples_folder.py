@@ -89,7 +89,9 @@ def read_samples(folder: Path) -> FoundSamples:
     lines = _lines(folder / TABLE)
     sums = _checksums(folder)
     for name in (TABLE, "config.yaml"):
-        _check(folder, name, (folder / name).read_bytes() if (folder / name).exists() else b"", sums)
+        _check(
+            folder, name, (folder / name).read_bytes() if (folder / name).exists() else b"", sums
+        )
     paths = _paths(folder, [line["file"] for line in lines])
     samples = []
     n_rejected = 0
@@ -183,4 +185,3 @@ def _check(folder: Path, name: str, data: bytes, sums: Mapping[str, str] | None)
             f"{folder}: {shown(name)} is not what was generated (SHA-256 differs); restore it, or "
             f"delete {CHECKSUMS} to judge the folder as it is"
         )
-

@@ -24,7 +24,6 @@ from nqs.crystal.config import OptimizerConfig
 from nqs.crystal.data import Batch, Encoded, Epoch, Tasks, plain_batches
 from nqs.crystal.tokeniser import Tokeniser
 
-
 LARGEST_MEAN = 700.0
 """Nats a token whose exponential still is a number."""
 

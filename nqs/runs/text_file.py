@@ -33,6 +33,8 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
 
 def decoded(data: bytes) -> str:
     """hamiltonians.text_file.decoded; raises InputError."""
+    from hamiltonians import text_file
+
     try:
         return text_file.decoded(data)
     except ValueError as error:

@@ -245,7 +245,9 @@ def short(prototype: Prototype) -> str:
     return str(prototype.group.hm)
 
 
-def formula(prototype: Prototype, number: Callable[[int], str] = str) -> tuple[tuple[str, str], ...]:
+def formula(
+    prototype: Prototype, number: Callable[[int], str] = str
+) -> tuple[tuple[str, str], ...]:
     terms = [f"{element}{number(count)}" for element, count in prototype.formula]
     return (
         ("_chemical_formula_sum", " ".join(terms)),
@@ -291,8 +293,12 @@ READ |= {
     "H-M extended": named(HM, lambda p: p.group.xhm()),
     "H-M without blanks": named(HM, lambda p: short(p).replace(" ", "")),
     "H-M in capitals": named(HM, lambda p: short(p).upper()),
-    "H-M and number in brackets": named(HM, lambda p: f"{short(p).replace(' ', '')} ({p.group.number})"),
-    "H-M with S": named(HM, lambda p: f"{short(p)} {'Z' if p is DIAMOND else 'H' if p is CORUNDUM else 'S'}"),
+    "H-M and number in brackets": named(
+        HM, lambda p: f"{short(p).replace(' ', '')} ({p.group.number})"
+    ),
+    "H-M with S": named(
+        HM, lambda p: f"{short(p)} {'Z' if p is DIAMOND else 'H' if p is CORUNDUM else 'S'}"
+    ),
     "H-M with overbar": named(HM, lambda p: overbar(short(p))),
     "H-M with 2_1": named(HM, lambda p: screws(short(p), "_")),
     "H-M with 2(1)": named(HM, lambda p: screws(short(p), "()")),
@@ -300,7 +306,9 @@ READ |= {
     "number alone, new tag": named("_space_group_IT_number", number_of),
     "number alone, dotted": named("_space_group_IT_number", number_of, dotted=True),
     "Hall alone": named("_symmetry_space_group_name_Hall", lambda p: p.group.hall),
-    "Hall alone, new tag, dotted": named("_space_group_name_Hall", lambda p: p.group.hall, dotted=True),
+    "Hall alone, new tag, dotted": named(
+        "_space_group_name_Hall", lambda p: p.group.hall, dotted=True
+    ),
     "Schoenflies alone": named(
         "_space_group_name_Schoenflies", lambda p: schoenflies(p.group.number)
     ),
@@ -313,11 +321,14 @@ READ |= {
     "CR LF line ends": lambda p, dice: READ["H-M symbol"](p, dice).replace("\n", "\r\n"),
     "byte order mark": lambda p, dice: b"\xef\xbb\xbf" + READ["H-M symbol"](p, dice).encode(),
     "UTF-16": lambda p, dice: READ["H-M symbol"](p, dice).encode("utf-16"),
-    "Latin-1": lambda p, dice: "# dans l'état fondamental\n".encode("latin-1")
-    + READ["H-M symbol"](p, dice).encode(),
-    "several blocks": lambda p, dice: "data_global\n_publ_section_title 'Two'\n"
-    + READ["H-M symbol"](p, dice)
-    + "data_reflections\n_diffrn_ambient_temperature 293\n",
+    "Latin-1": lambda p, dice: (
+        "# dans l'état fondamental\n".encode("latin-1") + READ["H-M symbol"](p, dice).encode()
+    ),
+    "several blocks": lambda p, dice: (
+        "data_global\n_publ_section_title 'Two'\n"
+        + READ["H-M symbol"](p, dice)
+        + "data_reflections\n_diffrn_ambient_temperature 293\n"
+    ),
 }
 
 
@@ -325,7 +336,12 @@ def capital_tags(cif: str | bytes) -> str:
     assert isinstance(cif, str)
     lines = cif.splitlines()
     heads = [line.split(" ", 1) for line in lines]
-    return "\n".join(" ".join([h[0].upper(), *h[1:]]) if h[0][:1] == "_" else " ".join(h) for h in heads) + "\n"
+    return (
+        "\n".join(
+            " ".join([h[0].upper(), *h[1:]]) if h[0][:1] == "_" else " ".join(h) for h in heads
+        )
+        + "\n"
+    )
 
 
 @functools.cache
@@ -430,7 +446,11 @@ def _(prototype: Prototype, dice: random.Random) -> str:
 @style("symbol and operators contradict", REFUSED)
 def _(prototype: Prototype, dice: random.Random) -> str:
     other = dice.choice([one for one in PROTOTYPES if one is not prototype])
-    return text(prototype, Writing(((HM, short(other)),), ("_symmetry_equiv_pos_as_xyz", triplets(prototype))), dice)
+    return text(
+        prototype,
+        Writing(((HM, short(other)),), ("_symmetry_equiv_pos_as_xyz", triplets(prototype))),
+        dice,
+    )
 
 
 @style("symbol and Hall symbol contradict", REFUSED)
@@ -443,7 +463,11 @@ def _(prototype: Prototype, dice: random.Random) -> str:
 @style("an unknown symbol alone", REFUSED)
 def _(prototype: Prototype, dice: random.Random) -> str:
     name = short(prototype) + dice.choice(["q", " 7", "//", " mmm"])
-    return text(prototype, Writing(((HM, name),), ("_symmetry_equiv_pos_as_xyz", ("x,y,z",)), formula(prototype)), dice)
+    return text(
+        prototype,
+        Writing(((HM, name),), ("_symmetry_equiv_pos_as_xyz", ("x,y,z",)), formula(prototype)),
+        dice,
+    )
 
 
 @style("Z of another cell", REFUSED)
@@ -465,14 +489,20 @@ def _(prototype: Prototype, dice: random.Random) -> str:
 def _(prototype: Prototype, dice: random.Random) -> str:
     density = prototype.whole().density * dice.choice([0.25, 0.5, 0.9, 1.1, 2])
     how = with_operators(prototype)
-    return text(prototype, dataclasses.replace(how, others=(("_exptl_crystal_density_diffrn", f"{density:.3f}"),)), dice)
+    return text(
+        prototype,
+        dataclasses.replace(how, others=(("_exptl_crystal_density_diffrn", f"{density:.3f}"),)),
+        dice,
+    )
 
 
 @style("another volume", REFUSED)
 def _(prototype: Prototype, dice: random.Random) -> str:
     volume = prototype.whole().volume * dice.choice([0.25, 0.9, 1.05, 4])
     how = with_operators(prototype)
-    return text(prototype, dataclasses.replace(how, others=(("_cell_volume", f"{volume:.3f}"),)), dice)
+    return text(
+        prototype, dataclasses.replace(how, others=(("_cell_volume", f"{volume:.3f}"),)), dice
+    )
 
 
 @style("a cell that the operators change", REFUSED)
@@ -491,7 +521,25 @@ def _(prototype: Prototype, dice: random.Random) -> str:
 
 @style("partial occupancy", REFUSED)
 def _(prototype: Prototype, dice: random.Random) -> str:
-    return text(prototype, Writing(((HM, short(prototype)),), occupancy=dice.choice(["0.5", "0.98(1)"])), dice)
+    return text(
+        prototype,
+        Writing(((HM, short(prototype)),), occupancy=dice.choice(["0.5", "0.98(1)"])),
+        dice,
+    )
+
+
+@style("a magnetic group", REFUSED)
+def _(prototype: Prototype, dice: random.Random) -> str:
+    magnetic = (("_space_group_magn_name_BNS", dice.choice(["P 1", "F d -3 m'", "P 1' 21/c"])),)
+    return text(prototype, dataclasses.replace(with_operators(prototype), others=magnetic), dice)
+
+
+@style("atoms of a disorder group", REFUSED)
+def _(prototype: Prototype, dice: random.Random) -> str:
+    content = text(prototype, Writing(((HM, short(prototype)),), occupancy="1"), dice)
+    lines = content.replace("_atom_site_occupancy", "_atom_site_disorder_group").splitlines()
+    lines[-1] = lines[-1][:-1] + dice.choice(["2", "-1"])
+    return "\n".join([*(line if line != lines[-1] else line for line in lines), ""])
 
 
 def files(seed: int) -> Iterator[tuple[str, Prototype, str | bytes, bool]]:
@@ -505,7 +553,9 @@ def files(seed: int) -> Iterator[tuple[str, Prototype, str | bytes, bool]]:
 
 def by_gemmi(content: str | bytes) -> tuple[Counter[str], float]:
     """(atoms of the cell, volume) as gemmi reads it."""
-    block = next(b for b in gemmi.cif.read_string(as_text(content)) if b.find_loop("_atom_site_fract_x"))
+    block = next(
+        b for b in gemmi.cif.read_string(as_text(content)) if b.find_loop("_atom_site_fract_x")
+    )
     small = gemmi.make_small_structure_from_block(block)
     return Counter(site.element.name for site in small.get_all_unit_cell_sites()), small.cell.volume
 
@@ -535,7 +585,11 @@ def as_text(content: str | bytes) -> str:
     return content if isinstance(content, str) else content.decode("utf-8")
 
 
-def outcome(reader: Callable[[str | bytes], tuple[Counter[str], float]], content: str | bytes, prototype: Prototype) -> str:
+def outcome(
+    reader: Callable[[str | bytes], tuple[Counter[str], float]],
+    content: str | bytes,
+    prototype: Prototype,
+) -> str:
     """right, refused, or other: read as something else."""
     try:
         atoms, volume = reader(content)

@@ -5,28 +5,20 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 from cif_styles import (
-    BADDELEYITE,
-    CORUNDUM,
-    DIAMOND,
     PROTOTYPES,
     READ,
     REFUSED,
-    ROCK_SALT,
     Prototype,
-    by_gemmi,
-    by_pymatgen,
     files,
-    table,
 )
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice
 from pymatgen.core import Structure as TheirStructure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from nqs.crystal.cif import crystal_from_cif, read_cif
+from nqs.crystal.cif import read_cif
 from nqs.crystal.elements import symbol
 from nqs.crystal.structure import CrystalError, Structure
 
