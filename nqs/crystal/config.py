@@ -24,6 +24,7 @@ from nqs.runs.schema import (
     suggestion,
     to_mapping,
 )
+from nqs.runs.text_file import read_text
 
 CORES: Final = ("transformer", "linear_attention", "ssm", "gru", "lstm")
 EXAMPLES: Final = "examples"
@@ -53,6 +54,8 @@ MOST: Final = {
 """Largest values that make sense, of the keys that cost memory, time or processes."""
 LARGEST_RATE: Final = 1e6
 """Of a learning rate or a weight decay: beyond it nothing is left of the parameters."""
+LARGEST_YAML: Final = 2**20
+"""Bytes of a file of keys."""
 
 
 def _at_least(key: str, value: int | None, lowest: int) -> None:
@@ -166,9 +169,10 @@ class OptimizerConfig:
     """Longest gradient that is applied unscaled, > 0."""
 
     def __post_init__(self) -> None:
-        for key in ("learning_rate", "clip_norm"):
-            value = getattr(self, key)
-            require(value > 0, f"optimizer.{key}", value, "must be a number > 0")
+        rate = self.learning_rate
+        rule = f"must be a number > 0 and <= {LARGEST_RATE:g}"
+        require(0 < rate <= LARGEST_RATE, "optimizer.learning_rate", rate, rule)
+        require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be a number > 0")
         for key in ("beta1", "beta2"):
             value = getattr(self, key)
             require(0 <= value < 1, f"optimizer.{key}", value, "must be >= 0 and < 1")
@@ -176,8 +180,9 @@ class OptimizerConfig:
         rule = "must be > 0 and <= 1"
         inside = 0 < self.final_fraction <= 1
         require(inside, "optimizer.final_fraction", self.final_fraction, rule)
-        rule = "must be a number >= 0"
-        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, rule)
+        rule = f"must be a number >= 0 and <= {LARGEST_RATE:g}"
+        decays = 0 <= self.weight_decay <= LARGEST_RATE
+        require(decays, "optimizer.weight_decay", self.weight_decay, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,10 +259,11 @@ class Config:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises InputError if there is none."""
+    text = read_text(path, LARGEST_YAML)
     try:
-        mapping = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not readable ({' '.join(str(error).split())})") from None
+        mapping = yaml.safe_load(text)
+    except Exception as error:  # YAML's constructors raise almost anything
+        raise InputError(f"{path}: not readable ({shown(error)})") from None
     if not isinstance(mapping, dict):
         raise InputError(f"{path}: must be a mapping of keys, e.g. model: {{d_model: 128}}")
     return mapping
@@ -279,7 +285,7 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except Exception:  # YAML's constructors raise almost anything
         raise InputError(
             f"{key}={shown(text)}: not understood; quote brackets and colons"
         ) from None

@@ -49,10 +49,8 @@ def run(path: Path, config: EvaluateConfig) -> int:
 
     Raises InputError for a folder that is neither, and for crystals that cannot be read.
     """
-    if (path / TABLE).exists():
-        report = judged_samples(path, config)
-    else:
-        report = judged_model(path, config)
+    judged = judged_samples if (path / TABLE).exists() else judged_model
+    report = judged(path, config)
     print(report.table())
     with directory.writing(path):
         write_text(path / "evaluation.json", report.json())

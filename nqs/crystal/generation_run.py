@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nqs.crystal import inputs
+from nqs.crystal import inputs, memory
 from nqs.crystal.cif import cif_text, read_cif
 from nqs.crystal.config import Config
 from nqs.crystal.elements import SYMBOLS
@@ -58,6 +58,13 @@ def run(path: Path, config: GenerateConfig) -> int:
     requests = requested(config, trained)
     rule = f"{len(requests)} requests of {config.n} crystals each; at most {MOST_SAMPLES} in all"
     require(len(requests) * config.n <= MOST_SAMPLES, "n", config.n, rule)
+    memory.check_generation(
+        trained.config.model,
+        min(config.batch_size, len(requests) * config.n),
+        trained.tokeniser.max_length,
+        len(trained.tokeniser.vocabulary),
+        trained.device,
+    )
     given = config.out or numbered(path)
     taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
     require(not taken, "out", given, "exists and is not an empty folder; choose another one")

@@ -1,7 +1,7 @@
 """What a run has read, by its digests: a table that has changed since is noticed before it is used.
 
     tables.json     {"data.train": {"sha256": ..., "bytes": ..., "files": ...}, ...,
-                     "vocabulary": ...}
+                     "vocabulary": ..., "sha256": of all the others}
 
 in the folder of a run. Runs from before it are not checked.
 """
@@ -16,6 +16,7 @@ from typing import Any, Final
 from nqs.crystal.config import EXAMPLES, Config
 from nqs.crystal.tables import LARGEST, cif_files
 from nqs.crystal.tokeniser import Tokeniser
+from nqs.runs import digests as sealed
 from nqs.runs import text_file
 from nqs.runs.atomic import write_text
 from nqs.runs.schema import InputError, shown
@@ -30,7 +31,7 @@ def describe(config: Config, tokeniser: Tokeniser) -> dict[str, Any]:
 
 def write(folder: Path, description: dict[str, Any]) -> None:
     """Writes tables.json. Raises OSError."""
-    write_text(folder / FILE, json.dumps(description, indent=2) + "\n")
+    write_text(folder / FILE, json.dumps(sealed.vouched(description), indent=2) + "\n")
 
 
 def check(folder: Path, config: Config) -> None:
@@ -94,11 +95,13 @@ def _read(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(text_file.read_text(path, 2**20))
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: damaged; restore it, or delete it to go on unchecked")
+        content, has_digest = sealed.read_mapping(path)
+        if not has_digest:
+            raise sealed.Damaged("its sha256 is gone")
+    except sealed.Damaged as error:
+        raise InputError(
+            f"{path}: damaged ({error}); restore it, or delete it to go on unchecked"
+        ) from None
     return content
 
 

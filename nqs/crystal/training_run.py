@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 
 from nqs.core.sequence import SequenceModel
-from nqs.crystal import inputs
+from nqs.crystal import inputs, memory
 from nqs.crystal.config import EXAMPLES, RESUMABLE, Config, merged
 from nqs.crystal.cores import build_core
 from nqs.crystal.data import Encoded, Tasks
@@ -106,7 +106,7 @@ def run(config: Config, command: Sequence[str]) -> int:
     file cannot be written (disk full): the last checkpoint stays.
     """
     job, notes = build(config)
-    path = open_folder(job, command)
+    path, found = open_folder(job, command)
     with (
         directory.locked(path),
         directory.writing(path),
@@ -114,7 +114,7 @@ def run(config: Config, command: Sequence[str]) -> int:
         StopRequests() as stop,
     ):
         session = Session(path, job, log, stop)
-        for line in [*describe(job), *notes, f"files in {path}"]:
+        for line in [*describe(job), *notes, *found, f"files in {path}"]:
             log.say(line)
         if config.run.resume:
             resume(session)
@@ -135,11 +135,13 @@ def build(config: Config) -> tuple[Job, list[str]]:
         assert config.run.dir is not None
         inputs.check_vocabulary(Path(config.run.dir), tokeniser)
         inputs.check(Path(config.run.dir), config)
-    parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
-    core = build_core(config.model, len(tokeniser.vocabulary), tokeniser.max_length, parameters).to(
-        device
-    )
     loaded = load(config, tokeniser)
+    n_tokens, most = len(tokeniser.vocabulary), tokeniser.max_length
+    in_all = sum(len(crystal.body) for crystal in loaded.train)
+    batch_tokens = min(config.data.batch_tokens, in_all)
+    memory.check_training(config.model, n_tokens, most, batch_tokens, device)
+    parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
+    core = build_core(config.model, n_tokens, most, parameters).to(device)
     generator = build_generator(config.seed, "batches", torch.device("cpu"))
     training = Training(core, build_optimizer(core, config.optimizer), generator)
     tables = inputs.describe(config, tokeniser)
@@ -223,8 +225,8 @@ def _same(key: str, saved: Any, value: Any) -> bool:
     return bool(saved == value) or (isinstance(saved, str | list) and str(saved) == str(value))
 
 
-def open_folder(job: Job, command: Sequence[str]) -> Path:
-    """The folder of a new run, or of the one to resume."""
+def open_folder(job: Job, command: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder of a new run, or of the one to resume, and lines about what was found in it."""
     config = job.config
     entry = directory.session(command, config.seed, config.device)
     if not config.run.resume:
@@ -237,13 +239,13 @@ def open_folder(job: Job, command: Sequence[str]) -> Path:
                 write_text(path / LEFT_OUT, left_out_table(job.left_out))
             directory.describe(path, portable(config), entry)
 
-        return directory.make(config.run.dir, stem, fill)
+        return directory.make(config.run.dir, stem, fill), []
     assert config.run.dir is not None
     path = Path(config.run.dir)
     with directory.writing(path), directory.locked(path):
         restored(path, config, job.training.model, job.device, warn=lambda line: None)
-        directory.describe(path, portable(config), entry)
-    return path
+        found = directory.describe(path, portable(config), entry)
+    return path, found
 
 
 def restored(

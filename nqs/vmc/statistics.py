@@ -181,6 +181,6 @@ def checked_statistics(
     """With the V-score. Raises FloatingPointError unless energy and variance are finite."""
     if not (math.isfinite(energy) and math.isfinite(variance)):
         raise FloatingPointError(f"the energy is not finite (mean {energy}, variance {variance})")
-    span = energy - infinite_temperature_energy
-    v_score = n_sites * variance / span**2 if span else math.inf if variance else 0.0
+    square = (energy - infinite_temperature_energy) ** 2
+    v_score = n_sites * variance / square if square else math.inf if variance else 0.0
     return EnergyStatistics(energy, error, variance, v_score, n_samples, outside)

@@ -526,6 +526,23 @@ def _(prototype: Prototype, dice: random.Random) -> str:
         Writing(((HM, short(prototype)),), occupancy=dice.choice(["0.5", "0.98(1)"])),
         dice,
     )
+<<<<<<< HEAD
+=======
+
+
+@style("a magnetic group", REFUSED)
+def _(prototype: Prototype, dice: random.Random) -> str:
+    magnetic = (("_space_group_magn_name_BNS", dice.choice(["P 1", "F d -3 m'", "P 1' 21/c"])),)
+    return text(prototype, dataclasses.replace(with_operators(prototype), others=magnetic), dice)
+
+
+@style("atoms of a disorder group", REFUSED)
+def _(prototype: Prototype, dice: random.Random) -> str:
+    content = text(prototype, Writing(((HM, short(prototype)),), occupancy="1"), dice)
+    lines = content.replace("_atom_site_occupancy", "_atom_site_disorder_group").splitlines()
+    lines[-1] = lines[-1][:-1] + dice.choice(["2", "-1"])
+    return "\n".join([*(line if line != lines[-1] else line for line in lines), ""])
+>>>>>>> crystal
 
 
 def files(seed: int) -> Iterator[tuple[str, Prototype, str | bytes, bool]]:

@@ -1,8 +1,8 @@
 """CIF text to structures and back.
 
 Principle of reading: what a file states and this code does not understand is never taken for "not
-there". A crystal comes out only if all that the file states of it holds: its space group (by number,
-Hermann-Mauguin, Hall or Schoenflies symbol, by operators), cell, formula, Z, volume and density.
+there". A crystal comes out only if all that the file states of it holds: its space group (number,
+Hermann-Mauguin, Hall or Schoenflies symbol, operators), cell, formula, Z, volume and density.
 """
 
 from nqs.crystal.cif.reading import (

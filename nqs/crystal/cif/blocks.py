@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gemmi
 
@@ -18,10 +19,7 @@ LONGEST_TEXT = 4_000_000
 """Characters of a CIF; one with its diffraction data is no use here."""
 ATOMS = "_atom_site_fract_x"
 _TYPOGRAPHY = str.maketrans(
-    dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-")
-    | dict.fromkeys("\u00a0\u2009\u202f", " ")
-    | dict.fromkeys("\u2018\u2019", "'")
-    | {"\ufeff": None}
+    "\u2010\u2011\u2012\u2013\u2212\u00a0\u2009\u202f\u2018\u2019", "-----   ''", "\ufeff"
 )
 """What word processors make of a minus, a space and a quote."""
 _UNKNOWN = ("?", ".")
@@ -34,8 +32,9 @@ class Block:
         self.name: str = block.name.strip()
         self._entries: dict[str, list[tuple[str, list[str]]]] = {}
         for item in block:
-            if item.pair is not None:
-                self._add(item.pair[0], [item.pair[1]])
+            pair: Any = item.pair
+            if pair is not None:
+                self._add(pair[0], [pair[1]])
             elif item.loop is not None:
                 tags, values = item.loop.tags, item.loop.values
                 for index, tag in enumerate(tags):

@@ -62,6 +62,18 @@ def orbit(position: Floats, matrix: Floats, operators: Operators) -> Floats:
     return wrap(np.array(distinct))
 
 
+def holds_all_images(structure: Structure, operators: Operators) -> bool:
+    """Whether every image of every atom is an atom of the same element."""
+    positions, matrix = structure.positions, structure.matrix
+    for number, position in zip(structure.numbers, positions, strict=True):
+        alike = positions[structure.numbers == number]
+        offsets = operators.images(position)[:, None] - alike  # (G, M, 3)
+        offsets -= np.round(offsets)
+        if np.linalg.norm(offsets @ matrix, axis=2).min(axis=1).max() > MERGED:
+            return False
+    return True
+
+
 def check_distances(structure: Structure) -> None:
     """Raises CrystalError if two atoms are on one another."""
     positions, matrix = structure.positions, structure.matrix

@@ -57,6 +57,10 @@ class Operators:
         """(G, 3) of a position (3,)."""
         return np.asarray(self.rotations @ position + self.translations / PARTS)
 
+    def fit(self, matrix: Floats) -> bool:
+        """Whether all are isometries of the cell."""
+        return self.changes_metric(matrix) is None
+
     def changes_metric(self, matrix: Floats) -> int | None:
         """Which operator is no isometry of the cell; None: all are."""
         if self.only_identity:
@@ -120,7 +124,7 @@ def _seitz(triplet: str) -> list[list[int]]:
         raise CrystalError(f"{shown(triplet)}: a symmetry operator keeps the volume")
     rotation = np.array(operator.rot) // gemmi.Op.DEN
     translation = np.array(operator.tran) * PARTS // gemmi.Op.DEN % PARTS
-    return np.column_stack([rotation, translation]).tolist()  # type: ignore[no-any-return]
+    return np.column_stack([rotation, translation]).tolist()
 
 
 def _group(seitz: NDArray[np.int64], triplets: Sequence[str], generators: bool) -> Operators:

@@ -9,8 +9,8 @@ group. Where several settings fit,
 - an origin that it leaves open is refused, unless both give the same crystal, one puts atoms closer
   than bonds are, or pymatgen wrote the file (which takes spglib's first origin).
 
-A lone x,y,z beside a group means a list of the asymmetric unit, or of all atoms: the latter only
-where nothing else fits and spglib finds the stated group in the list as it is.
+Beside a group, what is listed is the asymmetric unit. Where that does not fit it is all atoms, if
+spglib finds the stated group in them, and the list has all images of each or formula and Z agree.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pathlib import Path
 
 import gemmi
 import numpy as np
+from numpy.typing import NDArray
 
 from nqs.crystal.cif import group_names, operators
 from nqs.crystal.cif.blocks import LONGEST_TEXT, Block, number, read_blocks, the_block
 from nqs.crystal.cif.content import StatedContent, stated_content
-from nqs.crystal.cif.expansion import Expanded, check_distances, expanded
+from nqs.crystal.cif.expansion import Expanded, check_distances, expanded, holds_all_images
 from nqs.crystal.cif.operators import Operators
 from nqs.crystal.cif.sites import Sites, read_sites
 from nqs.crystal.cif.stated_group import Candidate, StatedGroup, stated_group
@@ -34,6 +35,8 @@ from nqs.crystal.structure import CrystalError, Floats, Structure
 from nqs.crystal.symmetry import space_group
 from nqs.runs import text_file
 from nqs.runs.schema import InputError, shown
+
+Indices = NDArray[np.intp]
 
 LISTED_TOLERANCE = 0.05
 """Angstrom by which atoms that are all listed may be off the symmetry that is stated."""
@@ -228,17 +231,18 @@ def _as_listed(problem: _Problem, failures: list[str]) -> tuple[Structure, str]:
     group = problem.group
     several = f" (nor do {len(failures) - 1} other settings)" if len(failures) > 1 else ""
     reason = CrystalError(f"{failures[0]}{several}")
-    named = all(candidate.setting is not None for candidate in group.candidates)
-    if group.number in (None, 1) or not named:
+    if group.number in (None, 1):
         raise reason
     try:
         structure = _tried(problem, operators.identity())
         found = space_group(structure, LISTED_TOLERANCE)
     except CrystalError:
         raise reason from None
-    if found != group.number:
+    fitting = [c.operators for c in group.candidates if c.operators.fit(problem.matrix)]
+    whole = any(holds_all_images(structure, one) for one in fitting)
+    if found != group.number or not (whole or problem.content.complete):
         raise reason
-    return structure, "all atoms listed beside the name of a space group, which they have"
+    return structure, "all atoms listed although a space group is stated, which they have"
 
 
 def _likely(
@@ -278,7 +282,7 @@ def _equal(one: Structure, other: Structure) -> bool:
     return bool(np.allclose(tables[0], tables[1], atol=SAME))
 
 
-def _distances(structure: Structure) -> tuple[Floats, Floats, Floats]:
+def _distances(structure: Structure) -> tuple[Indices, Indices, Floats]:
     """(i, j, distance of their nearest images) of all pairs of atoms i < j."""
     vectors = relevant_vectors(structure.matrix)
     first, second = np.triu_indices(structure.n_atoms, k=1)
@@ -286,7 +290,7 @@ def _distances(structure: Structure) -> tuple[Floats, Floats, Floats]:
     differences = differences @ structure.matrix @ np.linalg.inv(vectors[:3])
     differences -= np.rint(differences)
     nearest = nearest_images(differences @ vectors[:3], vectors)
-    return first, second, np.linalg.norm(nearest, axis=1)
+    return first, second, np.asarray(np.linalg.norm(nearest, axis=1))
 
 
 def _undecided(problem: _Problem, chosen: Candidate, other: Candidate) -> bool:

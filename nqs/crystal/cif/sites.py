@@ -102,8 +102,8 @@ def _check_whole(block: Block, n_sites: int) -> list[str]:
         for index, text in enumerate(_column(block, tag, n_sites) or ()):
             if text not in ("?", ".", "0", "'0'"):
                 raise CrystalError(
-                    f"atom {index} is disordered ({block.spelled(tag)} {shown(text)}): only ordered "
-                    f"crystals are read"
+                    f"atom {index} is disordered ({block.spelled(tag)} {shown(text)}): only "
+                    f"ordered crystals are read"
                 )
     for index, text in enumerate(_column(block, _HYDROGENS, n_sites) or ()):
         if text not in ("?", ".") and number(text) != 0:

@@ -83,8 +83,8 @@ _HARMLESS = re.compile(
 _TRANSFORMS = re.compile(r"_space_group_transform_\w+")
 _NO_TRANSFORMS = ("a,b,c;0,0,0", "a,b,c", "x,y,z", "x,y,z;0,0,0", "pp")
 _OTHERS = re.compile(
-    r"_(?!atom_|geom_|refln|diffrn|exptl|parent_|journal|publ|audit|computing|chemical)"
-    r".*(space_?group|symmetry|symop|int_tables|hermann|hall\b|_h_m\b|\bsg_|_sg_)"
+    r"(?!_(atom|geom|refln|diffrn|exptl|parent|journal|publ|audit|computing|chemical)).*"
+    r"(space_?group|symmetry|symop|int_tables|hermann|_sg_|_(hall|h_m|hm)(_|$))"
 )
 _OTHER_KINDS = {
     "magnetic": re.compile(r"_(space_group_(symop_)?|symmetry_)magn"),
