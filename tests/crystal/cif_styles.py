@@ -526,8 +526,6 @@ def _(prototype: Prototype, dice: random.Random) -> str:
         Writing(((HM, short(prototype)),), occupancy=dice.choice(["0.5", "0.98(1)"])),
         dice,
     )
-<<<<<<< HEAD
-=======
 
 
 @style("a magnetic group", REFUSED)
@@ -542,7 +540,6 @@ def _(prototype: Prototype, dice: random.Random) -> str:
     lines = content.replace("_atom_site_occupancy", "_atom_site_disorder_group").splitlines()
     lines[-1] = lines[-1][:-1] + dice.choice(["2", "-1"])
     return "\n".join([*(line if line != lines[-1] else line for line in lines), ""])
->>>>>>> crystal
 
 
 def files(seed: int) -> Iterator[tuple[str, Prototype, str | bytes, bool]]:
