@@ -122,9 +122,7 @@ def test_flips_that_only_one_side_has() -> None:
     config = directory.read_config(folders[1])
     fewer = dataclasses.replace(config.hamiltonian, h=(0.0, 1.0, 1.0, 1.0))
     target = config.replace(hamiltonian=fewer)
-    ((energy, error),) = scan_neighbours.energies(
-        folders[0], result(read.points[0].name), [target]
-    )
+    ((energy, error),) = scan_neighbours.energies(folders[0], result(read.points[0].name), [target])
     text = (folders[1] / "config.yaml").read_text()
     assert "h: 1.0\n" in text
     (folders[1] / "config.yaml").write_text(text.replace("h: 1.0\n", "h: [0.0, 1.0, 1.0, 1.0]\n"))
