@@ -240,16 +240,16 @@ def run_attempts(scan: Scan, point: Point, source: Point | None) -> Outcome:
     """Runs a point, and once more from its product state if it started elsewhere and is doubtful;
     then the better attempt is the point. Raises Interrupted."""
     outcome = run_point(scan, point, source)
-    if outcome.status != "finished" or not scan_attempts.needs_second(scan, point):
+    if outcome.status != "finished" or scan_attempts.is_second(point):
         return outcome
-    if not scan_attempts.started_warm(scan, point):
-        return outcome
-    say(scan, f"{point.name} is doubtful: once more, from its product state")
-    again = run_point(scan, scan_attempts.second(scan, point, None), None)
-    if again.status == "stopped":
-        return Outcome(point.name, "stopped", signum=again.signum)
-    scan_neighbours.mark(scan, point, [], lambda line: say(scan, line))
-    replace_by_better(scan, point)
+    if scan_attempts.needs_second(scan, point) and scan_attempts.started_warm(scan, point):
+        say(scan, f"{point.name} is doubtful: once more, from its product state")
+        again = run_point(scan, scan_attempts.second(scan, point, None), None)
+        if again.status == "stopped":
+            return Outcome(point.name, "stopped", signum=again.signum)
+    if len(scan_attempts.attempts(scan, point)) > 1:
+        scan_neighbours.mark(scan, point, [], lambda line: say(scan, line))
+        replace_by_better(scan, point)
     return outcome
 
 
