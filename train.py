@@ -23,18 +23,20 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import copy
 import dataclasses
 import itertools
+import math
 import os
 import re
 import shlex
 import sys
 import typing
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,7 +45,7 @@ from nqs.runs import legacy
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
 from nqs.runs.directory import holds_nothing, resumed_config
 from nqs.runs.scan_config import LAUNCHERS, LauncherConfig, ScanConfig
-from nqs.runs.scan_folder import Axis, Scan, make, read
+from nqs.runs.scan_folder import MOST_POINTS, Axis, Scan, dimensions, make, read
 from nqs.runs.schema import (
     InputError,
     documentation,
@@ -159,6 +161,7 @@ def load_scan(arguments: list[str]) -> tuple[Scan, LauncherConfig, bool]:
     fixed = [word for word, o in zip(arguments, overrides, strict=True) if o not in sweeps]
     mapping, given = compose_config([*fixed, *(words_of(o)[0] for o in sweeps)], "scan")
     keys = from_mapping(ScanConfig, mapping["scan"], "scan")
+    check_independent(fixed, sweeps, mapping)
     if keys.resume:
         scan = read(Path(str(keys.dir)))
         check_same_scan(scan, arguments)
@@ -166,8 +169,10 @@ def load_scan(arguments: list[str]) -> tuple[Scan, LauncherConfig, bool]:
             launcher = [word for word in scan.command if word.startswith("launcher")]
             mapping, _ = compose_config([*launcher, *fixed], "scan")
     else:
-        axes = [Axis(o.key_or_group, sweep_values(o)) for o in sweeps]
-        scan = make(Path(), ["-m", *arguments], keys, axes, grid(fixed, sweeps, axes))
+        tied = keys.zip or ()
+        axes = [Axis(o.key_or_group, sweep_values(o, o.key_or_group in tied)) for o in sweeps]
+        check_size(axes, keys)
+        scan = make(Path(), ["-m", *arguments], keys, axes, grid(fixed, sweeps, axes, keys))
     return scan, from_mapping(LauncherConfig, mapping["launcher"], "launcher"), keys.resume
 
 
@@ -181,8 +186,14 @@ def check_words(overrides: list[Override]) -> None:
         if override.is_sweep_override():
             if key.split(".")[0] in SCAN_SECTIONS:
                 raise InputError(f"{line}: give one value")
-            if not override.is_discrete_sweep() or override.value().shuffle:
+            sweep = override.value()
+            if not isinstance(sweep, ChoiceSweep | RangeSweep) or sweep.shuffle:
                 raise InputError(f"{line}: write values a,b,c or range(start,stop,step)")
+            if isinstance(sweep, ChoiceSweep) and any(isinstance(v, dict) for v in sweep.list):
+                raise InputError(f"{line}: a mapping is no value; write numbers, words or lists")
+            if "${" in (override.input_line or ""):
+                rule = "one of several values cannot refer to another key; see scan.zip"
+                raise InputError(f"{line}: {rule}")
             if not words_of(override):
                 raise InputError(f"{line}: holds no value; range(start,stop,step) excludes stop")
             if keys.count(key) > 1:
@@ -200,60 +211,108 @@ def check_same_scan(scan: Scan, arguments: list[str]) -> None:
             )
 
 
+def check_independent(fixed: list[str], sweeps: list[Override], first: dict[str, Any]) -> None:
+    """Raises InputError for keys of the scan itself that follow a scanned key by ${...}; `first` is
+    the configuration at the first of all values."""
+    follows = [word for word in fixed if word.startswith(SCAN_SECTIONS) and "${" in word]
+    if follows and sweeps:
+        last, _ = compose_config([*fixed, *(words_of(o)[-1] for o in sweeps)], "scan")
+        if any(first[section] != last[section] for section in SCAN_SECTIONS):
+            raise InputError(f"{shown(follows[0])}: a scan's own keys cannot follow a scanned key")
+
+
+def check_size(axes: list[Axis], keys: ScanConfig) -> None:
+    """Raises InputError for a grid that nobody can run."""
+    n_points = math.prod(len(tied[0].values) for tied in dimensions(axes, keys.zip))
+    if n_points > MOST_POINTS:
+        rule = f"more than {MOST_POINTS}; use fewer values, or several scans"
+        raise InputError(f"{', '.join(axis.key for axis in axes)}: {n_points} points, {rule}")
+
+
 def grid(
-    fixed: list[str], sweeps: list[Override], axes: list[Axis]
+    fixed: list[str], sweeps: list[Override], axes: list[Axis], keys: ScanConfig
 ) -> dict[tuple[int, ...], dict[str, Any]]:
-    """{positions in the axes' values: configuration} of all combinations, the first axis slowest.
+    """{positions in the dimensions' values: configuration} of all combinations, the first dimension
+    slowest.
 
     Groups are composed by Hydra once for each of their combinations; values of keys are put in
-    after that, a thousand times faster.
+    after that, a thousand times faster, and what refers to them by ${...} is looked up last.
     """
-    words = [words_of(override) for override in sweeps]
-    is_group = [o.key_or_group in GROUPS for o in sweeps]
+    words = {o.key_or_group: words_of(o) for o in sweeps}
+    tied = dimensions(axes, keys.zip)
     composed: dict[tuple[str, ...], dict[str, Any]] = {}
     configs: dict[tuple[int, ...], dict[str, Any]] = {}
-    for index in itertools.product(*(range(len(axis.values)) for axis in axes)):
-        chosen = [choices[i] for choices, i in zip(words, index, strict=True)]
-        groups = tuple(word for word, group in zip(chosen, is_group, strict=True) if group)
+    for index in itertools.product(*(range(len(together[0].values)) for together in tied)):
+        place = {axis.key: i for together, i in zip(tied, index, strict=True) for axis in together}
+        chosen = [words[axis.key][place[axis.key]] for axis in axes]
+        groups = tuple(words[key][i] for key, i in place.items() if key in GROUPS)
         if groups not in composed:
-            mapping, _ = compose_config([*fixed, *chosen], "scan")
+            mapping, _ = compose_config([*fixed, *chosen], "scan", resolve=False)
             composed[groups] = {k: v for k, v in mapping.items() if k not in SCAN_SECTIONS}
         config = copy.deepcopy(composed[groups])
-        for axis, i, group in zip(axes, index, is_group, strict=True):
-            if not group:
+        for axis in axes:
+            if axis.key not in GROUPS:
                 *section, name = axis.key.split(".")
-                (config[section[0]] if section else config)[name] = axis.values[i]
-        for section, name in FILES:
-            if isinstance(config[section].get(name), str):  # a scan may be resumed from elsewhere
-                config[section][name] = os.path.abspath(config[section][name])
+                (config[section[0]] if section else config)[name] = axis.values[place[axis.key]]
+        config = resolved(config, chosen)
+        for group, name in FILES:
+            if isinstance(config[group].get(name), str):  # a scan may be resumed from elsewhere
+                config[group][name] = os.path.abspath(config[group][name])
         configs[index] = config
     return configs
 
 
-def words_of(override: Override) -> list[str]:
-    """key=value for each value of a sweep."""
+def resolved(config: dict[str, Any], chosen: list[str]) -> dict[str, Any]:
+    """The configuration of the point `chosen` with every ${...} looked up. Raises InputError."""
+    if not any(isinstance(value, str) and "${" in value for value in leaves(config)):
+        return config
     try:
-        return [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
+        return plain(OmegaConf.create(config))
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{shown(' '.join(chosen))}: {reason[:200]}") from None
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """All that is no mapping and no list within nested ones."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def words_of(override: Override) -> list[str]:
+    """key=value for each value of a sweep. Raises InputError for more than a scan may have."""
+    key, line = override.key_or_group, shown(override.input_line)
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1))
+    except ArithmeticError:
+        raise InputError(f"{line}: range(start,stop,step) needs finite numbers") from None
     except ValueError as error:  # range() with a step of zero
-        raise InputError(f"{shown(override.input_line)}: {error}") from None
+        raise InputError(f"{line}: {' '.join(str(error).split())}") from None
+    if len(values) > MOST_POINTS:
+        raise InputError(f"{line}: more than {MOST_POINTS} values; use fewer, or several scans")
+    return [f"{key}={text}" for text in values]
 
 
-def sweep_values(override: Override) -> tuple[Any, ...]:
-    """The values of a sweep. Raises InputError if one comes twice."""
+def sweep_values(override: Override, may_repeat: bool = False) -> tuple[Any, ...]:
+    """The values of a sweep. Raises InputError if one comes twice, unless it may."""
     values = [parsed(word).value() for word in words_of(override)]
     values = [float(f"{v:.12g}") if isinstance(v, float) else v for v in values]  # not 0.30000004
-    for value in values:
-        if [shown(other) for other in values].count(shown(value)) > 1:
-            raise InputError(f"{shown(override.input_line)}: {shown(value)} comes twice")
+    twice = [value for value, n in Counter(map(repr, values)).items() if n > 1]
+    if twice and not may_repeat:
+        raise InputError(f"{shown(override.input_line)}: {shown(twice[0])} comes twice")
     return tuple(values)
 
 
 def compose_config(
-    arguments: list[str], file: str = "config"
+    arguments: list[str], file: str = "config", resolve: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """All keys as a nested mapping, and {dotted key: value} of those given explicitly.
 
-    file: conf/config.yaml, a run, or conf/scan.yaml, which adds the sections of a scan.
+    file: conf/config.yaml, a run, or conf/scan.yaml, which adds the sections of a scan. resolve:
+    whether to look up what ${...} refers to.
     """
     overrides = [parsed(argument) for argument in arguments]
     for override in overrides:
@@ -266,7 +325,7 @@ def compose_config(
             for override in overrides:
                 check_key(override, base)
             check_references(overrides, base)
-            mapping = plain(compose(file, arguments))
+            mapping = plain(compose(file, arguments), resolve)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"{shlex.join(arguments)}: {error}") from None
     flat = flatten(mapping)
@@ -274,9 +333,9 @@ def compose_config(
     return mapping, {key: flat[key] for key in keys}
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: Any, resolve: bool = True) -> dict[str, Any]:
     """An OmegaConf mapping as a dict."""
-    return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def parsed(argument: str, sweeps: bool = False) -> Override:
@@ -312,7 +371,7 @@ def check_value(argument: str, value: Any, depth: int = 0) -> None:
     if isinstance(value, list):
         for item in value:
             check_value(argument, item, depth + 1)
-    if isinstance(value, str) and "${" in REFERENCE.sub("", value):
+    if isinstance(value, str) and ("\\${" in value or "${" in REFERENCE.sub("", value)):
         raise InputError(
             f"{shown(argument)}: only ${{KEY}} of another key is understood, e.g. ${{lattice.Lx}}"
         )

@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nqs.crystal.cli import app as crystal
-from nqs.runs.schema import InputError
+from nqs.runs.schema import InputError, printable, require
 from nqs.runs.terminal import run_command
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
@@ -34,7 +35,7 @@ def about() -> None:
 @app.command("evaluate")
 def evaluate_run(
     run: RunFolder,
-    samples: Annotated[int, typer.Option(help="Fresh configurations, >= 2.")] = 100_000,
+    samples: Annotated[int, typer.Option(help="Fresh configurations, 2 .. 1e9.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
     subsystem: Annotated[
         list[str] | None,
@@ -44,6 +45,7 @@ def evaluate_run(
     """Measure the newest checkpoint again and add the result, with all observables, to run.h5."""
     from nqs.runs.later_evaluation import evaluate_later
 
+    _check_samples("--samples", samples, 10**9)
     evaluate_later(run, samples, seed, subsystem or ())
 
 
@@ -53,9 +55,10 @@ def reweight_run(
     couplings: Annotated[
         list[str], typer.Argument(metavar="KEY=VALUES", help="E.g. hamiltonian.delta=1.05,1.1")
     ],
-    samples: Annotated[int, typer.Option(help="Configurations, >= 2.")] = 20_000,
+    samples: Annotated[int, typer.Option(help="Configurations, 2 .. 1e7.")] = 20_000,
     lanczos_samples: Annotated[
-        int, typer.Option(help="Configurations of the improved energy, >= 2; the costly part.")
+        int,
+        typer.Option(help="Configurations of the improved energy, 2 .. 1e6; the costly part."),
     ] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
 ) -> None:
@@ -66,6 +69,8 @@ def reweight_run(
     """
     from nqs.runs.reweight import reweight
 
+    _check_samples("--samples", samples, 10**7)
+    _check_samples("--lanczos-samples", lanczos_samples, 10**6)
     reweight(run, couplings, samples, lanczos_samples, seed)
 
 
@@ -92,9 +97,9 @@ def show_run(run: RunFolder) -> None:
     """The summary of a run as a table."""
     from nqs.runs import summary
 
-    table = Table(title=str(run), show_header=False)
+    table = Table(title=Text(printable(str(run))), show_header=False)
     for name, text in summary.entries(summary.read(run / "summary.json")):
-        table.add_row(name, text)
+        table.add_row(Text(name), Text(text))  # plain: brackets in a name are no markup
     Console().print(table)
 
 
@@ -116,9 +121,13 @@ def collect_scan(
         ) from None
     collected = collect.collect(scan)
     for line in collect.lines(collected):
-        print(line)
-    print(collect.write(collected))
-    print(scan_plot.save(collected, observable or []))
+        print(printable(line))
+    print(printable(str(collect.write(collected))))
+    print(printable(str(scan_plot.save(collected, observable or []))))
+
+
+def _check_samples(option: str, given: int, most: int) -> None:
+    require(2 <= given <= most, option, given, f"must be a whole number >= 2 and <= {most}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

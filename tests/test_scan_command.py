@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +20,10 @@ from typing import Any
 import pytest
 import torch
 
+from nqs.cli import main as nqs
 from nqs.runs import ground_state_run, scan_folder
 from nqs.runs import scan as scans
+from nqs.runs.schema import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -94,6 +100,50 @@ def test_a_grid_of_keys_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "[6/6] hamiltonian.delta=0.2,model=linear_attention  E = " in text
     assert "6 of 6 points finished" in text
+
+
+def test_keys_that_follow_a_scanned_one() -> None:
+    """faults.md, kind 1, "The sum of a scan over sizes"."""
+    arguments = [word for word in TINY if not word.startswith("lattice")]
+    words = ["lattice.Lx=1,2,3", "lattice.Ly=${lattice.Lx}", "train.steps=${lattice.Ly}"]
+    assert train.main(["-m", *arguments, *words, "scan.dir=scan", "scan.repeat=false"]) == 0
+    for length in (1, 2, 3):
+        name = f"lattice.Lx={length}"
+        assert config(name)["lattice"]["Ly"] == length
+        assert result(name)["n_sites"] == length**2 and result(name)["steps"] == length
+    stored = scan_folder.read(Path("scan")).points[2].config
+    assert stored["lattice"]["Ly"] == 3 and "${" not in json.dumps(stored)
+
+
+def test_tied_keys_advance_together() -> None:
+    arguments = [word for word in TINY if not word.startswith(("lattice", "train.steps"))]
+    words = ["lattice.Lx=1,2,2", "seed=4,5", "lattice.Ly=2,2,1", "train.steps=1"]
+    zipped = "scan.zip=[lattice.Lx,lattice.Ly]"
+    assert train.main(["-m", *arguments, *words, zipped, "scan.dir=scan"]) == 0
+    assert names() == [
+        f"lattice.Lx={x},seed={seed},lattice.Ly={y}"
+        for x, y in ((1, 2), (2, 2), (2, 1))
+        for seed in (4, 5)
+    ]
+    assert [result(name)["n_sites"] for name in names()] == [2, 2, 4, 4, 2, 2]
+    assert [config(name)["lattice"]["Ly"] for name in names()] == [2, 2, 2, 2, 1, 1]
+    os.unlink("scan/lattice.Lx=2,seed=5,lattice.Ly=2/summary.json")
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert result("lattice.Lx=2,seed=5,lattice.Ly=2")["status"] == "finished"
+
+
+@pytest.mark.parametrize("along", ["hamiltonian.delta", "hamiltonian.Omega"])
+def test_warm_starts_along_tied_keys(along: str) -> None:
+    words = ["hamiltonian.delta=0,0.5,1", "hamiltonian.Omega=1,1,2", "seed=1,2"]
+    tied = "scan.zip=[hamiltonian.Omega,hamiltonian.delta]"
+    assert scan(*words, tied, f"scan.warm_start={along}", "scan.dir=scan") == 0
+    chains = [[point.name for point in chain] for chain in scan_folder.read(Path("scan")).chains]
+    assert chains == [
+        [f"hamiltonian.delta={d},hamiltonian.Omega={o},seed={seed}"
+         for d, o in ((0, 1), (0.5, 1), (1, 2))]
+        for seed in (1, 2)
+    ]  # fmt: skip
+    assert config(chains[1][2])["train"]["start_from"] == f"scan/{chains[1][1]}"
 
 
 def test_values_that_no_folder_can_hold() -> None:
@@ -287,6 +337,21 @@ REFUSED = [
     ("seed=0,1 launcher=submitit launcher.gpus=2", ["launcher.gpus=2", "0 or 1"]),
     ("seed=0,1 scan.resume=true", ["scan.resume=true", "scan.dir=PATH"]),
     ("seed=0,1 scan.dir=none scan.resume=true", ["none", "no scan"]),
+    ("seed=0,1 scan.dir=a_${seed}", ["scan.dir=a_${seed}", "cannot follow"]),
+    ("seed=0,1 launcher=joblib launcher.n_jobs=${seed}", ["n_jobs=${seed}", "cannot follow"]),
+    ("seed=0,1 train.steps=${nothing}", ["nothing", "not found"]),
+    ("seed=0,1 train.steps=${train.n_samples} train.n_samples=${train.steps}", ["Recursive"]),
+    ("seed=${train.steps},1", ["seed=${train.steps},1", "scan.zip"]),
+    ("seed=0,1 scan.zip=[seed]", ["scan.zip=[seed]", "two or more"]),
+    ("seed=0,1 scan.zip=[seed,seed]", ["scan.zip=[seed,seed]", "different"]),
+    ("seed=0,1 scan.zip=[seed,hamiltonian.delta]", ["scan.zip=hamiltonian.delta", "seed"]),
+    ("seed=0,1 hamiltonian.delta=1,2,3 scan.zip=[seed,hamiltonian.delta]", ["seed has 2"]),
+    ("seed=0,1,0 hamiltonian.delta=1,1,1 scan.zip=[seed,hamiltonian.delta]", ["(0, 1) twice"]),
+    ("seed=range(0,1e9)", ["seed=range(0,1e9)", "20000"]),
+    ("seed=range(0,1000) hamiltonian.delta=range(0,1000)", ["1000000 points", "20000"]),
+    ("hamiltonian.delta=range(0,1,nan)", ["range(0,1,nan)", "finite"]),
+    ("hamiltonian.delta=glob(*)", ["glob(*)", "range(start"]),
+    ("hamiltonian.delta={a:1},{b:2}", ["{a:1}", "mapping"]),
 ]
 
 
@@ -334,9 +399,261 @@ def test_an_existing_scan_is_never_overwritten(capsys: pytest.CaptureFixture[str
     assert scan(*words, "scan.resume=true") == 0
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "scan"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
+        assert scan("seed=0,1", "train.steps=1", f"scan.dir={path}") == 0
+    return path
+
+
+@pytest.fixture
+def finished(small: Path) -> Path:
+    """A finished scan of a test's own."""
+    return shutil.copytree(small, "scan")
+
+
+def refused(capsys: pytest.CaptureFixture[str]) -> str:
+    """What both readers of a scan's folder say, one line each."""
+    capsys.readouterr()
+    lines = []
+    for call in (lambda: train.main(["-m", "scan.dir=scan", "scan.resume=true"]),
+                 lambda: nqs(["collect", "scan"])):  # fmt: skip
+        assert call() == 2
+        streams = capsys.readouterr()
+        lines.append(streams.err)
+        assert streams.err.startswith("error: ") and streams.err.count("\n") == 1, streams.err
+        assert len(streams.err) <= 400 and streams.err.rstrip("\n").isprintable()
+    return lines[0]
+
+
+def signed(content: dict[str, Any]) -> str:
+    """What somebody writes who knows how."""
+    return json.dumps(content | {"digest": scan_folder.digest(content)})
+
+
+BAD = {
+    "empty": "",
+    "null": "null",
+    "a number": "1e999",
+    "a mapping": "{}",
+    "NaN": "NaN",
+    "deep": "[" * 200_000,
+    "a huge number": '{"format": ' + "9" * 100_000 + "}",
+    "binary": "\0\1\2",
+    "control characters": '{"format": "\\u001b[31mred"}',
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
+def test_scan_json_of_any_content(
+    content: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """faults.md, kind 5, well-formed files with nonsense inside."""
+    (finished / "scan.json").write_text(content)
+    assert "scan.json" in refused(capsys)
+
+
+CHANGES: dict[str, Any] = {
+    "another digest": lambda c: c | {"digest": "0"},
+    "a point outside": lambda c: named(c, "../escaped=1"),
+    "a point at the root": lambda c: named(c, "/escaped=1"),
+    "a hidden point": lambda c: named(c, ".=1"),
+    "a point that clears the screen": lambda c: named(c, "a=\x1b[2J"),
+    "a point called scan.log": lambda c: named(c, "scan.log"),
+    "a point of 300 letters": lambda c: named(c, "a=" + "b" * 300),
+    "a point that is a number": lambda c: named(c, 7),
+    "the same name twice": lambda c: c | {"chains": [c["chains"][0] * 2]},
+    "the same place twice": lambda c: placed(c, {"seed": 1}),
+    "a value of no axis": lambda c: placed(c, {"seed": 2}),
+    "another key": lambda c: placed(c, {"sead": 0}),
+    "an axis that is no key": lambda c: c | {"axes": [{"key": "a b", "values": [0, 1]}]},
+    "an axis of huge numbers": lambda c: c | {"axes": [{"key": "seed", "values": [10**400]}]},
+    "too many points": lambda c: c | {"axes": [{"key": k, "values": [*range(999)]} for k in "ab"]},
+    "no chains": lambda c: c | {"chains": []},
+    "chains of text": lambda c: c | {"chains": ["a=1", "a=2"]},
+    "points of text": lambda c: c | {"chains": [["a=1"], ["a=2"]]},
+    "a command that is no list": lambda c: c | {"command": "seed=0,1"},
+    "an unknown key of the scan": lambda c: c | {"scan": c["scan"] | {"shuffle": True}},
+    "a wrong type": lambda c: c | {"scan": c["scan"] | {"warm_steps": "many"}},
+    "another format": lambda c: c | {"format": "nqs scan 9"},
+}
+
+
+def named(content: dict[str, Any], name: Any) -> dict[str, Any]:
+    content["chains"][0][0]["name"] = name
+    return content
+
+
+def placed(content: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    content["chains"][0][0]["values"] = values
+    return content
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_scan_json_with_nonsense_inside(
+    change: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """faults.md, kind 5: nothing leads out of the scan's folder, whoever wrote the file."""
+    before = set(tmp_path.iterdir())
+    content = json.loads((finished / "scan.json").read_text())
+    content = CHANGES[change](content)
+    digest = content.pop("digest")
+    text = json.dumps(content | {"digest": digest}) if digest == "0" else signed(content)
+    (finished / "scan.json").write_text(text)
+    assert "scan" in refused(capsys)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_changed_scan_json_is_noticed(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """faults.md, kind 2: every single-bit flip, at random places."""
+    whole = (finished / "scan.json").read_bytes()
+    chosen = random.Random(3)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[chosen.randrange(len(whole))] ^= 1 << chosen.randrange(8)
+        (finished / "scan.json").write_bytes(damaged)
+        try:
+            found = scan_folder.read(finished)
+        except InputError:
+            continue
+        (finished / "scan.json").write_bytes(whole)
+        assert found == scan_folder.read(finished), "only white space may change unnoticed"
+
+
+def test_an_older_scan_is_read_without_a_digest(finished: Path) -> None:
+    content = json.loads((finished / "scan.json").read_text())
+    del content["digest"], content["scan"]["zip"], content["scan"]["repeat"]
+    (finished / "scan.json").write_text(json.dumps(content | {"format": "nqs scan 1"}))
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert nqs(["collect", "scan"]) == 0
+
+
+@pytest.mark.parametrize("name", ["seed=0", "seed=1~again", "scan.log", "jobs"])
+def test_planted_links_are_not_followed(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "log").write_text("mine")
+    path = finished / name
+    if path.is_dir():
+        path.rename(tmp_path / "moved")
+    path.unlink(missing_ok=True)
+    path.symlink_to(outside / "log" if name == "scan.log" else outside)
+    capsys.readouterr()
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 2
+    line = capsys.readouterr().err
+    assert name in line and line.count("\n") == 1
+    assert [entry.name for entry in outside.iterdir()] == ["log"]
+    assert (outside / "log").read_text() == "mine"
+
+
+def test_a_log_that_is_a_pipe_does_not_wait(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "scan.log").unlink()
+    os.mkfifo(finished / "scan.log")
+    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 2
+    assert "scan.log" in capsys.readouterr().err
+
+
+def test_escape_sequences_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a\x1b[2J.csv").write_text("x,y\n0,0\n1,0\n")
+    Path("b.csv").write_text("x,y\n0,0\n1,1\n")
+    words = ["lattice=positions", "lattice.file='a\x1b[2J.csv',b.csv", "scan.dir=scan"]
+    arguments = [word for word in TINY if not word.startswith("lattice")]
+    assert train.main(["-m", *arguments, *words, "train.steps=1"]) == 0
+    nqs(["collect", "scan"])
+    streams = capsys.readouterr()
+    assert "\x1b" not in streams.out + streams.err
+    assert b"\x1b" not in Path("scan/scan.log").read_bytes()
+
+
+def test_a_console_that_goes_away_does_not_lose_the_scan() -> None:
+    """faults.md, kind 4, closed stdout: python train.py -m ... | head -1."""
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, "seed=0,1,2", "scan.dir=scan"]
+    process = subprocess.Popen(
+        [*command, "train.steps=1"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait(timeout=120) == 0
+    assert all(result(name)["status"] == "finished" for name in names())
+    assert "3 of 3 points finished" in Path("scan/scan.log").read_text()
+
+
+def test_a_terminal_of_few_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert scan("seed=0,1", "train.steps=1", "scan.dir=scan") == 0
+    stream.flush()
+    assert b"2 of 2 points finished" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes started by this one, with theirs."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(fields[1])
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return found
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_workers_end_with_their_parent(launcher: str) -> None:
+    """faults.md, kind 5: idle scan workers live 330 s after their parent. One of the two chains is
+    over within a second here, its worker idle."""
+    pytest.importorskip(launcher)
+    tiny = [word for word in TINY if not word.startswith("train.steps")]
+    words = [*tiny, "train.steps=1,100000", "scan.dir=scan", *LAUNCHERS[launcher]]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    running = Path("scan/train.steps=100000/checkpoints/step-000000002.pt")
+    deadline = time.monotonic() + 120
+    while not running.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while not Path("scan/train.steps=1/summary.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = descendants(process.pid)
+    assert children
+    process.kill()
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 20
+    while any(map(scans.is_alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in children if scans.is_alive(pid)]
+    assert result("train.steps=100000")["status"] == "interrupted"
+
+
 def test_help_documents_the_scan(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for key in ("scan.dir=null", "scan.direction=forward", "launcher.n_jobs", "launcher.partition"):
+    for key in (
+        "scan.dir=null",
+        "scan.direction=forward",
+        "scan.zip=null",
+        "launcher.n_jobs",
+        "launcher.partition",
+    ):
         assert key in text
     assert "launcher=joblib|sequential|submitit" in text

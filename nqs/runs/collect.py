@@ -1,8 +1,13 @@
 """All points of a scan as one dataset over its axes, with derivatives of the energy.
 
-    energy, energy_error, energy_per_site, variance, v_score, exact_energy, relative_error,
+    energy, energy_error, energy_per_site, variance, v_score,
+    exact_energy, difference, relative_error, z_score: E - E_exact, over |E_exact|, over its error,
+    doubtful: 1 or 0, NaN without a verdict (older runs); doubts: why, as text,
     every observable of the runs' final evaluations and <observable>_error,
     dE_d<axis>, d2E_d<axis>2 along numeric axes, each with its _error
+
+Keys tied by scan.zip are one dimension, called after the first of them whose values all differ; the
+others are further coordinates of it, and a derivative along it follows all of them.
 
 Points that have no result are NaN. Three neighbours x- < x < x+, a = x - x-, b = x+ - x:
 
@@ -15,9 +20,9 @@ so the ends of an axis have none. Errors are propagated as of independent energi
 from __future__ import annotations
 
 import math
-import os
 import shlex
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +31,7 @@ import numpy as np
 import xarray as xr
 
 from nqs.runs import history, scan_folder, summary
+from nqs.runs.atomic import write_bytes
 from nqs.runs.config import (
     HamiltonianConfig,
     LatticeConfig,
@@ -34,9 +40,9 @@ from nqs.runs.config import (
     TrainConfig,
 )
 from nqs.runs.progress import duration
-from nqs.runs.scan import is_finished, status
-from nqs.runs.scan_folder import Axis, Scan
+from nqs.runs.scan_folder import Axis, Scan, is_numeric
 from nqs.runs.schema import InputError, documentation
+from nqs.runs.summary import is_finished, status
 
 SECTIONS: Final[dict[str, type]] = {
     "lattice": LatticeConfig,
@@ -52,13 +58,22 @@ NUMBERS: Final = {
     "variance": ("variance of the local energy", "couplings^2"),
     "v_score": ("V-score, N Var(H) / (E - E_inf)^2", "1"),
     "exact_energy": ("energy of exact diagonalisation", "couplings"),
-    "relative_error": ("|E - E_exact| / |E_exact|", "1"),
+    "difference": ("E - E_exact", "couplings"),
+    "relative_error": ("(E - E_exact) / |E_exact|", "1"),
+    "z_score": ("(E - E_exact) / standard error of the energy", "1"),
     "n_samples": ("samples of the final evaluation", "1"),
     "n_sites": ("number of sites", "1"),
     "steps": ("optimisation steps", "1"),
     "wall_seconds": ("wall time of the run", "s"),
 }
 DIRECTION: Final = "direction"
+VERDICT: Final = {
+    "doubtful": {"long_name": "whether the run ended with a doubt", "units": "1"},
+    "doubts": {"long_name": "what is doubtful, one line each", "units": "1"},
+}
+SHOWN: Final = 20
+"""Points that the closing lines name, at most."""
+LONGEST_REASON: Final = 200
 
 
 @dataclass(frozen=True)
@@ -75,29 +90,31 @@ def collect(path: Path) -> Collected:
     finished point."""
     scan = scan_folder.read(path)
     names = axis_names(scan.axes)
-    coordinates = {names[axis.key]: coordinate(axis) for axis in scan.axes}
+    grid = [_Dimension(tied, names) for tied in scan.dimensions]
+    coordinates: dict[str, Any] = {dimension.name: dimension.values for dimension in grid}
     directions = sorted({point.direction for point in scan.points}, reverse=True)
     if len(directions) > 1:
         coordinates[DIRECTION] = directions
-    table = _Table({name: len(values) for name, values in coordinates.items()})
+    sizes = {name: len(values) for name, values in coordinates.items()}
+    table, verdicts = _Table(sizes), _Verdicts(sizes)
     missing = {}
     for point in scan.points:
         folder = scan.folder(point)
         if not is_finished(folder):
             missing[point.name] = status(folder)
             continue
-        here = {names[axis.key]: _index(axis, point.values[axis.key]) for axis in scan.axes}
-        place = [*here.values(), *([directions.index(point.direction)] * (len(directions) > 1))]
-        _read_point(table, tuple(place), folder)
+        place = [dimension.position(point.values) for dimension in grid]
+        place += [directions.index(point.direction)] * (len(directions) > 1)
+        try:
+            _read_point(table, verdicts, tuple(place), folder)
+        except (InputError, OSError) as error:
+            missing[point.name] = f"unreadable: {error}"[:LONGEST_REASON]
     if len(missing) == len(scan.points):
         raise InputError(f"{path}: no point of the scan is finished; resume it first")
     data = table.dataset(coordinates)
-    for axis in scan.axes:
-        name = names[axis.key]
-        data[name].attrs = axis_attributes(axis.key)
-        if _is_numeric(axis):
-            data = data.sortby(name)
-            add_derivatives(data, name)
+    verdicts.add_to(data)
+    for dimension in grid:
+        data = dimension.described(data)
     data.attrs = {
         "title": f"scan {path.name}",
         "command": f"python train.py {shlex.join(scan.command)}",
@@ -105,11 +122,58 @@ def collect(path: Path) -> Collected:
     return Collected(scan, data, missing)
 
 
+class _Dimension:
+    """A scanned key or several tied ones as a dimension of the dataset.
+
+    Attributes:
+        name: of the dimension, that of the key which numbers it; of several keys none of which
+            has different values everywhere, all of their names.
+        values: its coordinate.
+    """
+
+    def __init__(self, tied: Sequence[Axis], names: Mapping[str, str]) -> None:
+        self._tied, self._names = tied, names
+        distinct = [axis for axis in tied if len(set(map(repr, axis.values))) == len(axis.values)]
+        self._main = next((axis for axis in distinct if is_numeric(axis)), (*distinct, None)[0])
+        rows = zip(*(axis.values for axis in tied), strict=True)
+        self._rows = list(map(repr, rows))
+        if self._main is not None:
+            self.name, self.values = names[self._main.key], coordinate(self._main)
+        else:
+            self.name = "_".join(names[axis.key] for axis in tied)
+            columns = [map(scan_folder.text, axis.values) for axis in tied]
+            self.values = [",".join(row) for row in zip(*columns, strict=True)]
+
+    def position(self, values: Mapping[str, Any]) -> int:
+        """Where along the dimension a point with these values of all keys is."""
+        return self._rows.index(repr(tuple(values[axis.key] for axis in self._tied)))
+
+    def described(self, data: xr.Dataset) -> xr.Dataset:
+        """The dataset with attributes and further coordinates of this dimension and, where it has
+        numbers, in their order and with derivatives."""
+        for axis in self._tied:
+            if axis is not self._main:
+                name = self._names[axis.key]
+                data = data.assign_coords({name: (self.name, coordinate(axis))})
+                data[name].attrs = axis_attributes(axis.key)
+        keys = [axis.key for axis in self._tied]
+        if self._main is None:
+            data[self.name].attrs = {"keys": ",".join(keys), "long_name": self.name, "units": "1"}
+            return data
+        data[self.name].attrs = axis_attributes(self._main.key)
+        if len(keys) > 1:
+            data[self.name].attrs["keys"] = ",".join(keys)
+        if is_numeric(self._main):
+            data = data.sortby(self.name)
+            add_derivatives(data, self.name)
+        return data
+
+
 def axis_names(axes: Sequence[Axis]) -> dict[str, str]:
     """{key: name in the dataset}: hamiltonian.delta is delta unless another key ends so too or it
     is the name of something in the dataset."""
     tails = [axis.key.rpartition(".")[2] for axis in axes]
-    taken = {*NUMBERS, DIRECTION, "site"}
+    taken = {*NUMBERS, *VERDICT, DIRECTION, "site"}
     return {
         axis.key: tail if tails.count(tail) == 1 and tail not in taken else axis.key
         for axis, tail in zip(axes, tails, strict=True)
@@ -118,7 +182,7 @@ def axis_names(axes: Sequence[Axis]) -> dict[str, str]:
 
 def coordinate(axis: Axis) -> list[Any]:
     """Numbers as they are, everything else as text."""
-    return [float(v) if _is_numeric(axis) else scan_folder.text(v) for v in axis.values]
+    return [float(v) if is_numeric(axis) else scan_folder.whole_text(v) for v in axis.values]
 
 
 def axis_attributes(key: str) -> dict[str, str]:
@@ -130,27 +194,57 @@ def axis_attributes(key: str) -> dict[str, str]:
     return {"key": key, "long_name": known.get(name, key), "units": unit}
 
 
-def _is_numeric(axis: Axis) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in axis.values)
-
-
-def _index(axis: Axis, value: Any) -> int:
-    return [scan_folder.text(v) for v in axis.values].index(scan_folder.text(value))
-
-
-def _read_point(table: _Table, place: tuple[int, ...], folder: Path) -> None:
-    """Puts a finished run into the table."""
+def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], folder: Path) -> None:
+    """Puts a finished run into the tables, all of it or nothing. Raises InputError."""
     result = summary.read(folder / "summary.json")
+    final = _evaluation(folder, result)
+    for name, (value, error) in final.observables.items():
+        plain = all(entry.dtype.kind in "fiu" for entry in (value, error))
+        if not plain or value.shape != error.shape:
+            raise InputError(f"{name} in run.h5 is not made of numbers with their errors")
+    if result.get("exact_energy") is not None:  # older summaries hold |relative error|
+        result |= summary.against_exact(
+            result["energy"], result["energy_error"], result["exact_energy"]
+        )
     for name, (meaning, unit) in NUMBERS.items():
         if result.get(name) is not None:
             table.put(name, place, np.asarray(result[name], dtype=float), meaning, unit)
     n_sites = result["n_sites"]
-    content = history.read(folder / "run.h5")
-    final = next(e for e in reversed(content.evaluations) if e.numbers["kind"] == "final")
     for name, (value, error) in final.observables.items():
         meaning = name.replace("_", " ")
         table.put(name, place, value, meaning, "1", n_sites)
         table.put(f"{name}_error", place, error, f"standard error of {meaning}", "1", n_sites)
+    verdicts.put(place, summary.verdict(result), result.get("doubts", []))
+
+
+def _evaluation(folder: Path, result: dict[str, Any]) -> history.Evaluation:
+    """The evaluation that a summary speaks of, or else the final one. Raises InputError."""
+    evaluations = list(reversed(history.read(folder / "run.h5").evaluations))
+    same = [e for e in evaluations if e.numbers.get("energy") == result["energy"]]
+    final = [e for e in evaluations if e.numbers.get("kind") == "final"]
+    if not [*same, *final]:
+        raise InputError("no final evaluation in run.h5")
+    return [*same, *final][0]
+
+
+class _Verdicts:
+    """doubtful and doubts over the axes."""
+
+    def __init__(self, axes: Mapping[str, int]) -> None:
+        self._dims = list(axes)
+        self._doubtful = np.full(tuple(axes.values()), np.nan)
+        self._doubts = np.full(tuple(axes.values()), "", dtype=object)
+
+    def put(self, place: tuple[int, ...], verdict: str | None, doubts: Iterable[str]) -> None:
+        """The verdict of one point."""
+        if verdict is not None:
+            self._doubtful[place] = verdict == summary.DOUBTFUL
+        self._doubts[place] = "\n".join(doubts)
+
+    def add_to(self, data: xr.Dataset) -> None:
+        """Adds the two variables."""
+        data["doubtful"] = (self._dims, self._doubtful, VERDICT["doubtful"])
+        data["doubts"] = (self._dims, self._doubts.astype(str), VERDICT["doubts"])
 
 
 class _Table:
@@ -246,34 +340,65 @@ def derivative_weights(x: np.ndarray) -> np.ndarray:
 def write(collected: Collected) -> Path:
     """collected.nc in the scan's folder, whole or not at all. Raises OSError."""
     path = collected.scan.path / "collected.nc"
-    temporary = path.with_name(".collected.tmp")
-    collected.data.to_netcdf(temporary, engine="h5netcdf")
-    os.replace(temporary, path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        collected.data.to_netcdf(temporary, engine="h5netcdf")
+        write_bytes(path, temporary.read_bytes())
     return path
 
 
 def lines(collected: Collected) -> list[str]:
-    """What the scan amounts to: points, missing ones, accuracy, time."""
+    """What the scan amounts to: points, missing and doubtful ones, accuracy, time."""
     data, n_points = collected.data, len(collected.scan.points)
     found = n_points - len(collected.missing)
     rows = [f"points          {found} of {n_points}"]
-    rows += [f"missing         {name} ({reason})" for name, reason in collected.missing.items()]
+    missing = [f"{name} ({reason})" for name, reason in collected.missing.items()]
+    rows += [f"missing         {line}" for line in missing[:SHOWN]]
+    rows += [f"missing         and {len(missing) - SHOWN} more"] * (len(missing) > SHOWN)
     sizes = ", ".join(f"{name} {size}" for name, size in data.sizes.items())
     rows.append(f"dimensions      {sizes}")
+    rows += verdict_lines(data, found)
     if "relative_error" in data:
-        error = data["relative_error"]
-        worst = error.where(error == error.max(), drop=True).squeeze()
-        where = ", ".join(f"{d}={_shown(worst[d])}" for d in error.dims if worst[d].size == 1)
+        error = abs(data["relative_error"])
         rows.append(f"relative error  median {float(error.median()):.2e}")
-        rows.append(f"                worst  {float(error.max()):.2e} at {where}")
-    rows.append(f"V-score         median {float(data['v_score'].median()):.2e}")
-    rows.append(f"                worst  {float(data['v_score'].max()):.2e}")
-    seconds, steps = float(data["wall_seconds"].sum()), float(data["steps"].sum())
-    rows.append(f"run time        {seconds:.1f} s ({duration(seconds)}) over all points")
-    rows.append(f"steps           {steps:.0f} over all points")
+        worst = data["relative_error"].isel(error.argmax(...))
+        rows.append(f"                worst  {float(worst):+.2e} at {_where(worst)}")
+    elif "difference" in data:
+        error = abs(data["difference"])
+        rows.append(f"E - E_exact     median {float(error.median()):.2e}")
+        worst = data["difference"].isel(error.argmax(...))
+        rows.append(f"                worst  {float(worst):+.2e} at {_where(worst)}")
+    if "v_score" in data:
+        rows.append(f"V-score         median {float(data['v_score'].median()):.2e}")
+        rows.append(f"                worst  {float(data['v_score'].max()):.2e}")
+    if "wall_seconds" in data:
+        seconds = float(data["wall_seconds"].sum())
+        rows.append(f"run time        {seconds:.1f} s ({duration(seconds)}) over all points")
+    rows.append(f"steps           {float(data['steps'].sum()):.0f} over all points")
     if DIRECTION in data.dims:
         rows.append(hysteresis(data))
     return rows
+
+
+def verdict_lines(data: xr.Dataset, n_found: int) -> list[str]:
+    """How many points are doubtful, which, and how many have no verdict."""
+    judged, doubtful = data["doubtful"].notnull(), data["doubtful"] == 1
+    n_doubtful = int(doubtful.sum())
+    rows = [f"doubtful        {n_doubtful} of {n_found}"]
+    for index in np.argwhere(doubtful.values)[:SHOWN]:
+        here = data["doubts"].isel(dict(zip(doubtful.dims, index.tolist(), strict=True)))
+        kinds = [doubt.partition(":")[0] for doubt in str(here.item()).split("\n")]
+        rows.append(f"                {_where(here)}: {scan_folder.text(', '.join(kinds))}")
+    if n_doubtful > SHOWN:
+        rows.append(f"                and {n_doubtful - SHOWN} more")
+    if n_found > int(judged.sum()):
+        rows.append(f"no verdict      {n_found - int(judged.sum())} (older runs)")
+    return rows
+
+
+def _where(one: xr.DataArray) -> str:
+    """The place of a single value."""
+    return ", ".join(f"{name}={_shown(value)}" for name, value in one.coords.items())
 
 
 def hysteresis(data: xr.Dataset) -> str:

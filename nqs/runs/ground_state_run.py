@@ -38,6 +38,8 @@ from nqs.vmc.evaluation import evaluate
 from nqs.vmc.local_flips import EXACT_FRACTION, LocalFlips
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.vmc.ranks import RankLost, Ranks
+from nqs.vmc.verdict import Findings
+from nqs.vmc.verdict import doubts as doubts_about
 from nqs.wavefunctions.symmetrised import Symmetrised
 
 CHECKPOINT_SECONDS: Final = 300.0
@@ -52,6 +54,10 @@ MAY_HAVE_CHARACTERS: Final = (
     "are those that each symmetry leaves as they are; a ground state of another momentum or parity "
     "is not among them, compare with model.symmetry=none model.spin_flip=false"
 )
+
+
+OWN_NUMBERS: Final = ("variance_outside", "excess", "largest_share")
+"""Of an evaluation, besides what every version has had."""
 
 
 @dataclass
@@ -124,11 +130,30 @@ class Session:
             exact_energy=self.exact_energy,
             warning=self.warning,
             flip_precision=self.content.flip_precision(),
+            doubts=judged(self),
         )
         content |= remarks(self.content, self.notes)
         if self.leads:
             summary.write(self.path / "summary.json", content)
         return content
+
+
+def judged(session: Session) -> list[str]:
+    """What speaks against the final energy, none before there is one."""
+    if session.evaluation is None or not session.leads:
+        return []
+    numbers, columns = session.evaluation.numbers, session.content.columns
+    start = session.content.last("start")
+    names = ("energy", "energy_error", "variance", "variance_outside", "excess", "largest_share")
+    density, error = map(torch.from_numpy, session.evaluation.observables["density"])
+    found = Findings(
+        **{name: numbers[name] for name in names},
+        density=(density, error),
+        history=(columns["energy"], columns["energy_error"]),
+        start=None if start is None else (start.numbers["energy"], start.numbers["energy_error"]),
+        exact_energy=session.exact_energy,
+    )
+    return doubts_about(found, session.job.hamiltonian.to("cpu"))
 
 
 def remarks(content: history.RunFile, notes: Sequence[str]) -> dict[str, Any]:
@@ -541,7 +566,7 @@ def evaluated(
         subsystems=subsystems,
         ranks=job.ranks,
     )
-    names = ("energy", "energy_error", "variance", "v_score", "n_samples")
+    names = ("energy", "energy_error", "variance", "v_score", "n_samples", *OWN_NUMBERS)
     numbers: dict[str, Any] = {name: getattr(result, name) for name in names}
     numbers |= {"step": step, "seed": seed, "kind": kind}
     observables = {

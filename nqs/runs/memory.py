@@ -25,10 +25,14 @@ from nqs.runs.schema import InputError
 
 PROGRAM: Final = 0.35e9
 """Bytes of Python, torch and the other modules."""
+STRING: Final = 620.0
+"""Bytes of a Pauli string on two sites as Python objects."""
 EVALUATION_ROWS: Final = 16_384
 """Draws of an evaluation at a time, as in nqs.vmc.evaluation."""
 LAUNCH_ROWS: Final = 32_768
 """Rows of a launch at most, as in nqs.vmc."""
+PASS_ROWS: Final = 256
+"""Rows of a pass with gradients, as in nqs.vmc.gradient."""
 SHARED_PAIRS: Final = 2**24
 """Pairs of positions that a core holds for all configurations at hand, as in nqs.wavefunctions."""
 CONSTANT_STATE: Final = ("rnn", "linear_attention", "ssm", "rnn2d")
@@ -68,68 +72,74 @@ def available() -> float:
 
 def check_sites(n_sites: int, key: str) -> None:
     """Raises InputError for a lattice whose pairs do not fit: distances, interactions, bonds."""
-    refuse_if_larger({key: (PROGRAM + pairs(n_sites), f"{n_sites} sites")}, available())
+    refuse_if_larger(f"{n_sites} sites", {key: PROGRAM + pairs(n_sites)}, available())
 
 
 def check_network(model: ModelConfig, sizes: Sizes, itemsize: int) -> None:
     """Raises InputError for a network that does not fit, before it is made."""
     n_parameters = count_parameters(model, sizes)
-    needs = {
-        "model.d_model": (
-            PROGRAM + holding(n_parameters, itemsize),
-            f"{n_parameters:.3g} parameters",
-        )
-    }
-    refuse_if_larger(needs, available())
+    terms = {width(model): PROGRAM + holding(n_parameters, itemsize)}
+    refuse_if_larger(f"{n_parameters:.3g} parameters", terms, available())
 
 
 def check_run(
     config: Config, sizes: Sizes, n_parameters: int, device: torch.device, n_processes: int
 ) -> None:
     """Raises InputError for a run that does not fit. n_processes: those on this machine."""
-    room = available()
+    room = available() / n_processes
     if device.type == "cuda":
-        room, n_processes = float(torch.cuda.mem_get_info(device)[1]), 1
-    needs = {
-        key: (n_processes * amount, text)
-        for key, (amount, text) in estimates(config, sizes, n_parameters).items()
-    }
-    refuse_if_larger(needs, room)
+        room = float(torch.cuda.mem_get_info(device)[1])
+    for what, terms in estimates(config, sizes, n_parameters).items():
+        refuse_if_larger(what, terms, room)
 
 
-def refuse_if_larger(needs: Mapping[str, tuple[float, str]], room: float) -> None:
-    """needs: {the key to make smaller: (bytes, what takes them)}."""
-    key, (amount, what) = max(needs.items(), key=lambda item: item[1][0])
+def refuse_if_larger(what: str, terms: Mapping[str, float], room: float) -> None:
+    """terms: {the key to make smaller: bytes}; the largest is named."""
+    amount, key = sum(terms.values()), max(terms, key=lambda key: terms[key])
     if amount > room:
         raise InputError(
-            f"{key}: {what} would take about {amount / 1e9:.3g} GB of memory, this machine has "
-            f"{room / 1e9:.3g} GB; make it smaller"
+            f"{key}: {what} would take about {amount / 1e9:.3g} GB of memory, there are "
+            f"{room / 1e9:.3g} GB for this process; make it smaller"
         )
 
 
-def estimates(config: Config, sizes: Sizes, n_parameters: int) -> dict[str, tuple[float, str]]:
-    """{key: (bytes of the process at its peak, what is largest then)} of a step and of the final
-    evaluation."""
+def estimates(config: Config, sizes: Sizes, n_parameters: int) -> dict[str, dict[str, float]]:
+    """Bytes of the process at the peak of a step and of the final evaluation, by the key to make
+    smaller."""
     itemsize = 8 if config.dtype == "float64" else 4
-    base = PROGRAM + pairs(sizes.n_sites) + holding(n_parameters, itemsize)
-    train = config.train
+    train, model = config.train, config.model
+    base = {
+        "lattice": PROGRAM + pairs(sizes.n_sites) + strings(config, sizes.n_sites),
+        width(model): holding(n_parameters, itemsize),
+    }
     n_distinct = min(train.n_samples, sizes.n_configs)
-    step = base + listing(train.n_samples * train.flip_fraction, n_distinct, sizes)
-    step += max(
-        measuring(config.model, sizes, n_distinct, itemsize),
+    work = max(
+        measuring(model, sizes, n_distinct, itemsize),
         solving(config, sizes, n_distinct, n_parameters, itemsize),
     )
-    rows = min(EVALUATION_ROWS, train.eval_samples, sizes.n_configs)
-    evaluation = base + measuring(config.model, sizes, rows, itemsize)
+    work += listing(train.n_samples * train.flip_fraction, n_distinct, sizes)
+    n_evaluated = min(EVALUATION_ROWS, train.eval_samples, sizes.n_configs)
+    evaluation = measuring(model, sizes, n_evaluated, itemsize)
     return {
-        f"train.n_samples={train.n_samples}": (step, "a step"),
-        f"train.eval_samples={train.eval_samples}": (evaluation, "the evaluation"),
+        "a step": base | {f"train.n_samples={train.n_samples}": work},
+        "the evaluation": base | {f"train.eval_samples={train.eval_samples}": evaluation},
     }
+
+
+def width(model: ModelConfig) -> str:
+    """The key that makes a network smaller."""
+    return f"model.d_model={model.d_model}"
 
 
 def pairs(n_sites: int) -> float:
     """Distances with their components, interactions and what makes them, (N, N) float64 each."""
     return 6 * 8.0 * n_sites**2
+
+
+def strings(config: Config, n_sites: int) -> float:
+    """The Pauli strings of the starting product state, of Rydberg atoms one for each pair."""
+    every_pair = config.hamiltonian.name == "rydberg" and config.hamiltonian.cutoff is None
+    return STRING * n_sites**2 / 2 if every_pair else 0.0
 
 
 def holding(n_parameters: int, itemsize: int) -> float:
@@ -169,12 +179,12 @@ def measuring(model: ModelConfig, sizes: Sizes, n_rows: int, itemsize: int) -> f
 def solving(
     config: Config, sizes: Sizes, n_distinct: int, n_parameters: int, itemsize: int
 ) -> float:
-    """The gradient, of minsr the system of R samples or P parameters and columns of the Jacobian."""
+    """The gradient; of minsr the system of R samples or P parameters and the Jacobian's columns."""
     model = config.model
-    width = sizes.n_patches * (layers(model) * (6 * model.d_model + 3 * feed_forward(model)))
-    forward = 256.0 * itemsize * (width + 4 * sizes.n_patches * sizes.n_states)  # rows of a pass
+    numbers = layers(model) * (6 * model.d_model + 3 * feed_forward(model)) + 4 * sizes.n_states
+    forward = float(min(n_distinct, PASS_ROWS)) * sizes.n_patches * numbers * itemsize
     if config.optimizer.name != "minsr":
-        return min(n_distinct, 256) / 256 * forward
+        return forward
     assert config.optimizer.memory_gb is not None
     n_rows = n_distinct * (2 if model.phase else 1)
     system = 4 * 8.0 * min(n_rows, n_parameters) ** 2

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.runs import checkpoint, directory
+from nqs.runs import checkpoint, directory, summary
 from nqs.runs.atomic import write_text
 from nqs.runs.build import Job, build, build_hamiltonian, check_conserved, naming
 from nqs.runs.config import HAMILTONIANS, Config
@@ -21,11 +22,18 @@ from nqs.runs.directory import writing
 from nqs.runs.machine import build_generator
 from nqs.runs.schema import InputError, require, shown, suggestion
 from nqs.runs.summary import with_error
+from nqs.runs.text_file import read_text
 from nqs.vmc.reweighting import LOWEST_SHARE, Neighbour, neighbouring_couplings
 
 FILE = "reweighting.json"
 ALTERNATIVES = ("V", "Rb", "C6")
 """Keys of which a Hamiltonian has one: giving another takes its place."""
+MOST_SAMPLES: Final = 10_000_000
+MOST_POINTS: Final = 1_000
+"""Sets of couplings in one call."""
+MOST_GIGABYTES: Final = 4.0
+LARGEST: Final = 256 * 2**20
+"""Bytes of a reweighting.json that are read at most."""
 
 
 def reweight(
@@ -36,13 +44,16 @@ def reweight(
     Raises InputError for a folder without a readable checkpoint and for couplings that the run's
     Hamiltonian does not have.
     """
-    require(n_samples >= 2, "--samples", n_samples, "must be a whole number >= 2")
-    require(n_lanczos >= 2, "--lanczos-samples", n_lanczos, "must be a whole number >= 2")
+    rule = f"must be a whole number >= 2 and <= {MOST_SAMPLES}"
+    require(2 <= n_samples <= MOST_SAMPLES, "--samples", n_samples, rule)
+    require(2 <= n_lanczos <= MOST_SAMPLES, "--lanczos-samples", n_lanczos, rule)
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
     config = directory.read_config(path)
     couplings = combinations(given, config)
     with directory.locked(path), writing(path):
+        earlier = read_entries(path / FILE)  # refused before the work, not after it
         job = build(config.replace(device="auto"))
+        check_memory(job, n_samples, n_lanczos, len(couplings))
         saved = checkpoint.newest(
             path / "checkpoints", directory.portable(config), job.device, warn=print
         )
@@ -71,8 +82,8 @@ def reweight(
                 for values, near in zip(couplings, found, strict=True)
             ],
         }
-        entries = [*read_entries(path / FILE), entry]
-        write_text(path / FILE, json.dumps(entries, indent=2) + "\n")
+        entries = summary.finite([*earlier, entry])
+        write_text(path / FILE, json.dumps(entries, indent=2, allow_nan=False) + "\n")
     for line in lines(couplings, found):
         print(line)
     if not all(near.reliable for near in found):
@@ -81,8 +92,34 @@ def reweight(
             f"not rely on the improved energy and observables; train there, e.g. with "
             f"train.start_from={path}"
         )
+    for doubt in doubts(path):
+        print(f"! the run itself is doubtful: {doubt}")
     print(f"observables in {path / FILE}")
     return found
+
+
+def check_memory(job: Job, n_samples: int, n_lanczos: int, n_couplings: int) -> None:
+    """Raises InputError for draws that do not fit: configurations and energies of all of them, and
+    the connected configurations of those for the Lanczos step."""
+    n_sites, n_flips = job.hamiltonian.n_sites, len(job.hamiltonian.flips)
+    energies = 8 * (n_couplings + 1)
+    needed = {
+        "--samples": n_samples * (n_sites + 16 + energies),
+        "--lanczos-samples": n_lanczos * n_flips * (n_sites + 32 + energies),
+    }
+    for name, n_bytes in needed.items():
+        given = n_samples if name == "--samples" else n_lanczos
+        rule = f"needs {n_bytes / 1e9:.3g} GB, allowed are {MOST_GIGABYTES:g} GB; draw fewer"
+        require(n_bytes <= 1e9 * MOST_GIGABYTES, name, given, rule)
+
+
+def doubts(path: Path) -> list[str]:
+    """Why the run's own energy may not be the ground state's."""
+    try:
+        result = summary.read(path / "summary.json")
+    except InputError:
+        return []  # a run that is under way
+    return [summary.one_line(text) for text in result.get("doubts", [])]
 
 
 def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]:
@@ -98,6 +135,7 @@ def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]
         if key not in known:
             hint = suggestion(key, known) or f"; it has {', '.join(known)}"
             raise InputError(f"{name}: hamiltonian={config.hamiltonian.name} has no such key{hint}")
+        require(key not in values, name, text, "given twice; write all values in one word")
         try:
             values[key] = [float(number) for number in text.split(",")]
         except ValueError:
@@ -105,6 +143,11 @@ def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]
         if not equals:
             rule = f"give numbers, e.g. hamiltonian.{key}=1.05,1.1"
             raise InputError(f"{shown(argument)}: not understood; {rule}")
+        bad = [number for number in values[key] if not math.isfinite(number)]
+        require(not bad, f"hamiltonian.{key}", bad[0] if bad else "", "must be a finite number")
+    n_points = math.prod(map(len, values.values()))
+    rule = f"{n_points} sets of couplings; give at most {MOST_POINTS}"
+    require(n_points <= MOST_POINTS, "couplings", " ".join(given), rule)
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
@@ -144,11 +187,13 @@ def numbers(near: Neighbour) -> dict[str, Any]:
 
 def read_entries(path: Path) -> list[Any]:
     """What earlier calls have written. Raises InputError if it cannot be read."""
+    if not path.exists():
+        return []
     try:
-        entries = json.loads(path.read_text()) if path.exists() else []
-    except (OSError, ValueError):
+        entries = json.loads(read_text(path, LARGEST))
+    except (ValueError, RecursionError, MemoryError):
         entries = None
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path}: cannot be read; move it away")
     return entries
 

@@ -41,6 +41,13 @@ class ScanConfig:
     direction: str
     """Order along scan.warm_start: forward (as written), backward, or both, which shows hysteresis
     (each point twice)."""
+    zip: tuple[str, ...] | None = None
+    """Scanned keys that advance together, one dimension instead of several: scan.zip=[A,B] takes
+    the first value of A with the first of B, and so on. They need equally many values."""
+    repeat: bool | None = None
+    """Run a point that ends doubtful again, once, and keep the better of the two: from its product
+    state or, if it started there, from its best neighbour. null: true, but false with
+    scan.direction=both, whose branches are to be seen as they are."""
     resume: bool
     """Go on with the scan in scan.dir: finished points stay, a half-done one resumes from its
     checkpoint, failed ones are tried again."""
@@ -55,6 +62,15 @@ class ScanConfig:
             value = getattr(self, key)
             means = self.warm_start is not None or value == unset
             require(means, f"scan.{key}", value, "means nothing without scan.warm_start=KEY")
+        tied = self.zip
+        several = tied is None or (len(tied) > 1 and len(set(tied)) == len(tied))
+        rule = "give two or more different scanned keys, e.g. [lattice.Lx,lattice.Ly]"
+        require(several, "scan.zip", tied, rule)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether doubtful points are run again."""
+        return self.direction != "both" if self.repeat is None else self.repeat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,21 +13,31 @@ from typing import Any, Final
 
 import torch
 
-from nqs.runs.scan import STOP, Outcome, child_process, is_finished, run_chain, say
+from nqs.runs.scan import (
+    POLL_SECONDS,
+    STOP,
+    Outcome,
+    child_process,
+    end_with_parent,
+    run_chain,
+    say,
+)
 from nqs.runs.scan_config import LauncherConfig
 from nqs.runs.scan_folder import Point, Scan
 from nqs.runs.schema import InputError
+from nqs.runs.summary import is_finished
 
 Chain = tuple[Point, ...]
-POLL_SECONDS: Final = 0.5
 GRACE_SECONDS: Final = 120.0
 """How long stopped SLURM jobs may take for their checkpoints."""
 KILLED: Final = "its process was killed (out of memory?)"
 
 
-def launch(scan: Scan, launcher: LauncherConfig) -> list[Outcome]:
-    """Runs what is missing; returns the outcome of every point that was reached."""
-    pending = [chain for chain in scan.chains if not finished(scan, chain)]
+def launch(scan: Scan, launcher: LauncherConfig, chains: Sequence[Chain]) -> list[Outcome]:
+    """Runs what is missing of the chains; returns the outcome of every point that was reached."""
+    pending = [chain for chain in chains if not finished(scan, chain)]
+    if not pending:
+        return []
     if launcher.name == "joblib":
         return with_joblib(scan, pending, launcher.n_jobs)
     if launcher.name == "submitit":
@@ -68,11 +78,12 @@ def with_joblib(scan: Scan, chains: Sequence[Chain], n_jobs: int | None) -> list
 
     n_jobs = min(n_jobs or len(os.sched_getaffinity(0)), max(1, len(chains)))
     n_threads = max(1, torch.get_num_threads() // n_jobs)
-    work = joblib.delayed(in_process)
+    work, parent = joblib.delayed(in_process), os.getpid()
+    workers = {"batch_size": 1, "initializer": end_with_parent, "initargs": (parent,)}
     terminated = joblib.externals.loky.process_executor.TerminatedWorkerError
     try:
-        with joblib.Parallel(n_jobs=max(2, n_jobs), pre_dispatch=n_jobs, batch_size=1) as parallel:
-            lists = parallel(work(scan, chain, (), n_threads) for chain in chains)
+        with joblib.Parallel(n_jobs=max(2, n_jobs), pre_dispatch=n_jobs, **workers) as parallel:
+            lists = parallel(work(scan, chain, (), n_threads, parent) for chain in chains)
         return [outcome for outcomes in lists for outcome in outcomes]
     except terminated:
         say(scan, "a process was killed (out of memory?); going on with one at a time")
@@ -81,8 +92,8 @@ def with_joblib(scan: Scan, chains: Sequence[Chain], n_jobs: int | None) -> list
         skipped: list[str] = []
         while True:
             try:
-                parallel = joblib.Parallel(n_jobs=2, pre_dispatch=1, batch_size=1)
-                (found,) = parallel([work(scan, chain, tuple(skipped), n_threads)])
+                parallel = joblib.Parallel(n_jobs=2, pre_dispatch=1, **workers)
+                (found,) = parallel([work(scan, chain, tuple(skipped), n_threads, parent)])
                 outcomes += found
                 break
             except terminated:
@@ -96,10 +107,12 @@ def with_joblib(scan: Scan, chains: Sequence[Chain], n_jobs: int | None) -> list
     return outcomes
 
 
-def in_process(scan: Scan, chain: Chain, skipped: tuple[str, ...], n_threads: int) -> list[Outcome]:
+def in_process(
+    scan: Scan, chain: Chain, skipped: tuple[str, ...], n_threads: int, parent: int
+) -> list[Outcome]:
     """A chain in a process of joblib's."""
     torch.set_num_threads(n_threads)
-    with child_process(scan, dies_with_parent=True):
+    with child_process(scan, parent):
         return run_chain(scan, chain, skipped)
 
 
@@ -109,6 +122,7 @@ def with_submitit(scan: Scan, chains: Sequence[Chain], launcher: LauncherConfig)
 
     executor = submitit.AutoExecutor(folder=scan.path / "jobs", cluster=launcher.cluster)
     executor.update_parameters(**job_parameters(scan, launcher))
+    parent = os.getpid() if launcher.cluster == "local" else None
     with importable():
         waiting = list(chains)
         jobs: list[tuple[Chain, Any]] = []
@@ -123,7 +137,7 @@ def with_submitit(scan: Scan, chains: Sequence[Chain], launcher: LauncherConfig)
             assert launcher.max_parallel is not None
             while waiting and len(jobs) < launcher.max_parallel:
                 chain = waiting.pop(0)
-                jobs.append((chain, executor.submit(in_job, scan, chain)))
+                jobs.append((chain, executor.submit(in_job, scan, chain, parent)))
             time.sleep(POLL_SECONDS)
             ended = [(chain, job) for chain, job in jobs if job.done()]
             jobs = [entry for entry in jobs if entry not in ended]
@@ -149,10 +163,10 @@ def job_parameters(scan: Scan, launcher: LauncherConfig) -> dict[str, Any]:
     }
 
 
-def in_job(scan: Scan, chain: Chain) -> list[Outcome]:
-    """A chain in a SLURM job."""
+def in_job(scan: Scan, chain: Chain, parent: int | None) -> list[Outcome]:
+    """A chain in a SLURM job or, with a `parent`, in a process of this machine."""
     torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads())))
-    with child_process(scan, dies_with_parent=False):
+    with child_process(scan, parent):
         return run_chain(scan, chain)
 
 

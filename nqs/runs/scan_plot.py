@@ -1,4 +1,5 @@
-"""phase_diagram.png: curves along one numeric axis of a scan, or maps over two."""
+"""phase_diagram.png: curves along one numeric axis of a scan, or maps over two. Doubtful points are
+ringed on curves and hatched on maps."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from nqs.runs.atomic import write_bytes
 from nqs.runs.collect import DIRECTION, Collected
@@ -58,13 +60,12 @@ def figure(collected: Collected, wanted: Sequence[str]) -> Figure:
             continue
         value, error, title = quantity(data, name)
         if len(across) == 2:
-            draw_map(drawn, axes, value, across, title)
+            draw_map(drawn, axes, value, data["doubtful"], across, title)
         else:
             draw_curves(axes, data, value, error, across[0], name, title)
-    if len(across) == 1:
-        handles, labels = grid[0].get_legend_handles_labels()
-        if len(labels) > 1:
-            drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    handles, labels = grid[0].get_legend_handles_labels()
+    if len(labels) > (len(across) == 1):
+        drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     drawn.suptitle(f"scan {collected.scan.path.name}", fontsize="medium")
     return drawn
 
@@ -75,14 +76,20 @@ def plot_axes(collected: Collected) -> list[str]:
     numeric = [
         str(name)
         for name, coordinate in data.coords.items()
-        if np.issubdtype(coordinate.dtype, np.number) and "key" in coordinate.attrs
+        if np.issubdtype(coordinate.dtype, np.number) and name in data.dims
     ]
     if not numeric:
         raise InputError(f"{scan.path}: no scanned key has numbers for values, nothing to draw")
     numeric.sort(key=lambda name: (data[name].attrs["key"] == "seed", -data.sizes[name]))
-    numeric.sort(key=lambda name: data[name].attrs["key"] != scan.keys.warm_start)
+    numeric.sort(key=lambda name: scan.keys.warm_start not in keys(data, name))
     second = [n for n in numeric[1:2] if data.sizes[n] >= MAP_FROM and n != "seed"]
     return [numeric[0], *(second if data.sizes[numeric[0]] >= 2 else [])]
+
+
+def keys(data: xr.Dataset, name: str) -> list[str]:
+    """The scanned keys along a dimension."""
+    attributes = data[name].attrs
+    return str(attributes.get("keys", attributes["key"])).split(",")
 
 
 def observables(data: xr.Dataset, wanted: Sequence[str]) -> list[str]:
@@ -121,7 +128,7 @@ def draw_curves(
     title: str,
 ) -> None:
     """One curve for each combination of the other axes: a colour each, backward dashed; black
-    crosses are exact energies."""
+    crosses are exact energies, red rings doubtful points."""
     others = [str(dim) for dim in value.dims if dim not in (along, DIRECTION)]
     choices = list(itertools.product(*(range(data.sizes[dim]) for dim in others)))
     colours = colormaps["viridis"](np.linspace(0, 0.85, min(len(choices), CURVES)))
@@ -146,6 +153,7 @@ def draw_curves(
                 color=colour,
                 label=", ".join(words) or "scan",
             )
+            ring(axes, data[along].values, y, data["doubtful"].isel(where).sel(chosen).values == 1)
         if name == "energy_per_site" and "exact_energy" in data:
             exact = data["exact_energy"] / data["n_sites"]
             exact = exact.max(DIRECTION) if DIRECTION in exact.dims else exact
@@ -159,21 +167,55 @@ def draw_curves(
     axes.grid(alpha=0.25)
 
 
+def ring(axes: Axes, x: np.ndarray, y: np.ndarray, doubtful: np.ndarray) -> None:
+    """Red rings around the doubtful of some points."""
+    if doubtful.any():
+        label = None if "doubtful" in axes.get_legend_handles_labels()[1] else "doubtful"
+        here, there = x[doubtful], y[doubtful]
+        axes.plot(here, there, "o", ms=9, mew=1.5, mfc="none", mec="C3", label=label)
+
+
 def draw_map(
-    figure: Figure, axes: Axes, value: xr.DataArray, across: Sequence[str], title: str
+    figure: Figure,
+    axes: Axes,
+    value: xr.DataArray,
+    doubtful: xr.DataArray,
+    across: Sequence[str],
+    title: str,
 ) -> None:
     """Colours over two axes; of further axes the first value, which the title names. Grey is
-    missing."""
+    missing, hatched is doubtful."""
     rest = {str(dim): 0 for dim in value.dims if dim not in across}
     chosen = value.isel(rest).transpose(across[1], across[0])
     x, y = (value[name].values for name in across)
     axes.set_facecolor("0.85")
     mesh = axes.pcolormesh(x, y, np.ma.masked_invalid(chosen.values), shading="nearest")
     figure.colorbar(mesh, ax=axes)
+    bad = doubtful.isel(rest).transpose(across[1], across[0]).values == 1
+    if bad.any():
+        cells = np.ma.masked_array(np.ones(bad.shape), mask=~bad)
+        axes.pcolor(
+            *(edges(values) for values in (x, y)),
+            cells,
+            hatch="////",
+            facecolor="none",
+            edgecolor="C3",
+            lw=0,
+        )
+        axes.add_patch(Rectangle((0, 0), 0, 0, hatch="////", fc="none", ec="C3", label="doubtful"))
     axes.set_xlabel(f"{across[0]} ({value[across[0]].attrs['units']})")
     axes.set_ylabel(f"{across[1]} ({value[across[1]].attrs['units']})")
     note = ", ".join(f"{dim} = {text(value[dim].values[0])}" for dim in rest)
     axes.set_title(f"{title}\n{note}" if note else title, fontsize="medium")
+
+
+def edges(centres: np.ndarray) -> np.ndarray:
+    """(n + 1,) the borders of the cells that pcolormesh draws around (n,) centres."""
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    middles = (centres[1:] + centres[:-1]) / 2
+    first, last = 2 * centres[0] - middles[0], 2 * centres[-1] - middles[-1]
+    return np.concatenate([[first], middles, [last]])
 
 
 def text(value: object) -> str:

@@ -92,7 +92,7 @@ def _written(value: Any, room: int = 1000) -> str:
                 break
         return ("{%s}" if pairs else "[%s]") % ",".join(items)
     if isinstance(value, int) and value.bit_length() > 200:  # str() refuses 4300 digits
-        return f"a whole number of about {value.bit_length() * 3 // 10} digits"
+        return f"a whole number of about {round(value.bit_length() * 0.30103)} digits"
     return str(value)
 
 

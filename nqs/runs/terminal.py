@@ -29,12 +29,12 @@ def run_command(command: Callable[[], int]) -> int:
     except InputError as error:
         return refuse(error)
     except KeyboardInterrupt:
-        return say("interrupted twice: stopped at once, the last checkpoint stays", 130)
+        return say("interrupted: stopped at once, the last checkpoint stays", 130)
     except BrokenPipeError:
         give_up_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        where = error.filename or "a file"
+        where = error.filename or "the output or a file"
         return refuse(InputError(f"{where}: cannot be used ({error.strerror or error})"))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -51,8 +51,9 @@ def refuse(error: InputError) -> int:
 
 def say(lines: str, code: int) -> int:
     """Prints on stderr, if there still is one, and returns the code."""
-    with contextlib.suppress(OSError, ValueError):  # closed
-        print(lines, file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # closed
+            print(lines, file=sys.stderr, flush=True)
     return code
 
 
@@ -90,6 +91,8 @@ def give_up_output() -> None:
     """Whoever read the output has closed it (`| head`): nothing more is written there, not even
     what Python flushes at its end."""
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
         try:
             stream.flush()
         except (OSError, ValueError):

@@ -29,3 +29,13 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
         return text_file.read_bytes(path, largest)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def decoded(data: bytes) -> str:
+    """hamiltonians.text_file.decoded; raises InputError."""
+    from hamiltonians import text_file
+
+    try:
+        return text_file.decoded(data)
+    except ValueError as error:
+        raise InputError(str(error)) from None
