@@ -230,8 +230,10 @@ def test_labels_that_name_no_element(labels: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "element"),
-    [("FE", "Fe"), ("Fe2.5+", "Fe"), ("Fe3+", "Fe"), ("Fe+3", "Fe"), ("O-2", "O"), ("D", "H")]
-    + [("2H", "H"), ("na", "Na"), ("CO", "Co")],
+    [
+        *(("FE", "Fe"), ("Fe2.5+", "Fe"), ("Fe3+", "Fe"), ("Fe+3", "Fe"), ("O-2", "O")),
+        *(("D", "H"), ("2H", "H"), ("na", "Na"), ("CO", "Co")),
+    ],
 )
 def test_type_symbols(name: str, element: str) -> None:
     found = crystal_from_cif(f"data_x\n{cubic(4)}{ATOMS}X1 {name} 0 0 0\n")

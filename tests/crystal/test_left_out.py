@@ -20,7 +20,7 @@ from nqs.crystal.structure import CrystalError
 from nqs.crystal.tables import read_table
 
 TEXTS = [cif_text(record.structure) for record in examples()[::20]]
-BROKEN = TEXTS[0].replace(" 1\n", " 0.5\n")
+BROKEN = TEXTS[0].rstrip()[:-1] + "0.5\n"  # an occupancy
 TINY = [
     *("model.d_model=8", "model.n_layers=1", "model.n_heads=1", "data.max_atoms=8"),
     *("optimizer.warmup_steps=0", "train.steps=2", "train.validate_every=2"),
