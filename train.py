@@ -15,14 +15,19 @@ The older code's command line works as well:
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load: end without a word
+
 import copy
 import dataclasses
 import itertools
 import math
 import os
+import re
 import shlex
 import sys
-import time
 import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,10 +43,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nqs.runs import legacy
 from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
-from nqs.runs.directory import resumed_config
+from nqs.runs.directory import holds_nothing, resumed_config
 from nqs.runs.scan_config import LAUNCHERS, LauncherConfig, ScanConfig
 from nqs.runs.scan_folder import MOST_POINTS, Axis, Scan, dimensions, make, read
-from nqs.runs.schema import InputError, documentation, flatten, from_mapping, shown, suggestion
+from nqs.runs.schema import (
+    InputError,
+    documentation,
+    flatten,
+    from_mapping,
+    one_line,
+    printable,
+    shown,
+    suggestion,
+)
+from nqs.runs.terminal import leads, run_command
 
 # Idle threads spin this often, then sleep. On two cores: within 5 % of the default, endless
 # spinning, on a machine of one's own; with 1000 spins half its time beside a second run. Sleeping
@@ -49,8 +64,10 @@ from nqs.runs.schema import InputError, documentation, flatten, from_mapping, sh
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 MULTIRUN = {"-m", "--multirun"}
-GRACE_SECONDS = 10.0
-"""What rank 0 refuses it says itself, and torchrun ends the others meanwhile."""
+LONGEST_WORD = 100_000
+"""Characters of one key=value: a coupling for each of 10 000 sites, read in seconds."""
+REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
+"""The value of another key, ${lattice.Lx}; nothing else of OmegaConf's interpolations."""
 SCAN_SECTIONS = ("scan", "launcher")
 FILES = (("lattice", "file"), ("hamiltonian", "file"), ("train", "start_from"))
 CONF = Path(__file__).resolve().parent / "conf"
@@ -70,29 +87,35 @@ KINDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns 0, 1 (failed), 2 (bad input, one line) or 128 + signal."""
-    try:
-        if {"-h", "--help"} & set(arguments):
-            print(help_text())
-            return 0
-        if MULTIRUN & set(arguments):
-            return run_scan([word for word in arguments if word not in MULTIRUN])
-        config = load_config(list(arguments))
-        from nqs.runs.ground_state_run import run  # torch: seconds that bad input need not wait for
-
-        return run(config, ["python", "train.py", *arguments])
-    except InputError as error:
-        if not leads():
-            time.sleep(GRACE_SECONDS)
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted twice: stopped at once, the last checkpoint stays", file=sys.stderr)
-        return 130
+    return run_command(lambda: job(list(arguments)))
 
 
-def leads() -> bool:
-    """Whether this is the process that speaks, of those torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+def job(arguments: list[str]) -> int:
+    """What the command line asks for: help, a scan or a run."""
+    if {"-h", "--help"} & set(arguments):
+        print(help_text())
+        return 0
+    if not legacy.is_legacy(arguments):
+        check_once([word for word in arguments if word not in MULTIRUN])
+    if MULTIRUN & set(arguments):
+        return run_scan([word for word in arguments if word not in MULTIRUN])
+    command = ["python", "train.py", *arguments]
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # what one of them refuses, all do
+        from nqs.runs.ground_state_run import run_loaded
+
+        listen_to_interrupts()
+        return run_loaded(lambda: load_config(arguments), command)
+    config = load_config(arguments)
+    from nqs.runs.ground_state_run import run  # torch: seconds that bad input need not wait for
+
+    listen_to_interrupts()
+    return run(config, command)
+
+
+def listen_to_interrupts() -> None:
+    """From here on Ctrl-C is an exception again: see the top of this file."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def load_config(arguments: list[str]) -> Config:
@@ -101,12 +124,17 @@ def load_config(arguments: list[str]) -> Config:
         translation = legacy.translate(arguments)
         arguments = translation.overrides
         if translation.notes and leads():
-            print(f"without meaning here: {', '.join(translation.notes)}", file=sys.stderr)
+            notes = ", ".join(translation.notes)
+            print(one_line(f"without meaning here: {notes}"), file=sys.stderr)
         if leads():
-            print(f"today's form: python train.py {shlex.join(arguments)}")
+            print(printable(f"today's form: python train.py {shlex.join(arguments)}"))
     mapping, given = compose_config(arguments)
     if mapping["run"].get("resume") is True and mapping["run"].get("dir") is not None:
-        return resumed_config(Path(str(mapping["run"]["dir"])), given)
+        path = Path(str(mapping["run"]["dir"]))
+        begins = holds_nothing(path) and any(not key.startswith("run.") for key in given)
+        if not begins:
+            return resumed_config(path, given)
+        mapping["run"]["resume"] = False  # one command line for a job that is requeued
     return Config.from_dict(mapping)
 
 
@@ -121,6 +149,7 @@ def run_scan(arguments: list[str]) -> int:
     from nqs.runs.scan_launchers import check_installed
 
     check_installed(launcher)
+    listen_to_interrupts()
     return (scans.resume if resume else scans.start)(scan, launcher)
 
 
@@ -285,20 +314,20 @@ def compose_config(
     file: conf/config.yaml, a run, or conf/scan.yaml, which adds the sections of a scan. resolve:
     whether to look up what ${...} refers to.
     """
+    overrides = [parsed(argument) for argument in arguments]
+    for override in overrides:
+        if file == "config" and override.key_or_group.split(".")[0] in SCAN_SECTIONS:
+            raise InputError(f"{shown(override.input_line)}: only for a scan; add -m")
+    choices = [check_group(o) for o in overrides if o.key_or_group in GROUPS]
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            overrides = [parsed(argument) for argument in arguments]
-            for override in overrides:
-                if file == "config" and override.key_or_group.split(".")[0] in SCAN_SECTIONS:
-                    raise InputError(f"{override.input_line}: only for a scan; add -m")
-            choices = [check_group(o) for o in overrides if o.key_or_group in GROUPS]
             base = flatten(plain(compose(file, choices)))
             for override in overrides:
                 check_key(override, base)
+            check_references(overrides, base)
             mapping = plain(compose(file, arguments), resolve)
     except (HydraException, OmegaConfBaseException) as error:
-        lines = " ".join(str(error).split())
-        raise InputError(f"{shlex.join(arguments)}: {lines}") from None
+        raise InputError(f"{shlex.join(arguments)}: {error}") from None
     flat = flatten(mapping)
     keys = [o.key_or_group + (".name" if o.key_or_group in GROUPS else "") for o in overrides]
     return mapping, {key: flat[key] for key in keys}
@@ -313,15 +342,65 @@ def parsed(argument: str, sweeps: bool = False) -> Override:
     """One key=value of the command line, with `sweeps` also key=a,b,c. Raises InputError for
     anything else."""
     rule = "write key=value, e.g. train.steps=500 (quote values with spaces or brackets twice)"
+    if len(argument) > LONGEST_WORD:
+        size = f"{len(argument)} characters, allowed are {LONGEST_WORD}"
+        raise InputError(f"{shown(argument)}: {size}; put long lists into a file")
+    if printable(argument) != argument:
+        raise InputError(f"{shown(argument)}: holds characters that cannot be seen; {rule}")
     try:
         override = OverridesParser.create().parse_override(argument)
-    except HydraException:
+    except (HydraException, ValueError, RecursionError):  # 5000 digits, 1000 brackets
         raise InputError(f"{shown(argument)}: not understood; {rule}") from None
     if override.is_delete() or override.is_add():
         raise InputError(f"{shown(argument)}: adding and deleting mean nothing here; {rule}")
+    if override.package is not None:
+        raise InputError(f"{shown(argument)}: packages (@) mean nothing here; {rule}")
     if override.is_sweep_override() and not sweeps:
         raise InputError(f"{shown(argument)}: several values are a scan, which needs -m; {rule}")
+    if not override.is_sweep_override():
+        check_value(argument, override.value())
     return override
+
+
+def check_value(argument: str, value: Any, depth: int = 0) -> None:
+    """Raises InputError for values that no key has and for those that would come out otherwise the
+    next time."""
+    if isinstance(value, dict) or depth > 2:
+        what = "a mapping" if isinstance(value, dict) else "lists in lists of lists"
+        raise InputError(f"{shown(argument)}: {what}; give one value or a list of values")
+    if isinstance(value, list):
+        for item in value:
+            check_value(argument, item, depth + 1)
+    if isinstance(value, str) and ("\\${" in value or "${" in REFERENCE.sub("", value)):
+        raise InputError(
+            f"{shown(argument)}: only ${{KEY}} of another key is understood, e.g. ${{lattice.Lx}}"
+        )
+    if re.match(r"[^=]*=\s*shuffle\s*\(", argument):
+        raise InputError(f"{shown(argument)}: a run is the same every time; write the values out")
+
+
+def check_once(arguments: Sequence[str]) -> None:
+    """Raises InputError for a key that is given twice: which value is meant?"""
+    seen: dict[str, str] = {}
+    for word in arguments:
+        key = word.partition("=")[0].strip()
+        if key in seen:
+            both = f"{shown(seen[key])} and {shown(word)}"
+            raise InputError(f"{both}: {shown(key)} is given twice; write its values in one word")
+        seen[key] = word
+
+
+def check_references(overrides: list[Override], base: dict[str, Any]) -> None:
+    """Raises InputError unless each ${key} names a key with a value of its own: no circles."""
+    referring = {o.key_or_group for o in overrides if REFERENCE.search(str(o.value()))}
+    for override in overrides:
+        for name in REFERENCE.findall(str(override.value())):
+            line = shown(override.input_line)
+            if name not in base:
+                hint = suggestion(name, base) or "; see python train.py --help"
+                raise InputError(f"{line}: {shown(name)}: unknown key{hint}")
+            if name in referring:
+                raise InputError(f"{line}: {name} refers to another key itself; give it a value")
 
 
 def check_group(override: Override) -> str:
@@ -346,7 +425,7 @@ def check_key(override: Override, base: dict[str, Any]) -> None:
     kind = f"{section}={base[section + '.name']}" if section in GROUPS else section or key
     there = f"; {kind} has {', '.join(inside)}" if inside else ""
     hint = suggestion(key, inside or [*keys, *GROUPS])
-    raise InputError(f"{key}: unknown key{hint}{there or '; see python train.py --help'}")
+    raise InputError(f"{shown(key)}: unknown key{hint}{there or '; see python train.py --help'}")
 
 
 def help_text() -> str:

@@ -161,7 +161,8 @@ def weights_bias(
 ) -> tuple[float, float]:
     """Shift of the energy by approximate weights of moved draws, and in its standard errors."""
     psi, hamiltonian = state.psi, state.hamiltonian
-    samples, e_loc = draw_around(psi, hamiltonian, n_samples, MOVED, generator)
+    drawn = draw_around(psi, hamiltonian, n_samples, MOVED, generator)
+    samples, e_loc = drawn.samples, drawn.e_loc
     assert samples.importance is not None
     near = psi.log_ratios_nearby(samples.configs, hamiltonian.flips, radius)
     elements = hamiltonian.off_diagonal(samples.configs)

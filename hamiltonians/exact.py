@@ -71,12 +71,14 @@ class GroundState:
             positive. Where the ground level is degenerate it is one of its states. D = 2^N, or
             C(N, n_up) in the order of `sector_basis`.
         n_up: number of 1 bits of every configuration, None: all configurations.
+        x_signs: (N,) signs of sx in the basis of the state (`Hamiltonian.x_signs`).
     """
 
     n_sites: int
     energies: NDArray[np.float64]
     state: Array
     n_up: int | None = None
+    x_signs: NDArray[np.float64] | float = 1.0
 
     @property
     def energy(self) -> float:
@@ -109,9 +111,9 @@ class GroundState:
         return 1 - 2 * self.density()
 
     def sigma_x(self) -> NDArray[np.float64]:
-        """(N,) <sx_i> = 2 Re sum over s with s_i = 0 of psi*(s) psi(s with s_i = 1).
+        """(N,) <sx_i> = +-2 Re sum over s with s_i = 0 of psi*(s) psi(s with s_i = 1).
 
-        0 where n_up is fixed.
+        - where site i is rotated; 0 where n_up is fixed.
         """
         values = np.zeros(self.n_sites)
         if self.n_up is not None:
@@ -119,7 +121,7 @@ class GroundState:
         for i in range(self.n_sites):
             halves = self.state.reshape(2**i, 2, -1)  # (2^i, 2, 2^(N-1-i))
             values[i] = 2 * np.sum(halves[:, 0].conj() * halves[:, 1]).real
-        return values
+        return values * self.x_signs
 
     def correlation(self) -> NDArray[np.float64]:
         """(N, N) <sz_i sz_j>; connected: subtract the outer product of sigma_z with itself."""
@@ -187,7 +189,7 @@ def ground_state(
         energies, state = _lowest(_product(H, n_up, device, spare), k, tol, seed)
     largest = state[np.argmax(np.abs(state))]
     state *= np.abs(largest) / largest
-    return GroundState(H.n_sites, energies, state, n_up)
+    return GroundState(H.n_sites, energies, state, n_up, H.x_signs.cpu().numpy())
 
 
 def _sector_size(H: Hamiltonian, n_up: int | None) -> tuple[int, str]:

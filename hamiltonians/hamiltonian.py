@@ -11,6 +11,14 @@ Any sum of Pauli strings has the form
 
 (group the strings by the set of sites on which X or Y acts), so local energies, exact
 diagonalisation and bridges are written once, against this class.
+
+Rotated sites. U = product of sz_i over some sites is diagonal in this basis and U^2 = 1: levels,
+|psi(s)|^2 and averages of sz are the same for H and U H U, while sx_i and sy_i of those sites
+change sign. A flip of an odd number of them has the other sign in U H U. A Hamiltonian chooses the
+sites, `rotated`, so that its off-diagonal elements become <= 0 where that is possible at all
+(`hamiltonians.rotation`; on two sublattices it is Marshall's sign rule), since then a positive
+wavefunction can be its ground state. Flips, elements and wavefunctions are those of U H U;
+`describe`, `pauli_terms`, the bridges and observables are those of the H that was asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +26,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -74,6 +83,20 @@ class Hamiltonian(ABC):
         wavefunction can represent it.
         """
 
+    @cached_property
+    def rotated(self) -> Tensor:
+        """(N,) bool: the sites of U = prod sz_i; the matrix elements are those of U H U.
+
+        No site is, unless a class sets it.
+        """
+        return torch.zeros(self.n_sites, dtype=torch.bool, device=self.flips.device)
+
+    @property
+    def x_signs(self) -> Tensor:
+        """(N,) float64, -1 where a site is rotated, else +1: <sx_i> and <sy_i> of H are these times
+        those of the state of U H U."""
+        return 1 - 2 * self.rotated.to(torch.float64)
+
     @property
     def conserves_magnetisation(self) -> bool:
         """Whether sum_i sz_i (the number of 1 bits) commutes with H.
@@ -93,11 +116,18 @@ class Hamiltonian(ABC):
         return None
 
     def pauli_terms(self) -> list[PauliTerm]:
-        """The Hamiltonian as a sum of Pauli strings, for bridges to other programs.
+        """H as a sum of Pauli strings, without the rotation, for bridges to other programs.
 
         Raises NotImplementedError where a class has not said how.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say its Pauli strings")
+
+    def has_symmetry(self, permutation: Tensor) -> bool | None:
+        """Whether s -> s[:, permutation] leaves U H U as it is; None: the class does not know.
+
+        For classes whose couplings say it faster than their Pauli strings do.
+        """
+        return None
 
     def describe(self) -> str:
         """One line for people: the system, its lattice and its couplings."""

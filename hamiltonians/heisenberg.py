@@ -18,10 +18,10 @@ U = prod_{i in B} sz_i, turns sx and sy around there, so that
 
     sx_i sx_j + sy_i sy_j  ->  -(sx_i sx_j + sy_i sy_j)    on bonds between the sublattices
 
-and nothing else changes. U is diagonal in this basis and U^2 = 1: levels, |psi(s)|^2 and averages
-of sz are those of the unrotated model; sx and sy of sublattice B have the other sign. The
-rotated antiferromagnet without second neighbours has no positive off-diagonal element, so its
-ground state is positive.
+and nothing else changes (`Hamiltonian.rotated` says what U leaves alone). The rotated
+antiferromagnet without second neighbours has no positive off-diagonal element, so its ground state
+is positive. Where bonds of both signs allow such a rotation of other sites (`rotation.py`: round
+every loop an even number of them is antiferromagnetic), that one is taken instead.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
 from hamiltonians.lattice import Lattice
+from hamiltonians.rotation import rotation_for
 
 PerBond = float | Sequence[float] | Tensor
 Marshall = bool | Literal["auto"]
@@ -44,10 +45,10 @@ class Exchange(Hamiltonian):
 
     Attributes:
         bonds: (n_bonds, 2) int64, each pair of sites once.
-        Jxy: (n_bonds,) float64 after the rotation, if there is one.
+        Jxy: (n_bonds,) float64 of U H U.
         Jz: (n_bonds,) float64.
         h: (N,) float64.
-        marshall: whether one sublattice is rotated.
+        marshall: whether any site is rotated.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Exchange(Hamiltonian):
         self.lattice = lattice
         self.n_sites = lattice.n_sites
         self.bonds, self.Jz, self.h = bonds, Jz, h
-        signs = _rotation(type(self).__name__, lattice, bonds, Jxy, marshall)  # (n_bonds,)
-        self.marshall = signs is not None
-        self.Jxy = Jxy if signs is None else signs * Jxy
+        self.rotated = _rotation(type(self).__name__, lattice, bonds, Jxy, marshall)  # (N,)
+        self.marshall = bool(self.rotated.any())
+        self._bond_signs = self.x_signs[bonds].prod(dim=1)  # (n_bonds,)
+        self.Jxy = self._bond_signs * Jxy
         flipping = self.Jxy != 0
         self._pairs = bonds[flipping]  # (G, 2)
         self._elements = 2 * self.Jxy[flipping]  # (G,)
@@ -98,9 +100,9 @@ class Exchange(Hamiltonian):
         return True
 
     def pauli_terms(self) -> list[PauliTerm]:
-        """The rotated Hamiltonian, where it is rotated."""
         terms: list[PauliTerm] = [(-float(h), {i: "Z"}) for i, h in enumerate(self.h)]
-        strengths = zip(self.bonds.tolist(), self.Jxy.tolist(), self.Jz.tolist(), strict=True)
+        Jxy = self._bond_signs * self.Jxy  # (n_bonds,) as they were given
+        strengths = zip(self.bonds.tolist(), Jxy.tolist(), self.Jz.tolist(), strict=True)
         for (i, j), xy, z in strengths:
             terms += [(xy, {i: "X", j: "X"}), (xy, {i: "Y", j: "Y"}), (z, {i: "Z", j: "Z"})]
         return terms
@@ -119,9 +121,10 @@ class XXZ(Exchange):
         J: coupling, a number or one per bond in the order of lattice.bonds().
         Delta: anisotropy of sz sz, a number or one per bond. 1: Heisenberg, 0: XY.
         h: field along z, a number or one per site.
-        marshall: rotate one sublattice (True, False), or "auto": where there are two sublattices
-            and the sum of the nearest-neighbour couplings J is positive, which is where the
-            rotation lowers the sum of the positive off-diagonal elements.
+        marshall: rotate one sublattice (True), nothing (False), or "auto": the sites whose rotation
+            leaves no positive off-diagonal element, if there are such; else one sublattice where
+            there are two and the sum of the nearest-neighbour couplings J is positive, which is
+            where that lowers the sum of the positive off-diagonal elements.
 
     Raises ValueError for couplings that are not finite or not one per bond or site, and for
     marshall=True where the nearest neighbours form odd loops (triangular, kagome, odd rings).
@@ -207,23 +210,27 @@ class J1J2(Exchange):
         return self._described(f"J1={summary(self.J1)}, J2={summary(self.J2)}")
 
 
-def _rotation(
-    name: str, lattice: Lattice, bonds: Tensor, J: Tensor, marshall: Marshall
-) -> Tensor | None:
-    """(n_bonds,) -1 on bonds between the sublattices and +1 within; None: nothing is rotated."""
+def _rotation(name: str, lattice: Lattice, bonds: Tensor, J: Tensor, marshall: Marshall) -> Tensor:
+    """(N,) bool: the sites to rotate."""
     if not (isinstance(marshall, bool) or marshall == "auto"):
         raise ValueError(f"{name}: marshall is {marshall!r}; it must be True, False or 'auto'")
+    nothing = torch.zeros(lattice.n_sites, dtype=torch.bool)
     if marshall is False:
-        return None
+        return nothing
+    if marshall == "auto":
+        pairs = torch.zeros((len(bonds), lattice.n_sites), dtype=torch.bool)  # (n_bonds, N)
+        pairs.scatter_(1, bonds, True)
+        exact = rotation_for(pairs[J != 0], J[J != 0] > 0)
+        if exact is not None:
+            return exact
     colours = lattice.bipartition()  # (N,)
     if colours is None:
         if marshall == "auto":
-            return None
+            return nothing
         raise ValueError(
             f"{name}: marshall is True, but the nearest neighbours of {lattice!r} form odd loops, "
             "so there are no two sublattices; use marshall=False"
         )
-    signs = colours[bonds[:, 0]] * colours[bonds[:, 1]]  # (n_bonds,)
     if marshall == "auto" and not J[: len(lattice.bonds())].sum() > 0:  # nearest ones come first
-        return None
-    return signs
+        return nothing
+    return colours < 0

@@ -5,7 +5,8 @@
 Pauli matrices (not spins 1/2); each nearest-neighbour bond once, in the order of lattice.bonds();
 J > 0 is ferromagnetic. Basis: bit 0 has sz = +1. Energies in the unit of J.
 On an open or periodic chain it is solved by free fermions: Pfeuty, Ann. Phys. 57, 79 (1970).
-NetKet's `Ising` has the other sign of J.
+NetKet's `Ising` has the other sign of J. Sites with h_i < 0 are rotated (`Hamiltonian.rotated`), so
+that the flips have the elements -|h_i|.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class TransverseFieldIsing(Hamiltonian):
     Args:
         lattice: its nearest neighbours are the bonds.
         J: coupling, a number or one per bond in the order of lattice.bonds().
-        h: transverse field, a number or one per site. Negative values flip the sign of sx.
+        h: transverse field, a number or one per site. Sites with h < 0 are rotated
+            (hamiltonian.py): U H U has |h| there.
 
     Raises ValueError for couplings that are not finite or not one per bond or site.
     """
@@ -45,7 +47,8 @@ class TransverseFieldIsing(Hamiltonian):
         self.h = couplings("TransverseFieldIsing: h", h, self.n_sites, "site")  # (N,)
         driven = self.h != 0
         self.flips = torch.eye(self.n_sites, dtype=torch.bool)[driven]  # (G, N)
-        self._elements = -self.h[driven]  # (G,)
+        self._elements = -self.h[driven].abs()  # (G,)
+        self.rotated = self.h < 0  # (N,)
 
     def diagonal(self, configs: Tensor) -> Tensor:
         domain_walls = configs[:, self.bonds[:, 0]] ^ configs[:, self.bonds[:, 1]]  # (B, n_bonds)
@@ -69,7 +72,8 @@ class TransverseFieldIsing(Hamiltonian):
 
     @property
     def is_stoquastic(self) -> bool:
-        return bool((self.h >= 0).all())
+        """True: sites with h < 0 are rotated."""
+        return True
 
     def pauli_terms(self) -> list[PauliTerm]:
         terms: list[PauliTerm] = [(-float(h), {i: "X"}) for i, h in enumerate(self.h)]

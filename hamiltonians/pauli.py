@@ -8,6 +8,9 @@ A string is a flip mask x (its X and Y), a sign mask z (its Z and Y) and the num
 
 (Y has <0|Y|1> = -i and <1|Y|0> = +i). Strings with one flip mask form one flip pattern; an empty
 flip mask is the diagonal. Equal strings are added, cancelled ones dropped.
+
+Flip patterns whose elements are all >= 0 get the other sign by a rotation of sites where one does
+that and leaves all other patterns alone (`Hamiltonian.rotated`, `rotation.py`).
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm
 from hamiltonians.lattice import Lattice, positive_integer
+from hamiltonians.rotation import rotation_for
 
 PauliString = str | Mapping[int, str]
 
 MAX_ENUMERATED = 16
-"""Largest number of sites whose sign patterns `is_stoquastic` enumerates."""
+"""Largest number of sites whose sign patterns `_element_range` enumerates."""
 
 
 @final
@@ -117,9 +121,20 @@ class PauliSum(Hamiltonian):
         self._is_complex = any(y % 2 for y in count_y)
         if not self._is_complex:
             self._weights = self._weights.real.clone()
+        self._rotate()
         plain = len(strings) == len(self.flips) and not self._sign_masks.any()
         self._constant = self._weights if plain else None  # one string of X alone a pattern
-        self._is_stoquastic: bool | None = None
+
+    def _rotate(self) -> None:
+        """Turns the patterns of elements >= 0 if a rotation of sites does that and no more."""
+        ranges = self._element_ranges()  # (G, 2)
+        turned = (ranges[:, 0] >= 0) & (ranges[:, 1] > 0)  # (G,)
+        self._is_stoquastic = bool((ranges[:, 1] <= 0).all())
+        rotated = rotation_for(self.flips, turned) if turned.any() else None
+        if rotated is not None:
+            self.rotated = rotated  # (N,)
+            self._weights = torch.where(turned[self._pattern], -self._weights, self._weights)
+            self._is_stoquastic = bool((turned | (ranges[:, 1] <= 0)).all())
 
     def diagonal(self, configs: Tensor) -> Tensor:
         signs = _signs(configs, self._diagonal_masks)  # (B, T)
@@ -153,23 +168,17 @@ class PauliSum(Hamiltonian):
         For longer ones the sufficient condition c_X + sum |c| <= 0 stands in (c_X the coefficient
         of the pattern's string of X alone, the sum over its others), so True is always right.
         """
-        if self._is_stoquastic is None:
-            self._is_stoquastic = not self._is_complex and all(
-                self._pattern_is_stoquastic(g) for g in range(len(self.flips))
-            )
         return self._is_stoquastic
 
-    def _pattern_is_stoquastic(self, g: int) -> bool:
-        mine = self._pattern == g
-        masks, weights = self._sign_masks[:, mine], self._weights[mine]  # (N, t), (t,)
-        slack = 1e-12 * float(weights.abs().sum())
-        support = masks.any(dim=1)  # (N,)
-        size = int(support.sum())
-        if size > MAX_ENUMERATED:
-            plain = ~masks.any(dim=0)  # (t,)
-            return float(weights[plain].sum() + weights[~plain].abs().sum()) <= slack
-        patterns = (torch.arange(2**size)[:, None] >> torch.arange(size)) & 1 != 0  # (2^size, size)
-        return float((_signs(patterns, masks[support]) @ weights).max()) <= slack
+    def _element_ranges(self) -> Tensor:
+        """(G, 2) float64: bounds of each pattern's elements, the smallest and the largest where
+        that is exact, 0 where they are rounding; -inf and inf where elements are complex."""
+        ranges = torch.zeros((len(self.flips), 2), dtype=torch.float64)
+        order = torch.argsort(self._pattern, stable=True)  # (T,)
+        sizes = torch.bincount(self._pattern, minlength=len(self.flips)).tolist()
+        for g, mine in enumerate(order.split(sizes)):
+            ranges[g] = _element_range(self._sign_masks[:, mine], self._weights[mine])
+        return ranges
 
     @property
     def conserves_magnetisation(self) -> bool:
@@ -207,6 +216,27 @@ def _signs(configs: Tensor, masks: Tensor) -> Tensor:
     """
     counts = configs.to(torch.float32) @ masks  # (B, T)
     return 1 - 2 * counts.remainder(2).to(torch.float64)
+
+
+def _element_range(masks: Tensor, weights: Tensor) -> Tensor:
+    """(2,) the smallest and largest of sum_t weights_t (-1)^{s . masks_t} over s, or bounds.
+
+    masks (N, t), weights (t,) of one flip pattern; bounds where more than 16 sites decide.
+    """
+    if weights.is_complex():
+        if weights.imag.any():
+            return torch.tensor([-torch.inf, torch.inf], dtype=torch.float64)
+        weights = weights.real
+    support = masks.any(dim=1)  # (N,)
+    size = int(support.sum())
+    if size > MAX_ENUMERATED:
+        plain = ~masks.any(dim=0)  # (t,)
+        middle, reach = weights[plain].sum(), weights[~plain].abs().sum()
+        ends = torch.stack([middle - reach, middle + reach])
+    else:
+        patterns = (torch.arange(2**size)[:, None] >> torch.arange(size)) & 1 != 0  # (2^size, size)
+        ends = torch.stack((_signs(patterns, masks[support]) @ weights).aminmax())
+    return torch.where(ends.abs() <= 1e-12 * weights.abs().sum(), 0.0, ends)
 
 
 def _masks(n_sites: int, strings: list[Key], letters: str) -> Tensor:

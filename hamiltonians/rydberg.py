@@ -5,7 +5,9 @@
 Basis: n = 1 is the excited atom, sigma^z = 1 - 2 n. Each pair once; all pairs, however far, unless
 a cut-off is asked for; periodic directions use the shortest image of a pair. r in the lattice's
 unit of length (lattice constants), Omega, delta and V in one unit of energy (hbar = 1).
-The blockade radius is where the interaction equals the drive: V = Omega Rb^6.
+The blockade radius is where the interaction equals the drive: V = |Omega| Rb^6.
+The sign of a drive is the phase of its atom's excited state; atoms with Omega < 0 are rotated, so
+that the flips have the elements -|Omega_i| / 2 (`Hamiltonian.rotated`).
 
 Sources: Bernien et al., Nature 551, 579 (2017) (the Hamiltonian); Sprague and Czischek,
 Commun. Phys. 7, 90 (2024) (these units and signs).
@@ -34,13 +36,13 @@ class Rydberg(Hamiltonian):
         lattice: where the atoms are.
         V: interaction at distance 1, energy times length^6; this or Rb, not both.
         delta: detuning, a number or one per site. Default 1.
-        Omega: Rabi frequency, a number or one per site. Default 1. Negative values flip the sign
-            of sx (then a positive wavefunction no longer represents the ground state).
-        Rb: blockade radius, in the lattice's unit; V = Omega Rb^6 with one positive Omega.
+        Omega: Rabi frequency, a number or one per site. Default 1. Sites with Omega < 0 are
+            rotated (hamiltonian.py): U H U has |Omega| there.
+        Rb: blockade radius, in the lattice's unit; V = |Omega| Rb^6 with one |Omega|, not 0.
         cutoff: pairs farther apart than this do not interact. Default: all pairs do.
 
     Raises ValueError for none or both of V and Rb, couplings that are not finite or not one per
-    site, Rb with an Omega that varies, cutoff <= 0.
+    site, Rb with an |Omega| that varies or is 0, cutoff <= 0.
     """
 
     def __init__(
@@ -63,7 +65,8 @@ class Rydberg(Hamiltonian):
         self._quadratic = self.interactions.triu() - torch.diag(self.delta)  # n^2 = n
         driven = self.Omega != 0
         self.flips = torch.eye(self.n_sites, dtype=torch.bool)[driven]  # (G, N)
-        self._elements = -self.Omega[driven] / 2  # (G,)
+        self._elements = -self.Omega[driven].abs() / 2  # (G,)
+        self.rotated = self.Omega < 0  # (N,)
 
     @classmethod
     def from_physical(
@@ -103,7 +106,19 @@ class Rydberg(Hamiltonian):
 
     @property
     def is_stoquastic(self) -> bool:
-        return bool((self.Omega >= 0).all())
+        """True: sites with Omega < 0 are rotated."""
+        return True
+
+    def has_symmetry(self, permutation: Tensor) -> bool:
+        """Whether delta_i, |Omega_i| and V_ij are those of the images, up to 1e-9 of each."""
+        row = permutation
+        return (
+            torch.allclose(self.delta[row], self.delta, rtol=1e-9, atol=0.0)
+            and torch.allclose(self.Omega[row].abs(), self.Omega.abs(), rtol=1e-9, atol=0.0)
+            and torch.allclose(
+                self.interactions[row][:, row], self.interactions, rtol=1e-9, atol=0.0
+            )
+        )
 
     def pauli_terms(self) -> list[PauliTerm]:
         """With n = (1 - sz) / 2."""
@@ -124,7 +139,7 @@ class Rydberg(Hamiltonian):
 
 
 def _interaction_strength(V: float | None, Rb: float | None, Omega: Tensor) -> float:
-    """V itself or Omega Rb^6."""
+    """V itself or |Omega| Rb^6."""
     if (V is None) == (Rb is None):
         raise ValueError(f"Rydberg: V is {V} and Rb is {Rb}; give exactly one of them")
     if V is not None:
@@ -133,12 +148,13 @@ def _interaction_strength(V: float | None, Rb: float | None, Omega: Tensor) -> f
     radius = float(couplings("Rydberg: Rb", Rb, 1, "Hamiltonian"))
     if radius < 0:
         raise ValueError(f"Rydberg: Rb is {Rb}; it must be 0 or more")
-    if not (Omega == Omega[0]).all() or Omega[0] <= 0:
+    drive = Omega.abs()
+    if not (drive == drive[0]).all() or drive[0] == 0:
         raise ValueError(
-            f"Rydberg: Rb needs one positive Omega for V = Omega Rb^6, but Omega is "
+            f"Rydberg: Rb needs one |Omega| above 0 for V = |Omega| Rb^6, but Omega is "
             f"{summary(Omega)}; give V instead"
         )
-    return float(Omega[0]) * radius**6
+    return float(drive[0]) * radius**6
 
 
 def _van_der_waals(lattice: Lattice, V: float, cutoff: float | None) -> Tensor:

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nqs.crystal.cli import app as crystal
-from nqs.runs.scan_folder import printable
-from nqs.runs.schema import InputError
+from nqs.runs.schema import InputError, printable, require
+from nqs.runs.terminal import run_command
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
 
@@ -35,7 +35,7 @@ def about() -> None:
 @app.command("evaluate")
 def evaluate_run(
     run: RunFolder,
-    samples: Annotated[int, typer.Option(help="Fresh configurations, >= 2.")] = 100_000,
+    samples: Annotated[int, typer.Option(help="Fresh configurations, 2 .. 1e9.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
     subsystem: Annotated[
         list[str] | None,
@@ -45,6 +45,7 @@ def evaluate_run(
     """Measure the newest checkpoint again and add the result, with all observables, to run.h5."""
     from nqs.runs.later_evaluation import evaluate_later
 
+    _check_samples("--samples", samples, 10**9)
     evaluate_later(run, samples, seed, subsystem or ())
 
 
@@ -54,9 +55,10 @@ def reweight_run(
     couplings: Annotated[
         list[str], typer.Argument(metavar="KEY=VALUES", help="E.g. hamiltonian.delta=1.05,1.1")
     ],
-    samples: Annotated[int, typer.Option(help="Configurations, >= 2.")] = 20_000,
+    samples: Annotated[int, typer.Option(help="Configurations, 2 .. 1e7.")] = 20_000,
     lanczos_samples: Annotated[
-        int, typer.Option(help="Configurations of the improved energy, >= 2; the costly part.")
+        int,
+        typer.Option(help="Configurations of the improved energy, 2 .. 1e6; the costly part."),
     ] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
 ) -> None:
@@ -67,6 +69,8 @@ def reweight_run(
     """
     from nqs.runs.reweight import reweight
 
+    _check_samples("--samples", samples, 10**7)
+    _check_samples("--lanczos-samples", lanczos_samples, 10**6)
     reweight(run, couplings, samples, lanczos_samples, seed)
 
 
@@ -122,21 +126,23 @@ def collect_scan(
     print(printable(str(scan_plot.save(collected, observable or []))))
 
 
+def _check_samples(option: str, given: int, most: int) -> None:
+    require(2 <= given <= most, option, given, f"must be a whole number >= 2 and <= {most}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script `nqs`; returns the exit code, 2 for bad input (one line)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: job(given))
+
+
+def job(arguments: list[str]) -> int:
+    """Runs the command of a command line."""
     command = typer.main.get_command(app)
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        code = command.main(args=given, prog_name="nqs", standalone_mode=False)
-    except InputError as error:
-        return _refuse(str(error))
+        code = command.main(args=arguments, prog_name="nqs", standalone_mode=False)
     except UsageError as error:
-        return _refuse(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
-    except OSError as error:
-        return _refuse(f"{error.filename or 'file'}: cannot be used ({error.strerror})")
+        raise InputError(error.format_message()) from None  # type: ignore[attr-defined]
+    except typer.Abort:  # typer's word for Ctrl-C
+        raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
-
-
-def _refuse(line: str) -> int:
-    print(f"error: {line}", file=sys.stderr)
-    return 2

@@ -4,6 +4,7 @@ no traceback, no folder made, nothing of an existing run touched."""
 from __future__ import annotations
 
 import importlib.util
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from nqs.cli import main as nqs
+from nqs.runs import digests
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -42,9 +44,9 @@ CASES = [
     ("model.d_model=0", ["model.d_model=0", ">= 1"]),
     ("model.n_layers=0", ["model.n_layers=0", ">= 1"]),
     ("model.d_ff=-3", ["model.d_ff=-3", ">= 1"]),
-    ("model.digit_decay=0", ["model.digit_decay=0", "> 0 and <= 1, auto or null"]),
-    ("model.digit_decay=1.5", ["model.digit_decay=1.5", "> 0 and <= 1, auto or null"]),
-    ("model.digit_decay=some", ["model.digit_decay=some", "> 0 and <= 1, auto or null"]),
+    ("model.digit_decay=0", ["model.digit_decay=0", ">= 0.01 and <= 1, auto or null"]),
+    ("model.digit_decay=1.5", ["model.digit_decay=1.5", ">= 0.01 and <= 1, auto or null"]),
+    ("model.digit_decay=some", ["model.digit_decay=some", ">= 0.01 and <= 1, auto or null"]),
     ("model.positions=rotary", ["model.positions=rotary", "learned, sinusoidal, grid"]),
     ("model=rnn model.cell=gruu", ["model.cell=gruu", "gru, lstm, elman", "did you mean gru?"]),
     ("model=linear_attention model.n_heads=5", ["model.n_heads=5", "d_model=32", "1, 2, 4, 8"]),
@@ -100,26 +102,26 @@ CASES = [
     ("hamiltonian.V=7 hamiltonian.Rb=1.2", ["hamiltonian.V", "hamiltonian.Rb", "only one"]),
     ("hamiltonian.V=7 hamiltonian.C6=5e6", ["hamiltonian.V", "hamiltonian.C6", "only one"]),
     ("hamiltonian.C6=5e6", ["hamiltonian.C6=5000000.0", "hamiltonian.spacing", "um"]),
-    ("hamiltonian.C6=-5e6 hamiltonian.spacing=6", ["hamiltonian.C6=-5000000.0", "> 0"]),
+    ("hamiltonian.C6=-5e6 hamiltonian.spacing=6", ["hamiltonian.C6=-5000000.0", ">= 1e-06"]),
     ("hamiltonian.spacing=6", ["hamiltonian.spacing=6.0", "hamiltonian.C6"]),
     ("hamiltonian=tfim hamiltonian.C6=5e6", ["hamiltonian.C6", "tfim has", "hamiltonian.J"]),
-    ("hamiltonian.Rb=-1", ["hamiltonian.Rb=-1", "> 0"]),
-    ("hamiltonian.cutoff=0", ["hamiltonian.cutoff=0", "> 0"]),
+    ("hamiltonian.Rb=-1", ["hamiltonian.Rb=-1", ">= 1e-05 and <= 100000"]),
+    ("hamiltonian.cutoff=0", ["hamiltonian.cutoff=0", ">= 1e-06"]),
     ("hamiltonian=tfim hamiltonian.V=7", ["hamiltonian.V", "tfim has", "hamiltonian.J"]),
     ("hamiltonian=pauli", ["hamiltonian.file=null", "needs a value"]),
     ("hamiltonian=pauli hamiltonian.file=none.txt", ["hamiltonian.file=none.txt", "Pauli"]),
     ("hamiltonian=pauli hamiltonian.file=malformed.txt", ["malformed.txt", "line 2"]),
     ("hamiltonian=pauli hamiltonian.file=short.txt", ["short.txt", "16"]),
     ("optimizer=sgd", ["optimizer=sgd", "adam"]),
-    ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", "> 0"]),
+    ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", ">= 1e-30"]),
     ("optimizer.learning_rate=fast", ["optimizer.learning_rate=fast", "> 0 or auto"]),
     ("optimizer=adam optimizer.learning_rate=auto", ["optimizer.learning_rate=auto", "> 0"]),
-    ("optimizer=adam optimizer.beta1=1", ["optimizer.beta1=1", "< 1"]),
+    ("optimizer=adam optimizer.beta1=1", ["optimizer.beta1=1", "<= 0.999999, or 0"]),
     ("optimizer.beta1=0.5", ["optimizer.beta1", "diagonal_shift"]),
-    ("optimizer.momentum=1", ["optimizer.momentum=1", "< 1"]),
+    ("optimizer.momentum=1", ["optimizer.momentum=1", "<= 0.9999, or 0"]),
     ("optimizer.momentum=big", ["optimizer.momentum=big", "or auto"]),
-    ("optimizer.diagonal_shift=0", ["optimizer.diagonal_shift=0", "> 0"]),
-    ("optimizer.max_norm=-1", ["optimizer.max_norm=-1", "> 0"]),
+    ("optimizer.diagonal_shift=0", ["optimizer.diagonal_shift=0", ">= 1e-12"]),
+    ("optimizer.max_norm=-1", ["optimizer.max_norm=-1", ">= 1e-06"]),
     ("model.symmetry=mirror", ["model.symmetry=mirror", "none, point_group, translations, all"]),
     (
         "hamiltonian=heisenberg model.spin_flip=true model.n_up=1 lattice.Lx=2 lattice.Ly=2",
@@ -140,16 +142,16 @@ CASES = [
     ("train.n_samples=0", ["train.n_samples=0", ">= 2"]),
     ("train.steps=-5", ["train.steps=-5", ">= 1"]),
     ("train.steps=many", ["train.steps=many", "whole number"]),
-    ("train.max_seconds=0", ["train.max_seconds=0", "> 0"]),
+    ("train.max_seconds=0", ["train.max_seconds=0", ">= 0.001"]),
     ("train.eval_samples=1", ["train.eval_samples=1", ">= 2"]),
-    ("train.flip_fraction=1", ["train.flip_fraction=1", "< 1"]),
+    ("train.flip_fraction=1", ["train.flip_fraction=1", "<= 0.99, or 0"]),
     ("train.flip_precision=half", ["train.flip_precision=half", "full, bfloat16, tf32, auto"]),
     ("train.flip_precision=tf32 device=cpu", ["train.flip_precision=tf32", "only GPUs"]),
     (
         "train.flip_precision=bfloat16 dtype=float64",
         ["train.flip_precision=bfloat16", "full with dtype=float64"],
     ),
-    ("train.flip_radius=0", ["train.flip_radius=0", "> 0"]),
+    ("train.flip_radius=0", ["train.flip_radius=0", ">= 0.1"]),
     (
         "train.flip_radius=1 train.flip_precision=bfloat16",
         ["train.flip_precision=bfloat16", "full with train.flip_radius"],
@@ -162,13 +164,75 @@ CASES = [
     ("train.exact_fraction=0.25", ["train.exact_fraction=0.25", "needs train.flip_radius"]),
     (
         "train.flip_radius=1.5 train.exact_fraction=0",
-        ["train.exact_fraction=0", "> 0 and <= 1"],
+        ["train.exact_fraction=0", ">= 0.001 and <= 1"],
     ),
     ("train.exact=maybe", ["train.exact=maybe", "auto, true, false"]),
     ("train.exact=true lattice=chain lattice.Lx=40", ["train.exact=true", "40 sites", "8 GB"]),
     ("dtype=float16", ["dtype=float16", "float32, float64"]),
     ("device=tpu", ["device=tpu", "auto, cpu, cuda"]),
     ("seed=-1", ["seed=-1", ">= 0"]),
+    # kind 5: unbounded
+    ("model.d_model=100000", ["model.d_model=100000", "<= 65536"]),
+    ("model.d_model=65536", ["model.d_model=65536", "parameters would take about", "GB"]),
+    ("model.d_ff=1e9", ["model.d_ff=1000000000", "<= 65536"]),
+    ("model.n_layers=1e9", ["model.n_layers=1000000000", "<= 1024"]),
+    ("train.n_samples=1e12", ["train.n_samples=1000000000000", "<= 1000000000"]),
+    ("train.n_samples=1e9", ["train.n_samples=1000000000", "a step would take about", "GB"]),
+    ("train.eval_samples=1e15", ["train.eval_samples=1000000000000000", "<= 1000000000"]),
+    ("train.steps=1e30", ["train.steps=1000000000000000019884624838656", "<= 1000000000"]),
+    ("train.checkpoint_every=1e30", ["train.checkpoint_every=", "<= 1000000000"]),
+    ("lattice.Lx=40 train.exact=true", ["train.exact=true", "160 sites", "2^160 config"]),
+    ("lattice.Lx=40 lattice.Ly=40 train.exact=true", ["train.exact=true", "2^1600 config"]),
+    ("lattice.Lx=1e9", ["lattice.Lx=1000000000", "<= 32768"]),
+    ("lattice.Lx=3e4 lattice.Ly=3e4", ["lattice.Lx=30000 lattice.Ly=30000", "900000000 sites"]),
+    ("lattice=kagome lattice.Lx=2e4 lattice.Ly=1", ["lattice.Lx=20000", "60000 sites"]),
+    ("optimizer.memory_gb=1e9", ["optimizer.memory_gb=1000000000.0", "<= 100000"]),
+    ("seed=1e30", ["seed=1000000000000000019884624838656", "< 2^63"]),
+    ("optimizer.warmup_steps=1e30", ["optimizer.warmup_steps=", "<= 1000000000"]),
+    ("hamiltonian.V=1e300", ["hamiltonian.V=1e+300", "1e+30", "another unit"]),
+    # kind 5: accepted though meaningless
+    ("train.steps=4 train.steps=5", ["train.steps=4 and train.steps=5", "twice"]),
+    ("model=ptf model=rnn", ["model=ptf and model=rnn", "twice"]),
+    ("hamiltonian.cutoff=0.5", ["hamiltonian.cutoff=0.5", "no pair", "nearest sites are 1 apart"]),
+    ("optimizer.max_norm=1e-300", ["optimizer.max_norm=1e-300", ">= 1e-06"]),
+    ("optimizer.diagonal_shift=1e-300", ["optimizer.diagonal_shift=1e-300", ">= 1e-12"]),
+    ("optimizer.final_shift_fraction=1e-300", ["final_shift_fraction=1e-300", ">= 1e-09"]),
+    (
+        "optimizer.diagonal_shift=1e-8 optimizer.final_shift_fraction=1e-6",
+        ["final_shift_fraction=1e-06", "times diagonal_shift=1e-08 must be >= 1e-12"],
+    ),
+    ("optimizer.learning_rate=1e-300", ["optimizer.learning_rate=1e-300", ">= 1e-30"]),
+    ("optimizer.learning_rate=1e-20", ["optimizer.learning_rate=1e-20", "changes nothing", "0.2"]),
+    ("optimizer.momentum=1e-300", ["optimizer.momentum=1e-300", ">= 1e-06", "or 0"]),
+    ("optimizer=adam optimizer.eps=1e300", ["optimizer.eps=1e+300", "<= 1e+30"]),
+    ("optimizer=adam optimizer.learning_rate=1e-20", ["learning_rate=1e-20", ">= 1e-10"]),
+    ("train.flip_fraction=1e-300", ["train.flip_fraction=1e-300", ">= 0.001"]),
+    ("hamiltonian.V=1e-300", ["hamiltonian.V=1e-300", "from 1e-30"]),
+    ("hamiltonian.delta=[0,0,1e-300]", ["hamiltonian.delta=", "from 1e-30"]),
+    ("train.exact='true'", ["train.exact=true", "must be one of auto, true, false"]),
+    # Hydra's grammar
+    ("seed=shuffle([1,2])", ["seed=shuffle([1,2])", "the same every time"]),
+    ("seed=choice(1)", ["seed=choice(1)", "needs -m"]),
+    ("seed=glob(*)", ["seed=glob(*)", "needs -m"]),
+    ("seed@run=1", ["seed@run=1", "packages (@) mean nothing"]),
+    ("hydra.run.dir=x", ["hydra.run.dir", "unknown key"]),
+    ("--config-dir=/tmp", ["--config-dir=/tmp", "unknown"]),
+    ("--cfg job", ["--cfg", "unknown"]),
+    ("seed=", ["seed=", "whole number"]),
+    ("=1", ["unknown key"]),
+    ("hamiltonian.delta=[[1]]", ["hamiltonian.delta=[[1]]", "number"]),
+    ("hamiltonian.delta=[[[1]]]", ["hamiltonian.delta=[[[1]]]", "lists in lists of lists"]),
+    ("run.dir=${oc.env:HOME}", ["run.dir=${oc.env:HOME}", "only ${KEY} of another key"]),
+    ("run.dir=${now:%Y}", ["run.dir=${now:%Y}", "only ${KEY} of another key"]),
+    ("run.dir=\\${seed}", ["only ${KEY} of another key"]),
+    ("seed=${lattice.Lz}", ["seed=${lattice.Lz}", "lattice.Lz: unknown key", "lattice.L"]),
+    ("seed=${seed}", ["seed=${seed}", "seed refers to another key itself"]),
+    (
+        "lattice.Lx=${lattice.Ly} lattice.Ly=${lattice.Lx}",
+        ["lattice.Lx=${lattice.Ly}", "lattice.Ly refers to another key itself"],
+    ),
+    ("seed=${run.dir}", ["seed=null", "whole number"]),
+    ("seed=${lattice}", ["seed=${lattice}", "lattice: unknown key"]),
     ("train.steps", ["train.steps", "key=value"]),
     ("train.steps=[1,2", ["train.steps=[1,2", "key=value"]),
     ("+train.steps=4", ["+train.steps=4", "key=value"]),
@@ -199,6 +263,14 @@ CASES = [
     ("--train L=16", ["--ptf", "--rnn"]),
     ("--train L=16 K=8 Q=2 B=8 --ptf", ["B=8", "16"]),
     ("--train L=16 Lx=3 Ly=4 --ptf", ["L=16", "3x4"]),
+    ("--train L=16 L=9 --ptf", ["L=16 and L=9", "once"]),
+    ("--train L=16 --ptf L=9", ["L=16 and L=9", "once"]),
+    ("--train steps=1e30 --ptf", ["train.steps=", "<= 1000000000"]),
+    ("--train L=1e300 --ptf", ["L=1e300", "not a square"]),
+    ("--train L=inf --ptf", ["L=inf", "whole number"]),
+    ("--train K=1e9 Q=1e9 --ptf", ["train.n_samples=", "<= 1000000000"]),
+    ("--ptf Nh={a:1}", ["model.d_model={a:1}", "a mapping"]),
+    ("--rydberg V=1e300 --ptf", ["hamiltonian.V=1e+300", "another unit"]),
     ("--ptf nhead=3 Nh=32", ["model.n_heads=3", "d_model=32", "1, 2, 4"]),
 ]  # fmt: skip
 
@@ -245,6 +317,7 @@ def refused(
     for text in expected:
         assert text in error
     assert "Traceback" not in error
+    assert len(error) <= 401 and error[:-1].isprintable()
     assert contents(Path.cwd()) == before
 
 
@@ -263,6 +336,54 @@ def test_one_line(
     refused(train.main, command.split(), expected, capsys)
 
 
+def keys() -> list[str]:
+    """Every key of the default configuration, and the groups."""
+    mapping, _ = train.compose_config([])
+    return [key for key in train.flatten(mapping) if not key.endswith(".name")] + [
+        group for group in train.GROUPS if group != "launcher"
+    ]
+
+
+@pytest.mark.parametrize("value", ["{a:1}", "{}", "[{a:1}]", "[[[[1]]]]", "'\x1b[31m'", "'a\nb'"])
+def test_values_that_no_key_has(
+    value: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KEY={a:1} was a KeyError."""
+    for key in keys():
+        refused(train.main, [f"{key}={value}"], [f"{key}="], capsys)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "seed=" + "1" * 5000,
+        "seed=" + "[" * 5000 + "]" * 5000,
+        "seed=" + "x" * 1_000_000,
+        "hamiltonian.delta=[" + "1," * 500_000 + "1]",
+        "x" * 1_000_000,
+        "model.patch=" + "9" * 4000 + "x2",
+        "run.dir=" + "d" * 5000,
+        "train.start_from=" + "d/" * 5000,
+        "s\u00e9ed=1",
+        "seed\x00=1",
+        "run.dir='\ud800'",
+        "run.dir='a\u00a0b'",
+    ],
+    ids=lambda word: f"{word[:12]!a}, {len(word)}",
+)
+def test_long_and_strange_words(
+    word: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(train.main, [word], [], capsys)
+
+
+def test_another_key_s_value(workplace: Path) -> None:
+    """The one kind of interpolation there is."""
+    words = ["lattice.Lx=3", "lattice.Ly=${lattice.Lx}", "run.dir=runs/${seed}-${model.name}"]
+    config = train.load_config(words)
+    assert config.lattice.Ly == 3 and config.run.dir == "runs/0-ptf"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(train.main, ["device=cuda"], ["device=cuda", "device=cpu"], capsys)
@@ -271,7 +392,9 @@ def test_no_gpu(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def rename_a_parameter(checkpoint: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     content["model"]["renamed"] = content["model"].popitem()[1]
-    torch.save(content, checkpoint)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    checkpoint.write_bytes(digests.sealed(buffer.getvalue()))
 
 
 # what is done to a finished run, the command line, what the line must contain
@@ -330,7 +453,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
     "history that ends too early": (
         lambda run: (run / "run.h5").unlink(),
         "run.dir=run run.resume=true",
-        ["run.h5", "step 0", "step 2"],
+        ["run.h5: missing", "step 2"],
     ),
 }
 
@@ -360,6 +483,13 @@ NQS_CASES = [
     ("evaluate nothing_here", ["nothing_here", "config.yaml"]),
     ("evaluate run --samples 1", ["--samples=1", ">= 2"]),
     ("evaluate run --samples many", ["--samples", "integer"]),
+    ("evaluate run --samples 1000000000000", ["--samples=1000000000000", "<= 1000000000"]),
+    ("evaluate run --samples 1e30", ["--samples", "integer"]),
+    ("evaluate run/config.yaml", ["run/config.yaml"]),
+    ("evaluate -x", ["-x"]),
+    ("evaluate -- -x", ["-x"]),
+    ("reweight run delta=1 --samples 1000000000", ["--samples=1000000000", "<= 10000000"]),
+    ("reweight run delta=1 --lanczos-samples 1000000000", ["--lanczos-samples=", "<= 1000000"]),
     ("evaluate run --seed -1", ["--seed=-1", ">= 0"]),
     ("evaluate run --sampels 10", ["--sampels", "--samples"]),
     ("evaluate run --subsystem 0,x", ["--subsystem=0,x", "0,1,2"]),

@@ -44,7 +44,8 @@ def test_resuming_needs_only_the_folder(tmp_path: Path) -> None:
     assert train.main([*small, "run.dir=run"]) == 0
     assert train.main(["run.dir=run", "run.resume=true", "train.steps=4"]) == 0
     assert result(tmp_path / "run")["steps"] == 4
-    repeated = [*small, "lattice=square", "model=ptf", "run.dir=run", "run.resume=true"]
+    repeated = [*small[:3], *SMALL[1:], "lattice=square", "model=ptf", "run.dir=run"]
+    repeated.append("run.resume=true")
     assert train.main([*repeated, "train.steps=5"]) == 0
     assert result(tmp_path / "run")["steps"] == 5
 

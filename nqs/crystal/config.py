@@ -24,8 +24,11 @@ from nqs.runs.schema import (
     suggestion,
     to_mapping,
 )
+from nqs.runs.text_file import read_text
 
 CORES: Final = ("transformer", "linear_attention", "ssm", "gru", "lstm")
+EXAMPLES: Final = "examples"
+"""Name of the crystals that come with the package, in place of a table's path."""
 CONDITIONS: Final = ("space_group", "formation_energy", "energy_above_hull", "composition")
 PRECISIONS: Final = ("float32", "bfloat16")
 RESUMABLE: Final = (
@@ -38,16 +41,28 @@ RESUMABLE: Final = (
     "device",
 )
 """Keys that may change when a run is resumed; every other one would make it another run."""
+MOST: Final = {
+    "model.d_model": 65_536,
+    "model.n_layers": 1_000,
+    "model.d_ff": 1_000_000,
+    "model.d_state": 65_536,
+    "data.max_atoms": 2_000,
+    "data.batch_tokens": 10_000_000,
+    "data.workers": 256,
+    "train.steps": 10**12,
+}
+"""Largest values that make sense, of the keys that cost memory, time or processes."""
+LARGEST_RATE: Final = 1e6
+"""Of a learning rate or a weight decay: beyond it nothing is left of the parameters."""
+LARGEST_YAML: Final = 2**20
+"""Bytes of a file of keys."""
 
 
 def _at_least(key: str, value: int | None, lowest: int) -> None:
-    rule = f"must be a whole number >= {lowest}"
-    require(value is None or value >= lowest, key, value, rule)
-
-
-def _table(key: str, value: str) -> None:
-    found = bool(value) and Path(value).exists()
-    require(found, key, value, "no such file; give the path of a table of crystals")
+    most = MOST.get(key)
+    rule = f"must be a whole number >= {lowest}" + (f" and <= {most}" if most else "")
+    fits = value is None or lowest <= value <= (most or value)
+    require(fits, key, value, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +98,7 @@ class ModelConfig:
 class DataConfig:
     """Crystals, and what the model is asked about them."""
 
-    train: str = "examples"
+    train: str = EXAMPLES
     """Crystals to learn: a table (.csv, .csv.gz with a column cif), a CIF file, a folder of them,
     or examples, 361 ideal ionic crystals that come with the package."""
     validation: str | None = None
@@ -118,10 +133,6 @@ class DataConfig:
     """Processes that bring the crystals of a table into their canonical cells, 4 ms each, >= 1."""
 
     def __post_init__(self) -> None:
-        if self.train != "examples":
-            _table("data.train", self.train)
-        if self.validation is not None:
-            _table("data.validation", self.validation)
         rule = "give three shares >= 0 that add up to 1, the first two > 0, e.g. [0.8,0.1,0.1]"
         valid = len(self.split) == 3 and min(self.split) >= 0 and min(self.split[:2]) > 0
         require(valid and math.isclose(sum(self.split), 1), "data.split", self.split, rule)
@@ -158,9 +169,10 @@ class OptimizerConfig:
     """Longest gradient that is applied unscaled, > 0."""
 
     def __post_init__(self) -> None:
-        for key in ("learning_rate", "clip_norm"):
-            value = getattr(self, key)
-            require(value > 0, f"optimizer.{key}", value, "must be a number > 0")
+        rate = self.learning_rate
+        rule = f"must be a number > 0 and <= {LARGEST_RATE:g}"
+        require(0 < rate <= LARGEST_RATE, "optimizer.learning_rate", rate, rule)
+        require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be a number > 0")
         for key in ("beta1", "beta2"):
             value = getattr(self, key)
             require(0 <= value < 1, f"optimizer.{key}", value, "must be >= 0 and < 1")
@@ -168,8 +180,9 @@ class OptimizerConfig:
         rule = "must be > 0 and <= 1"
         inside = 0 < self.final_fraction <= 1
         require(inside, "optimizer.final_fraction", self.final_fraction, rule)
-        rule = "must be a number >= 0"
-        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, rule)
+        rule = f"must be a number >= 0 and <= {LARGEST_RATE:g}"
+        decays = 0 <= self.weight_decay <= LARGEST_RATE
+        require(decays, "optimizer.weight_decay", self.weight_decay, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,10 +259,11 @@ class Config:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises InputError if there is none."""
+    text = read_text(path, LARGEST_YAML)
     try:
-        mapping = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not readable ({' '.join(str(error).split())})") from None
+        mapping = yaml.safe_load(text)
+    except Exception as error:  # YAML's constructors raise almost anything
+        raise InputError(f"{path}: not readable ({shown(error)})") from None
     if not isinstance(mapping, dict):
         raise InputError(f"{path}: must be a mapping of keys, e.g. model: {{d_model: 128}}")
     return mapping
@@ -271,7 +285,7 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except Exception:  # YAML's constructors raise almost anything
         raise InputError(
             f"{key}={shown(text)}: not understood; quote brackets and colons"
         ) from None

@@ -8,29 +8,29 @@ The table is printed, and written as evaluation.json and evaluation.csv into the
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nqs.crystal.cif import read_cif
+from nqs.crystal import inputs
 from nqs.crystal.config import Config
 from nqs.crystal.coverage import CUTOFFS
 from nqs.crystal.data import encode
 from nqs.crystal.evaluation import evaluate_matches, evaluate_samples
-from nqs.crystal.generation_run import compositions_of
+from nqs.crystal.generation_run import compositions_of, remarks_on
 from nqs.crystal.report import Report, quantity
-from nqs.crystal.splits import NAMES, records, split
-from nqs.crystal.structure import CrystalError, Structure
+from nqs.crystal.samples_folder import TABLE, FoundSamples, read_samples
+from nqs.crystal.splits import NAMES, records, remarks, split
+from nqs.crystal.structure import Structure
 from nqs.crystal.task_config import EvaluateConfig, GenerateConfig
 from nqs.crystal.tokeniser import Conditions
 from nqs.crystal.training import quality
-from nqs.crystal.training_run import Trained, read_config, read_trained
+from nqs.crystal.training_run import read_config, read_trained
 from nqs.crystal.translations import translations
 from nqs.runs import directory
 from nqs.runs.atomic import write_text
-from nqs.runs.schema import InputError, from_mapping, require
+from nqs.runs.schema import InputError, from_mapping, require, shown
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,8 @@ def run(path: Path, config: EvaluateConfig) -> int:
 
     Raises InputError for a folder that is neither, and for crystals that cannot be read.
     """
-    if (path / "samples.csv").exists():
-        report = judged_samples(path, config)
-    else:
-        report = judged_model(read_trained(path, config.device), config)
+    judged = judged_samples if (path / TABLE).exists() else judged_model
+    report = judged(path, config)
     print(report.table())
     with directory.writing(path):
         write_text(path / "evaluation.json", report.json())
@@ -66,36 +64,53 @@ def judged_samples(path: Path, config: EvaluateConfig) -> Report:
     source = Path(str(asked.pop("run", "")))
     asked.pop("step", None)
     trained_on = with_workers(read_config(source), config.workers)
-    samples, kept = read_samples(path)
+    found = read_samples(path)
+    inputs.check(source, trained_on)
     train = [record.structure for record in split("train", trained_on)]
     baseline = train if config.baselines else None
     request = from_mapping(GenerateConfig, asked)
     if request.like is not None and config.against is None:
         references = compositions_of(request, trained_on)
+        check_requests(path, found, references)
         guesses: list[list[Structure | None]] = [[] for _ in references]
-        for index, structure in samples:
-            guesses[index].append(structure)
-        return evaluate_matches(
+        for sample in found.samples:
+            guesses[sample.request].append(sample.structure)
+        report = evaluate_matches(
             guesses,
             references,
             baseline,
             n=config.n,
-            kept=kept,
+            kept=found.kept,
             oxidation_states=config.oxidation_states,
             workers=config.workers,
         )
-    return evaluate_samples(
-        [structure for _, structure in samples],
+        return remarked(report, *found.remarks, *remarks_on(request, trained_on))
+    report = evaluate_samples(
+        found.structures,
         compared_with(config, trained_on),
         train,
         cutoffs=None if config.coverage is None else CUTOFFS[config.coverage],
         oxidation_states=config.oxidation_states,
         at_most=config.at_most,
         baselines=config.baselines,
-        kept=kept,
+        kept=found.kept,
         workers=config.workers,
         seed=config.seed,
     )
+    return remarked(report, *found.remarks, *said_of(config, trained_on))
+
+
+def remarked(report: Report, *lines: str) -> Report:
+    """The report with more remarks."""
+    return dataclasses.replace(report, remarks=(*report.remarks, *lines))
+
+
+def said_of(config: EvaluateConfig, run: Config) -> list[str]:
+    """What is worth saying of the tables that samples are compared with."""
+    paths = [run.data.train, run.data.validation]
+    if config.against is not None and config.against not in NAMES:
+        paths = [config.against]
+    return [line for path in paths if path is not None for line in remarks(path, run.data)]
 
 
 def with_workers(run: Config, workers: int) -> Config:
@@ -103,22 +118,16 @@ def with_workers(run: Config, workers: int) -> Config:
     return dataclasses.replace(run, data=dataclasses.replace(run.data, workers=workers))
 
 
-def read_samples(path: Path) -> tuple[list[tuple[int, Structure | None]], float]:
-    """(request, crystal) of each line of samples.csv, None for a file that holds no crystal; and
-    the share of draws that was kept, NaN where all were."""
-    with (path / "samples.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    if not lines or not {"file", "request"} <= lines[0].keys():
-        raise InputError(f"{path / 'samples.csv'}: not a table of nqs crystal generate")
-    found: list[tuple[int, Structure | None]] = []
-    for line in lines:
-        try:
-            structure = read_cif(path / line["file"])
-        except CrystalError:
-            structure = None
-        found.append((int(line["request"]), structure))
-    n_rejected = sum(int(line.get("n_rejected") or 0) for line in lines)
-    return found, len(lines) / (len(lines) + n_rejected) if n_rejected else math.nan
+def check_requests(path: Path, found: FoundSamples, references: Sequence[Structure]) -> None:
+    """Raises InputError unless the samples were asked for the compositions of the references."""
+    for sample in found.samples:
+        known = sample.request < len(references)
+        if not known or sample.asked_formula != references[sample.request].formula:
+            raise InputError(
+                f"{path}: request {sample.request} asked for "
+                f"{shown(sample.asked_formula) or 'nothing'}, which the table of `like` does not "
+                f"have at its place; it has changed since: restore it or generate again"
+            )
 
 
 def compared_with(config: EvaluateConfig, run: Config) -> list[Structure]:
@@ -131,9 +140,12 @@ def compared_with(config: EvaluateConfig, run: Config) -> list[Structure]:
     return [record.structure for record in records(name, run.data)]
 
 
-def judged_model(trained: Trained, config: EvaluateConfig) -> Report:
-    """The report on a run's model."""
+def judged_model(path: Path, config: EvaluateConfig) -> Report:
+    """The report on the model of the run in folder `path`."""
+    trained = read_trained(path, config.device)
     data = trained.config.data
+    if config.against in (None, *NAMES):
+        inputs.check(path, trained.config)
     structures = compared_with(config, with_workers(trained.config, config.workers))
     nothing = [(structure, Conditions()) for structure in structures]
     crystals, refused = encode(trained.tokeniser, nothing)
@@ -153,4 +165,6 @@ def judged_model(trained: Trained, config: EvaluateConfig) -> Report:
         "translations": f"all {trained.tokeniser.n_bins} along each axis",
         "crystals left out": len(refused),
     }
-    return Report("Model on crystals it has not learnt", {"model": metrics}, settings)
+    title = "Model on crystals it has not learnt"
+    lines = said_of(config, trained.config)
+    return Report(title, {"model": metrics}, settings, tuple(lines))

@@ -3,6 +3,7 @@
     <out>/config.yaml     what was asked for, and of which run
     <out>/samples.csv     one line a crystal: file, request, formula, space group, ln p, ...
     <out>/cif/000001.cif  ...
+    <out>/SHA256SUMS      of these
 
 The folder appears whole or not at all, and is never overwritten. Equal requests, settings and seeds
 give equal files on one machine.
@@ -21,11 +22,13 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nqs.crystal import inputs, memory
 from nqs.crystal.cif import cif_text, read_cif
 from nqs.crystal.config import Config
 from nqs.crystal.elements import SYMBOLS
 from nqs.crystal.generation import Filters, Request, Sample, generate
-from nqs.crystal.splits import NAMES, records, split
+from nqs.crystal.samples_folder import MOST_SAMPLES, TABLE, write_checksums
+from nqs.crystal.splits import NAMES, records, remarks, split
 from nqs.crystal.structure import CrystalError, Structure, formula_of
 from nqs.crystal.symmetry import space_group
 from nqs.crystal.task_config import GenerateConfig
@@ -50,7 +53,18 @@ def run(path: Path, config: GenerateConfig) -> int:
     Raises InputError for a run or a request that cannot be used.
     """
     trained = read_trained(path, config.device)
+    if config.like in NAMES:
+        inputs.check(path, trained.config)
     requests = requested(config, trained)
+    rule = f"{len(requests)} requests of {config.n} crystals each; at most {MOST_SAMPLES} in all"
+    require(len(requests) * config.n <= MOST_SAMPLES, "n", config.n, rule)
+    memory.check_generation(
+        trained.config.model,
+        min(config.batch_size, len(requests) * config.n),
+        trained.tokeniser.max_length,
+        len(trained.tokeniser.vocabulary),
+        trained.device,
+    )
     given = config.out or numbered(path)
     taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
     require(not taken, "out", given, "exists and is not an empty folder; choose another one")
@@ -60,6 +74,7 @@ def run(path: Path, config: GenerateConfig) -> int:
         description = to_mapping(config) | {"run": str(path.resolve()), "step": trained.step}
         write_text(folder / "config.yaml", yaml.safe_dump(description, sort_keys=False))
         write_samples(folder, samples, requests)
+        write_checksums(folder)
 
     try:
         directory.make(given, "", fill)
@@ -98,9 +113,12 @@ def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
         rule = f"the run was trained with the conditions {', '.join(known) or 'none'} alone"
         require(name in known, name, value, rule)
     if config.like is not None:
+        structures = compositions_of(config, trained.config)
+        for line in remarks_on(config, trained.config):
+            print(line)
         return [
             Request(config.n, Conditions(composition=structure.composition, **others))
-            for structure in compositions_of(config, trained.config)
+            for structure in structures
         ]
     composition = None if config.formula is None else read_formula(config.formula)
     partial = None if config.partial is None else read_cif(Path(config.partial))
@@ -120,6 +138,24 @@ def compositions_of(config: GenerateConfig, run: Config) -> list[Structure]:
     require(bool(found), "like", config.like, "holds no crystal")
     fitting = [r.structure for r in found if r.structure.n_atoms <= run.data.max_atoms]
     return fitting[: config.limit]
+
+
+def remarks_on(config: GenerateConfig, run: Config) -> list[str]:
+    """What is worth saying of the table of `like`: what of it is not asked for, and why."""
+    assert config.like is not None
+    own = config.like in NAMES
+    if own:
+        is_other = config.like == "validation" and run.data.validation is not None
+        path = str(run.data.validation) if is_other else run.data.train
+    else:
+        path = config.like
+    found = split(config.like, run) if own else records(path, run.data)
+    larger = sum(record.structure.n_atoms > run.data.max_atoms for record in found)
+    lines = remarks(path, run.data)
+    if larger:
+        most = f"the {run.data.max_atoms} that the model writes"
+        lines.append(f"{larger} of {len(found)} crystals have more atoms than {most}: left out")
+    return lines
 
 
 def read_formula(text: str) -> dict[int, int]:
@@ -173,7 +209,7 @@ def write_samples(folder: Path, samples: Sequence[Sample], requests: Sequence[Re
         name = f"cif/{number:06d}.cif"
         (folder / name).write_text(cif_text(sample.structure, f"sample_{number}"))
         writer.writerow(entry(name, sample, requests[sample.request]))
-    write_text(folder / "samples.csv", text.getvalue())
+    write_text(folder / TABLE, text.getvalue())
 
 
 def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:

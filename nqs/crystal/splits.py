@@ -1,38 +1,58 @@
-"""From tables to encoded crystals: read, brought to the canonical cell, split, encoded."""
+"""From tables to encoded crystals: read, brought to the canonical cell, split, encoded.
+
+Nothing is left out in silence: rows that hold no crystal and crystals that cannot be written are
+kept with their reasons (`LeftOut`), said and counted.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
-from collections.abc import Sequence
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
 
-from nqs.crystal.config import Config, DataConfig
-from nqs.crystal.data import Encoded, encode
+from nqs.crystal.config import EXAMPLES, Config, DataConfig
+from nqs.crystal.data import Encoded, encode_one
 from nqs.crystal.examples import examples
 from nqs.crystal.parallel import mapped
 from nqs.crystal.structure import CrystalError, Structure
 from nqs.crystal.symmetry import canonical
-from nqs.crystal.tables import Record, read_table
+from nqs.crystal.tables import Record, Refusal, Table, read_table
 from nqs.crystal.tokeniser import Tokeniser
 from nqs.crystal.tokenisers import TOKENISERS, make_tokeniser
 from nqs.runs.machine import build_generator
-from nqs.runs.schema import InputError, require, require_choice
+from nqs.runs.schema import InputError, require, require_choice, shown
 
-EXAMPLES: Final = "examples"
-"""Name of the crystals that come with the package, in place of a table's path."""
 NAMES: Final = ("train", "validation", "test")
+NO_CRYSTAL, UNWRITABLE = "holds no crystal", "cannot be written"
+SAID: Final = 5
+"""Reasons of a kind that are said; the others are in the file."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row of a table that is not used: what it is (NO_CRYSTAL, UNWRITABLE) and why."""
+
+    table: str
+    name: str
+    kind: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Crystals ready for training, and what is worth saying about their tables."""
+    """Crystals ready for training, what was left out, and what is worth saying."""
 
     train: list[Encoded]
     validation: list[Encoded]
+    left_out: list[LeftOut]
     notes: list[str]
 
 
@@ -44,21 +64,67 @@ def build_tokeniser(config: DataConfig) -> Tokeniser:
 
 def load(config: Config, tokeniser: Tokeniser) -> Loaded:
     """The training and validation crystals of a run. Raises InputError if there are none."""
-    parts, notes = {}, []
+    data = config.data
+    parts: dict[str, list[Encoded]] = {}
+    left_out, notes = [], []
+    for name, path in (("train", data.train), ("validation", data.validation)):
+        found = path is None or path == EXAMPLES or (path != "" and Path(path).exists())
+        rule = "no such file; give the path of a table of crystals"
+        require(found, f"data.{name}", path, rule)
+    for path in dict.fromkeys(path for path in (data.train, data.validation) if path is not None):
+        table = read(path, data)
+        left_out += [LeftOut(path, r.name, NO_CRYSTAL, r.reason) for r in table.refusals]
+        notes += remarks(path, data)
     for name in NAMES[:2]:
-        records = split(name, config)
+        chosen = split(name, config)
         if name == "train":
-            check_known(records, config.data)
-        wanted = config.data.conditions
-        pairs = [(record.structure, record.conditions) for record in records]
-        parts[name], refused = encode(tokeniser, pairs, wanted)
+            check_known(chosen, data)
+        path = data.train if data.validation is None or name == "train" else data.validation
+        parts[name], unwritten = [], []
+        for record in chosen:
+            try:
+                crystal = encode_one(
+                    tokeniser, record.structure, record.conditions, data.conditions
+                )
+                parts[name].append(crystal)
+            except CrystalError as error:
+                formula = record.structure.formula
+                reason = f"{formula}: {error}"
+                unwritten.append(LeftOut(path, shown(record.name), UNWRITABLE, reason))
         if not parts[name]:
-            why = refused[0] if refused else "it is empty"
+            why = unwritten[0].reason if unwritten else "it is empty"
             raise InputError(f"data.{name}: no crystal is left to use ({why})")
-        if refused:
-            left_out = f"{len(refused)} of {len(records)} crystals"
-            notes.append(f"{name}: {left_out} cannot be written, the first: {refused[0]}")
-    return Loaded(parts["train"], parts["validation"], notes)
+        title = f"{name}: {len(unwritten)} of {len(chosen)} crystals cannot be written"
+        notes += _listed(title, [(one.name, one.reason) for one in unwritten])
+        left_out += unwritten
+    return Loaded(parts["train"], parts["validation"], left_out, notes)
+
+
+def remarks(path: str, data: DataConfig) -> list[str]:
+    """What is worth saying of a table: rows that hold no crystal, decisions in reading others."""
+    table = read(path, data)
+    n_rows = len(table.records) + len(table.refusals)
+    title = f"{shown(path)}: {len(table.refusals)} of {n_rows} rows hold no crystal"
+    lines = _listed(title, [(refusal.name, refusal.reason) for refusal in table.refusals])
+    return lines + [f"{shown(path)}: {count} x {note}" for note, count in table.notes.items()]
+
+
+def _listed(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
+    """The title and the first reasons; nothing where there are none."""
+    if not reasons:
+        return []
+    lines = [f"{title}:", *(f"    {name}: {reason}" for name, reason in reasons[:SAID])]
+    rest = len(reasons) - SAID
+    return [*lines, f"    and {rest} more"] if rest > 0 else lines
+
+
+def left_out_table(rows: Iterable[LeftOut]) -> str:
+    """All that was left out as CSV: table, name, kind, reason."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(LeftOut)])
+    writer.writerows(dataclasses.astuple(row) for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace").decode()
 
 
 def split(name: str, config: Config) -> list[Record]:
@@ -79,24 +145,37 @@ def split(name: str, config: Config) -> list[Record]:
 
 
 def records(path: str, data: DataConfig) -> list[Record]:
-    """The crystals of a table, canonical where asked for; rows that hold none are left out."""
-    return _records(path, data.canonical, data.workers)
+    """The crystals of a table, canonical where asked for."""
+    return read(path, data).records
+
+
+def read(path: str, data: DataConfig) -> Table:
+    """A table, its crystals canonical where asked for; those without a canonical cell are among
+    its refusals. Raises InputError."""
+    return _read(path, data.canonical, data.workers)
 
 
 @functools.lru_cache(maxsize=4)
-def _records(path: str, reduce: bool, workers: int) -> list[Record]:
-    found = examples() if path == EXAMPLES else read_table(path).records
+def _read(path: str, reduce: bool, workers: int) -> Table:
+    if path != EXAMPLES and not Path(path).exists():
+        raise InputError(f"{shown(path)}: no such file; give the path of a table of crystals")
+    table = Table(examples()) if path == EXAMPLES else read_table(path)
     if not reduce:
-        return found
-    return [record for record in mapped(_reduced, found, workers) if record is not None]
+        return table
+    reduced = list(mapped(_reduced, table.records, workers))
+    found = [record for record in reduced if isinstance(record, Record)]
+    refused = [record for record in reduced if isinstance(record, Refusal)]
+    if not found:
+        raise InputError(f"{shown(path)}: holds no crystal ({refused[0].reason})")
+    return Table(found, [*table.refusals, *refused], Counter(table.notes))
 
 
-def _reduced(record: Record) -> Record | None:
-    """The crystal in its canonical cell, None where there is none."""
+def _reduced(record: Record) -> Record | Refusal:
+    """The crystal in its canonical cell, or why there is none."""
     try:
         return of_cell(record, canonical(record.structure))
-    except CrystalError:
-        return None
+    except CrystalError as error:
+        return Refusal(shown(record.name), str(error))
 
 
 def of_cell(record: Record, structure: Structure) -> Record:

@@ -33,7 +33,7 @@ ORDERED = 1_000
 
 def space_group(structure: Structure, tolerance: float = TOLERANCE) -> int:
     """1..230. Raises CrystalError if spglib finds none (atoms on one another)."""
-    dataset = _spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
+    dataset = call_spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
     if dataset is None:
         raise CrystalError(f"{structure.formula}: spglib finds no space group")
     return int(dataset.number)
@@ -42,7 +42,7 @@ def space_group(structure: Structure, tolerance: float = TOLERANCE) -> int:
 def orbits(structure: Structure, tolerance: float = TOLERANCE) -> tuple[list[int], list[int]]:
     """One atom of each set that the space group maps onto itself, and the sets' sizes; every atom
     by itself where spglib finds no group."""
-    dataset = _spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
+    dataset = call_spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
     if dataset is None:
         return list(range(structure.n_atoms)), [1] * structure.n_atoms
     atoms, sizes = np.unique(dataset.equivalent_atoms, return_counts=True)
@@ -58,7 +58,7 @@ def canonical(
     """
     matrix, positions, numbers = _cell(structure)
     if primitive:
-        smaller = _spglib(
+        smaller = call_spglib(
             spglib.standardize_cell,
             (matrix, positions, numbers),
             to_primitive=True,
@@ -68,7 +68,7 @@ def canonical(
         if smaller is None:
             raise CrystalError(f"{structure.formula}: spglib finds no primitive cell")
         matrix, positions, numbers = smaller
-    reduced = _spglib(spglib.niggli_reduce, matrix)
+    reduced = call_spglib(spglib.niggli_reduce, matrix)
     if reduced is None or not abs(np.linalg.det(reduced)) > 0:
         raise CrystalError(f"{structure.formula}: spglib finds no Niggli cell")
     if np.linalg.det(reduced) < 0:  # lengths and angles would describe the mirror image
@@ -89,7 +89,7 @@ def _cell(structure: Structure) -> tuple[Floats, Floats, NDArray[np.int64]]:
     return structure.matrix, structure.positions, structure.numbers
 
 
-def _spglib(function: Any, *arguments: Any, **options: Any) -> Any:
+def call_spglib(function: Any, *arguments: Any, **options: Any) -> Any:
     """The result, or None where spglib fails: by None, by an error or by a deprecation notice."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -13,6 +13,11 @@ from nqs.runs.schema import require, require_choice
 OXIDATION_STATES: Final = ("smact14", "icsd16", "icsd24", "pymatgen")
 DATA_SETS: Final = ("perov_5", "carbon_24", "mp_20")
 
+MOST: Final = {"n": 1_000_000, "batch_size": 65_536, "workers": 256}
+"""Largest values that make sense, of the keys that cost memory or processes."""
+HOTTEST, COLDEST = 1e6, 1e-6
+"""Temperatures beyond them are an even draw or the likeliest token."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
@@ -55,11 +60,14 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         for key in ("n", "limit", "top_k", "batch_size"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, key, value, "must be a whole number >= 1")
+            value, most = getattr(self, key), MOST.get(key)
+            rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
+            require(value is None or 1 <= value <= (most or value), key, value, rule)
         apart = self.min_distance is None or self.min_distance > 0
         require(apart, "min_distance", self.min_distance, "must be a number > 0, or null")
-        require(self.temperature > 0, "temperature", self.temperature, "must be a number > 0")
+        warm = COLDEST <= self.temperature <= HOTTEST
+        rule = f"must be a number > 0, within {COLDEST:g}..{HOTTEST:g}"
+        require(warm, "temperature", self.temperature, rule)
         inside = self.top_p is None or 0 < self.top_p <= 1
         require(inside, "top_p", self.top_p, "must be > 0 and <= 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
@@ -101,8 +109,9 @@ class EvaluateConfig:
         rule = "must be whole numbers >= 1"
         require(bool(self.n) and min(self.n) >= 1, "n", self.n, rule)
         for key in ("at_most", "workers", "translations"):
-            value = getattr(self, key)
-            require(value >= 1, key, value, "must be a whole number >= 1")
+            value, most = getattr(self, key), MOST.get(key)
+            rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
+            require(1 <= value <= (most or value), key, value, rule)
         require_choice("oxidation_states", self.oxidation_states, OXIDATION_STATES)
         if self.coverage is not None:
             require_choice("coverage", self.coverage, DATA_SETS)

@@ -24,6 +24,9 @@ from nqs.crystal.config import OptimizerConfig
 from nqs.crystal.data import Batch, Encoded, Epoch, Tasks, plain_batches
 from nqs.crystal.tokeniser import Tokeniser
 
+LARGEST_MEAN = 700.0
+"""Nats a token whose exponential still is a number."""
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -104,7 +107,10 @@ def train(
     precision: str,
     after_step: Callable[[StepRecord], bool],
 ) -> None:
-    """Steps up to n_steps, or until after_step says True."""
+    """Steps up to n_steps, or until after_step says True.
+
+    Raises FloatingPointError for a step after which the parameters are not finite.
+    """
     model, optimizer = training.model, training.optimizer
     device = model.head.weight.device
     batches = following(training, tokeniser, crystals, tasks)
@@ -120,6 +126,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         training.step += 1
+        check_finite(model, training.step)
         look = Quality(math.nan, math.nan)
         if training.step % validate_every == 0 or training.step == n_steps:
             look = quality(model, tokeniser, validation, tasks.batch_tokens, precision)
@@ -155,6 +162,13 @@ def following(
         yield epoch[training.batches_done - 1]
 
 
+def check_finite(model: SequenceModel, step: int) -> None:
+    """Raises FloatingPointError for parameters that no later step and no checkpoint may hold."""
+    finite = torch.stack([parameter.isfinite().all() for parameter in model.parameters()])
+    if not bool(finite.all()):  # CPU-GPU sync
+        raise FloatingPointError(f"the update of step {step} is not finite")
+
+
 def mean_loss(model: SequenceModel, batch: Batch) -> Tensor:
     """- ln p a token, mean over the targets that count; a scalar."""
     logits, _ = model(batch.tokens)
@@ -188,7 +202,8 @@ def quality(
         for _, batch in plain_batches(tokeniser, bodies, batch_tokens):
             total += float(negative_log_likelihoods(model, batch.to(device)).sum())
             n_tokens += int((batch.targets != batch.pad).sum())
-    return Quality(total / len(crystals), math.exp(total / n_tokens))
+    mean = total / n_tokens
+    return Quality(total / len(crystals), math.exp(mean) if mean < LARGEST_MEAN else math.inf)
 
 
 def keep_best(training: Training, look: Quality) -> None:

@@ -3,7 +3,8 @@
 The folder of a run is that of a ground-state run (nqs.runs.directory): config.yaml,
 environment.json, run.log, run.h5 with the history, checkpoints/ (each with the best parameters so
 far), summary.json and learning_curve.png. Tables are not copied: config.yaml has their absolute
-paths, and only training (and `like=test`) reads them again.
+paths, tables.json their digests, left_out.csv the rows that were not used and why; only training
+(and `like=test`) reads them again.
 """
 
 from __future__ import annotations
@@ -20,20 +21,23 @@ from typing import Any, Final
 import torch
 
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.config import RESUMABLE, Config, merged
+from nqs.crystal import inputs, memory
+from nqs.crystal.config import EXAMPLES, RESUMABLE, Config, merged
 from nqs.crystal.cores import build_core
 from nqs.crystal.data import Encoded, Tasks
 from nqs.crystal.learning_curve import save_curve
-from nqs.crystal.splits import EXAMPLES, build_tokeniser, load
+from nqs.crystal.splits import NO_CRYSTAL, LeftOut, build_tokeniser, left_out_table, load
 from nqs.crystal.tokeniser import Tokeniser
 from nqs.crystal.training import StepRecord, Training, build_optimizer, train
 from nqs.runs import checkpoint, directory, history, summary
+from nqs.runs.atomic import write_text
 from nqs.runs.history import Column
 from nqs.runs.machine import build_device, build_generator
 from nqs.runs.progress import Form, Log, ProgressDisplay, duration
 from nqs.runs.schema import InputError, flatten, shown
 from nqs.runs.signals import StopRequests
 
+LEFT_OUT: Final = "left_out.csv"
 CHECKPOINT_SECONDS: Final = 300.0
 """A checkpoint is at most this old, however slow the steps are."""
 COLUMNS: Final = (
@@ -67,6 +71,8 @@ class Job:
     validation: list[Encoded]
     training: Training
     device: torch.device
+    tables: dict[str, Any]
+    left_out: list[LeftOut]
 
     @property
     def n_parameters(self) -> int:
@@ -100,7 +106,7 @@ def run(config: Config, command: Sequence[str]) -> int:
     file cannot be written (disk full): the last checkpoint stays.
     """
     job, notes = build(config)
-    path = open_folder(job, command)
+    path, found = open_folder(job, command)
     with (
         directory.locked(path),
         directory.writing(path),
@@ -108,7 +114,7 @@ def run(config: Config, command: Sequence[str]) -> int:
         StopRequests() as stop,
     ):
         session = Session(path, job, log, stop)
-        for line in [*describe(job), *notes, f"files in {path}"]:
+        for line in [*describe(job), *notes, *found, f"files in {path}"]:
             log.say(line)
         if config.run.resume:
             resume(session)
@@ -125,14 +131,30 @@ def build(config: Config) -> tuple[Job, list[str]]:
     """Everything from its configuration, and what is worth saying about the tables."""
     device = build_device(config.device)
     tokeniser = build_tokeniser(config.data)
-    parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
-    core = build_core(config.model, len(tokeniser.vocabulary), tokeniser.max_length, parameters).to(
-        device
-    )
+    if config.run.resume:
+        assert config.run.dir is not None
+        inputs.check_vocabulary(Path(config.run.dir), tokeniser)
+        inputs.check(Path(config.run.dir), config)
     loaded = load(config, tokeniser)
+    n_tokens, most = len(tokeniser.vocabulary), tokeniser.max_length
+    in_all = sum(len(crystal.body) for crystal in loaded.train)
+    batch_tokens = min(config.data.batch_tokens, in_all)
+    memory.check_training(config.model, n_tokens, most, batch_tokens, device)
+    parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
+    core = build_core(config.model, n_tokens, most, parameters).to(device)
     generator = build_generator(config.seed, "batches", torch.device("cpu"))
     training = Training(core, build_optimizer(core, config.optimizer), generator)
-    job = Job(config, tokeniser, loaded.train, loaded.validation, training, device)
+    tables = inputs.describe(config, tokeniser)
+    job = Job(
+        config,
+        tokeniser,
+        loaded.train,
+        loaded.validation,
+        training,
+        device,
+        tables,
+        loaded.left_out,
+    )
     return job, loaded.notes
 
 
@@ -185,8 +207,7 @@ def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
     mapping = saved_mapping(path)
     saved = flatten(mapping)
     for key, value in given.items():
-        same = key in saved and shown(saved[key]) == shown(value)
-        if key not in RESUMABLE and not same:
+        if key not in RESUMABLE and not (key in saved and _same(key, saved[key], value)):
             allowed = ", ".join(key for key in RESUMABLE if not key.startswith("run."))
             raise InputError(
                 f"{key}={shown(value)}: the run in {path} has {shown(saved.get(key))}; a resumed "
@@ -197,22 +218,34 @@ def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
     return Config.from_dict(changed | {"run": {"dir": str(path), "resume": True}})
 
 
-def open_folder(job: Job, command: Sequence[str]) -> Path:
-    """The folder of a new run, or of the one to resume."""
+def _same(key: str, saved: Any, value: Any) -> bool:
+    """Whether a saved value and a given one are equal, tables by where they lie."""
+    if key in ("data.train", "data.validation") and value not in (None, EXAMPLES):
+        value = str(Path(str(value)).resolve())
+    return bool(saved == value) or (isinstance(saved, str | list) and str(saved) == str(value))
+
+
+def open_folder(job: Job, command: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder of a new run, or of the one to resume, and lines about what was found in it."""
     config = job.config
     entry = directory.session(command, config.seed, config.device)
     if not config.run.resume:
         name = Path(config.data.train).name.split(".")[0]
         stem = f"crystal-{name}-{config.model.core}"
-        return directory.make(
-            config.run.dir, stem, lambda path: directory.describe(path, portable(config), entry)
-        )
+
+        def fill(path: Path) -> None:
+            inputs.write(path, job.tables)
+            if job.left_out:
+                write_text(path / LEFT_OUT, left_out_table(job.left_out))
+            directory.describe(path, portable(config), entry)
+
+        return directory.make(config.run.dir, stem, fill), []
     assert config.run.dir is not None
     path = Path(config.run.dir)
     with directory.writing(path), directory.locked(path):
         restored(path, config, job.training.model, job.device, warn=lambda line: None)
-        directory.describe(path, portable(config), entry)
-    return path
+        found = directory.describe(path, portable(config), entry)
+    return path, found
 
 
 def restored(
@@ -377,6 +410,7 @@ def report(session: Session, status: str) -> dict[str, Any]:
     columns = session.content.columns
     best = job.training.best_perplexity
     at = columns["perplexity"].index(best) if best in columns["perplexity"] else None
+    n_refused = sum(row.kind == NO_CRYSTAL for row in job.left_out)
     content = {
         "status": f"{status} ({STATUSES[status]})",
         "perplexity": best if math.isfinite(best) else None,
@@ -384,6 +418,9 @@ def report(session: Session, status: str) -> dict[str, Any]:
         "best_step": None if at is None else int(columns["step"][at]),
         "n_crystals": len(job.crystals),
         "n_validation": len(job.validation),
+        "rows_without_a_crystal": n_refused,
+        "crystals_not_written": len(job.left_out) - n_refused,
+        "left_out": LEFT_OUT if job.left_out else None,
         "n_parameters": job.n_parameters,
         "steps": job.training.step,
         "epochs": job.training.epoch,
@@ -412,6 +449,7 @@ def read_trained(path: Path, device: str = "auto") -> Trained:
     """
     config = read_config(path)
     tokeniser = build_tokeniser(config.data)
+    inputs.check_vocabulary(path, tokeniser)
     where = build_device(device)
     core = build_core(
         config.model, len(tokeniser.vocabulary), tokeniser.max_length, torch.Generator()

@@ -35,8 +35,8 @@ from nqs.core.recurrent2d import Recurrent2D
 from nqs.core.sequence import EmbeddingModel, SequenceModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
-from nqs.runs import distributed
-from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig
+from nqs.runs import distributed, memory
+from nqs.runs.config import MOST_SITES, Config, HamiltonianConfig, LatticeConfig, ModelConfig
 from nqs.runs.machine import build_device, build_generator
 from nqs.runs.schema import InputError, shown
 from nqs.vmc.natural_gradient import NaturalGradient
@@ -62,10 +62,14 @@ GRIDS: Final = {
     "honeycomb": Honeycomb,
     "kagome": Kagome,
 }
+CELL_SITES: Final = {"honeycomb": 2, "kagome": 3}
+"""Sites of a unit cell where there are several."""
 WARM_RATE = 2.0
 """Factor on the automatic time step of a run that starts near its ground state: nothing is left to
 collapse, and few steps are to go far. (4x4 Rydberg atoms along delta in steps of 0.25, 30 steps
 each: median relative error 3.0e-4 without, 1.6e-4 with it; 50 steps without: 1.5e-4.)"""
+LEAST_STEP: Final = 1e-9
+"""Of the automatic time step; float32 rounds changes of 6e-8 away."""
 MANY_DIGITS: Final = 6
 """model.digit_decay=auto learns the states of patches of so many sites from their bits."""
 DIGIT_DECAY: Final = 0.3
@@ -109,8 +113,10 @@ def build(config: Config, ranks: Ranks = ALONE) -> Job:
         lattice = build_lattice(config.lattice)
     with naming("hamiltonian"):
         hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
-    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
+    base = build_wavefunction(config, lattice)
     check_conserved(config.model.n_up, hamiltonian)
+    check_memory(config, hamiltonian, base, device)
+    wavefunction = symmetrised(config.model, lattice, base)
     with naming(symmetry_keys(config.model)):
         check_invariance(hamiltonian, wavefunction.generators())
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
@@ -141,6 +147,23 @@ def check_shares(config: Config, n_processes: int) -> None:
             )
 
 
+def check_memory(
+    config: Config, hamiltonian: Hamiltonian, wavefunction: Autoregressive, device: torch.device
+) -> None:
+    """Raises InputError for a run that does not fit this machine."""
+    sizes = network_sizes(wavefunction.patches, config.model.n_up, len(hamiltonian.flips))
+    n_parameters = sum(parameter.numel() for parameter in wavefunction.parameters())
+    n_here = distributed.number("LOCAL_WORLD_SIZE", 1)
+    memory.check_run(config, sizes, n_parameters, device, n_here)
+
+
+def network_sizes(patches: Patches, n_up: int | None, n_flips: int) -> memory.Sizes:
+    """What memory depends on; n_flips of the Hamiltonian."""
+    n_sites = int(patches.sizes.sum())
+    n_configs = 2**n_sites if n_up is None else math.comb(n_sites, n_up)
+    return memory.Sizes(n_sites, n_flips, patches.n_patches, patches.n_states, n_configs)
+
+
 def card_of(device: torch.device, name: str, ranks: Ranks) -> torch.device:
     """The device of this process: of several each has a GPU of its own."""
     if device.type == "cuda" and ranks.size > 1:
@@ -154,12 +177,23 @@ def build_lattice(config: LatticeConfig) -> Lattice:
         assert config.file is not None
         return Positions.from_csv(config.file)
     assert config.Lx is not None and config.periodic is not None
+    check_lattice(config)
     if config.name == "chain":
         return Chain(config.Lx, bool(config.periodic))
     assert config.Ly is not None
     periodic = config.periodic
     directions = (periodic[0], periodic[1]) if isinstance(periodic, tuple) else periodic
     return GRIDS[config.name](config.Lx, config.Ly, directions)
+
+
+def check_lattice(config: LatticeConfig) -> None:
+    """Raises InputError for a lattice with more sites than are allowed, or than fit."""
+    n_sites = (config.Lx or 1) * (config.Ly or 1) * CELL_SITES.get(config.name, 1)
+    size = f"lattice.Lx={config.Lx}" + (f" lattice.Ly={config.Ly}" if config.Ly else "")
+    rule = f"are {n_sites} sites, allowed are {MOST_SITES}"
+    if n_sites > MOST_SITES:
+        raise InputError(f"{size}: {rule}")
+    memory.check_sites(n_sites, size)
 
 
 def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonian:
@@ -169,7 +203,7 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
         V = config.V
         if config.C6 is not None:  # lengths stay in lattice constants, or um of lattice=positions
             V = config.C6 / (config.spacing or 1.0) ** 6
-        return Rydberg(
+        atoms = Rydberg(
             lattice,
             V=V,
             delta=config.delta,
@@ -177,6 +211,8 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
             Rb=config.Rb,
             cutoff=config.cutoff,
         )
+        check_cutoff(config.cutoff, lattice)
+        return atoms
     if config.name == "tfim":
         assert config.J is not None and config.h is not None
         return TransverseFieldIsing(lattice, J=config.J, h=config.h)
@@ -184,6 +220,17 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
         return build_exchange(config, lattice)
     assert config.file is not None
     return PauliSum.from_file(config.file, lattice.n_sites)
+
+
+def check_cutoff(cutoff: float | None, lattice: Lattice) -> None:
+    """Raises InputError for a cut-off that leaves no pair."""
+    if cutoff is not None and lattice.n_sites > 1:
+        nearest = float(lattice.distances().flatten().sort().values[lattice.n_sites])
+        if cutoff < nearest * (1 - 1e-9):
+            raise InputError(
+                f"hamiltonian.cutoff={cutoff:g}: leaves no pair, the nearest sites are "
+                f"{nearest:.4g} apart; write hamiltonian.V=0 for atoms on their own"
+            )
 
 
 def build_exchange(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonian:
@@ -208,17 +255,25 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
         with naming(named):
             large = large_patches(lattice, listed(model.patch), listed(model.sub_patch))
         patches = large.patches
+        check_network(config, patches)
         with naming("model"):
             core: SequenceModel = build_large_core(model, large, generator)
     else:
         with naming(f"model.patch={shown(model.patch)}"):
             path = "zigzag" if model.name == "rnn2d" else "raster"
             patches = Patches.from_spec(lattice, patch_spec(model, lattice), path=path)
+        check_network(config, patches)
         with naming("model"):
             core = build_core(model, patches, generator)
     with naming("model"):
         wavefunction = Autoregressive(core, patches, n_up=model.n_up, phase=model.phase)
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
+
+
+def check_network(config: Config, patches: Patches) -> None:
+    """Raises InputError for a network that does not fit, before it is made."""
+    itemsize = 8 if config.dtype == "float64" else 4
+    memory.check_network(config.model, network_sizes(patches, config.model.n_up, 0), itemsize)
 
 
 def patch_spec(model: ModelConfig, lattice: Lattice) -> str | list[list[int]]:
@@ -406,6 +461,8 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
     """minSR or Adam; schedules span all steps of the run. Text is auto: OptimizerConfig checks."""
     config, n_steps = whole.optimizer, whole.train.steps
     learning_rate, momentum = config.learning_rate, config.momentum
+    if config.name == "minsr" and not isinstance(learning_rate, str):
+        check_moves(learning_rate, hamiltonian)
     if isinstance(learning_rate, str):
         learning_rate = time_step(hamiltonian)
         if whole.train.start_from is not None:
@@ -443,6 +500,16 @@ def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
         clip_norm=config.clip_norm,
         schedule=schedule,
     )
+
+
+def check_moves(learning_rate: float, hamiltonian: Hamiltonian) -> None:
+    """Raises InputError for a time step so short that rounding undoes it."""
+    automatic = time_step(hamiltonian)
+    if learning_rate < LEAST_STEP * automatic:
+        raise InputError(
+            f"optimizer.learning_rate={learning_rate:g}: changes nothing; auto is {automatic:.3g} "
+            f"here, give at least {LEAST_STEP * automatic:.3g}"
+        )
 
 
 def build_products(asked: str, device: torch.device) -> ProductsChoice:
@@ -483,13 +550,16 @@ def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian, n_up: int 
         return n_configs <= EXACT_CONFIGURATIONS
     if not wanted:
         return False
-    needed = memory_needed(hamiltonian, 1, n_up) / 1e9
-    if needed > EXACT_GIGABYTES:
+    allowed = min(EXACT_GIGABYTES, memory.available() / 1e9)
+    size, needed = f"2^{n_configs.bit_length() - 1} configurations", math.inf
+    if n_configs <= 2**60:  # more do not fit into a float, either
+        needed = memory_needed(hamiltonian, 1, n_up) / 1e9
+        size = f"{needed:.3g} GB"
+    if needed > allowed:
         where = "" if n_up is None else f" with {n_up} up"
         raise InputError(
-            f"train.exact=true: exact diagonalisation of {n_sites} sites{where} needs "
-            f"{needed:.3g} GB, "
-            f"allowed are {EXACT_GIGABYTES:g} GB; use train.exact=auto or false"
+            f"train.exact=true: exact diagonalisation of {n_sites} sites{where} needs {size}, "
+            f"allowed are {allowed:.3g} GB; use train.exact=auto or false"
         )
     return True
 

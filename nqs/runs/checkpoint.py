@@ -1,27 +1,37 @@
 """Checkpoints: all that the next step depends on, so that a resumed run is the same bit for bit.
 
 A checkpoint is a plain dictionary of tensors and numbers (loaded with weights_only=True: opening
-one from a stranger runs no code), written whole in one step. Two are kept; if the newest cannot be
-read, the older one serves.
+one from a stranger runs no code), written whole in one step and sealed (nqs.runs.digests), and only
+if everything in it is finite. Two are kept; if the newest is damaged, the older one serves.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from nqs.runs import digests
 from nqs.runs.atomic import write_bytes
 from nqs.runs.config import RESUMABLE
 from nqs.runs.schema import InputError, flatten, shown
 
-FORMAT: Final = "nqs checkpoint 1"
+FORMAT: Final = "nqs checkpoint 2"
+UNSEALED: Final = "nqs checkpoint 1"
+"""The same without a seal, as older runs have it."""
 KEPT: Final = 2
-ENTRIES: Final = {"format", "step", "elapsed", "config", "model", "optimizer", "generator"}
+ENTRIES: Final = {
+    "step": int,
+    "elapsed": int | float,
+    "config": Mapping,
+    "model": Mapping,
+    "optimizer": Mapping,
+    "generator": Tensor,
+}
 
 
 def save(
@@ -34,10 +44,13 @@ def save(
     optimizer: Mapping[str, Any],
     generators: Tensor,
 ) -> Path:
-    """Writes step-<step>.pt into `folder` and removes all but the two newest. Raises OSError.
+    """Writes step-<step>.pt into `folder` and removes all but the two newest.
 
     generators: (W, S) uint8, the state of each process' source of samples.
+    Raises FloatingPointError, with the older ones untouched, if a parameter or a number of the
+    optimizer is not finite, and OSError.
     """
+    check_finite(step, model, optimizer)
     buffer = io.BytesIO()
     content = {
         "format": FORMAT,
@@ -49,11 +62,35 @@ def save(
         "generator": generators,
     }
     torch.save(content, buffer)
-    path = folder / f"step-{step:09d}.pt"
-    write_bytes(path, buffer.getvalue())
+    path = folder / name_of(step)
+    write_bytes(path, digests.sealed(buffer.getvalue()))
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+def name_of(step: int) -> str:
+    """The file's name."""
+    return f"step-{step:09d}.pt"
+
+
+def check_finite(step: int, model: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:
+    """Raises FloatingPointError unless all tensors of both hold numbers."""
+    for name, content in (("parameters", model), ("numbers of the optimizer", optimizer)):
+        if not is_sound(content):
+            raise FloatingPointError(f"the {name} after step {step} are not finite")
+
+
+def is_sound(content: Any) -> bool:
+    """Whether no tensor in nested mappings and sequences holds NaN or +inf; -inf is ln 0, in tables
+    of states that do not exist."""
+    if isinstance(content, Tensor):
+        return not bool((content.isnan() | (content.real == torch.inf)).any())
+    if isinstance(content, Mapping):
+        return all(map(is_sound, content.values()))
+    if isinstance(content, str) or not isinstance(content, Sequence):
+        return True
+    return all(map(is_sound, content))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -72,14 +109,17 @@ def newest(
     """The newest readable checkpoint of the run with this configuration; None if there is none yet.
 
     The keys `resumable` may differ from those that the checkpoint was written with.
-    An unreadable one is passed over with one line to `warn`. Raises InputError if none of the
-    existing ones can be read, or if one belongs to another run.
+    A damaged one is passed over with one line to `warn`. Raises InputError if the folder is missing
+    or none of the existing ones can be read, or if one belongs to another run.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: missing; restore it from a copy, or start a new run")
     found = checkpoints(folder)
     for path in reversed(found):
-        content = _load(path, device)
-        if content is None:
-            warn(f"warning: {path} cannot be read (damaged?), trying the one before it")
+        try:
+            content = read(path, device)
+        except digests.Damaged as error:
+            warn(f"warning: {path} cannot be used ({error}), trying the one before it")
             continue
         _check_origin(path, content, config, resumable)
         return content
@@ -87,6 +127,36 @@ def newest(
         names = ", ".join(path.name for path in found)
         raise InputError(f"{folder}: no readable checkpoint among {names}; restore one of them")
     return None
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """The content of a checkpoint. Raises Damaged if it is not as it was written or holds NaN, and
+    InputError if it is no checkpoint of ours."""
+    content, has_seal = load(path, device)
+    if content.get("format") not in (FORMAT, UNSEALED):
+        raise InputError(f"{path}: not a checkpoint of this program; allowed is '{FORMAT}'")
+    if content["format"] == FORMAT and not has_seal:
+        raise digests.Damaged("its seal is gone")
+    for entry, kind in ENTRIES.items():
+        if not isinstance(content.get(entry), kind):
+            raise InputError(f"{path}: a checkpoint without {entry}")
+    if path.name != name_of(content["step"]):
+        raise digests.Damaged(f"it is of step {content['step']}")
+    if not is_sound(content["model"]) or not is_sound(content["optimizer"]):
+        raise digests.Damaged("it holds numbers that are not finite")
+    return content
+
+
+def load(path: Path, device: torch.device) -> tuple[dict[str, Any], bool]:
+    """The mapping in a sealed file of torch's, and whether it has its seal. Raises Damaged."""
+    try:
+        with digests.unsealed(path) as (file, has_seal):
+            content = torch.load(file, map_location=device, weights_only=True)
+    except digests.Damaged:
+        raise
+    except Exception:  # a damaged file can raise almost anything from the unpickler
+        raise digests.Damaged("it cannot be read") from None
+    return content if isinstance(content, dict) else {}, has_seal
 
 
 def restore(model: torch.nn.Module, content: Mapping[str, Any]) -> None:
@@ -102,26 +172,13 @@ def restore(model: torch.nn.Module, content: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _load(path: Path, device: torch.device) -> Any:
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception:  # a damaged file can raise almost anything from the unpickler
-        return None
-    return content if content is not None else {}
-
-
 def _check_origin(
     path: Path, content: Any, config: Mapping[str, Any], resumable: Collection[str]
 ) -> None:
-    """Raises InputError unless content is a checkpoint of ours with this configuration.
+    """Raises InputError unless the checkpoint was written with this configuration.
 
     A key that it lacks is newer than it: the run had what is now the default, as here.
     """
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this program; allowed is '{FORMAT}'")
-    missing = ENTRIES - set(content)
-    if missing:
-        raise InputError(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
     here, there = flatten(config), flatten(content["config"])
     for key in sorted(there):
         if key not in resumable and here.get(key) != there.get(key):

@@ -8,6 +8,7 @@ the chosen kind is null. All that can be judged without building anything is jud
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,20 @@ from typing import Any, Final
 from nqs.runs.schema import InputError, from_mapping, require, require_choice, shown, to_mapping
 
 PerSite = float | tuple[float, ...]
+WEAKEST, STRONGEST = 1e-30, 1e30
+"""Couplings are 0 or in between: squares of energies stay numbers. Choose the unit accordingly."""
+MOST_STEPS: Final = 10**9
+"""Thirty years at a step a second."""
+MOST_SAMPLES: Final = 10**9
+"""Weeks on any machine for the smallest system, and error bars below the rounding of float32."""
+MOST_SITES: Final = 32_768
+"""As the lattices allow."""
+WIDEST: Final = 65_536
+"""Of a network's vectors; memory ends far below, see nqs.runs.memory."""
+DEEPEST: Final = 1_024
+"""Layers."""
+LEAST_SHIFT: Final = 1e-12
+"""Of the metric; less is lost in the rounding of its solution."""
 
 # Keys of each kind; True = the kind cannot do without it.
 LATTICES: Final[dict[str, dict[str, bool]]] = {
@@ -110,6 +125,7 @@ RESUMABLE: Final = (
     "train.exact",
     "train.checkpoint_every",
     "train.flip_precision",
+    "train.rank_timeout",
     "run.dir",
     "run.resume",
     "device",
@@ -124,9 +140,9 @@ class LatticeConfig:
     name: str
     """Kind: chain, square, triangular, honeycomb, kagome or positions (the group option)."""
     Lx: int | None = None
-    """Unit cells along the first direction (sites of a chain), >= 1."""
+    """Unit cells along the first direction (sites of a chain), 1 .. 32768."""
     Ly: int | None = None
-    """Unit cells along the second direction, >= 1."""
+    """Unit cells along the second direction, 1 .. 32768."""
     periodic: bool | tuple[bool, ...] | None = None
     """Periodic boundaries: true, false, or [true,false] for each direction."""
     file: str | None = None
@@ -135,7 +151,7 @@ class LatticeConfig:
     def __post_init__(self) -> None:
         _check_kind("lattice", self, LATTICES)
         for key in ("Lx", "Ly"):
-            _check_int(f"lattice.{key}", getattr(self, key), 1)
+            _check_int(f"lattice.{key}", getattr(self, key), 1, MOST_SITES)
         if isinstance(self.periodic, tuple):
             rule = "give true, false, or one of them for each of two directions, e.g. [true,false]"
             allowed = len(self.periodic) == 2 and self.name != "chain"
@@ -145,25 +161,27 @@ class LatticeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HamiltonianConfig:
-    """Couplings, all in one unit of energy (usually Omega = 1 or J = 1)."""
+    """Couplings, all in one unit of energy (usually Omega = 1 or J = 1), each 0 or of a size from
+    1e-30 to 1e30."""
 
     name: str
     """Kind: rydberg, tfim, xxz, heisenberg, j1j2 or pauli (the group option)."""
     V: float | None = None
     """Rydberg interaction of nearest neighbours, V_ij = V / r_ij^6; 7 unless Rb or C6 is given."""
     Rb: float | None = None
-    """Blockade radius in lattice constants instead of V: V = Omega Rb^6, > 0."""
+    """Blockade radius in lattice constants instead of V: V = Omega Rb^6, 1e-5 .. 1e5."""
     C6: float | None = None
-    """Physical units instead of V: V_ij = C6 / r_ij^6 with C6 in rad/us um^6, > 0 (87Rb 70S:
-    5420158.53); Omega and delta in rad/us, and so all energies; lattice.file in um."""
+    """Physical units instead of V: V_ij = C6 / r_ij^6 with C6 in rad/us um^6, 1e-6 .. 1e15 (87Rb
+    70S: 5420158.53); Omega and delta in rad/us, and so all energies; lattice.file in um."""
     spacing: float | None = None
-    """Lattice constant in um, > 0, for C6 on a lattice other than lattice=positions."""
+    """Lattice constant in um, 0.01 .. 1e4, for C6 on a lattice other than lattice=positions."""
     delta: PerSite | None = None
     """Rydberg detuning, a number or one per site."""
     Omega: PerSite | None = None
     """Rabi frequency, a number or one per site."""
     cutoff: float | None = None
-    """Distance in lattice constants beyond which V_ij is dropped, > 0; null keeps all pairs."""
+    """Distance in lattice constants beyond which V_ij is dropped, 1e-6 .. 1e6; null keeps all
+    pairs."""
     J: PerSite | None = None
     """Coupling of neighbours, a number or one per bond. tfim: -J sz sz, > 0 is ferromagnetic;
     xxz, heisenberg: +J s.s in Pauli matrices, > 0 is antiferromagnetic."""
@@ -189,13 +207,15 @@ class HamiltonianConfig:
         if len(strengths) > 1:
             given = " and ".join(f"hamiltonian.{k}={shown(getattr(self, k))}" for k in strengths)
             raise InputError(f"{given}: give only one of V, Rb and C6; V = Omega Rb^6")
-        for key in ("Rb", "C6", "spacing"):
-            _check_positive(f"hamiltonian.{key}", getattr(self, key))
+        for key, low, high in (("Rb", 1e-5, 1e5), ("C6", 1e-6, 1e15), ("spacing", 1e-2, 1e4)):
+            _check_range(f"hamiltonian.{key}", getattr(self, key), low, high)
+        for key in ("V", "delta", "Omega", "J", "h", "Delta", "J1", "J2"):
+            _check_coupling(f"hamiltonian.{key}", getattr(self, key))
         rule = "means something with hamiltonian.C6 alone"
         require(
             self.spacing is None or self.C6 is not None, "hamiltonian.spacing", self.spacing, rule
         )
-        _check_positive("hamiltonian.cutoff", self.cutoff)
+        _check_range("hamiltonian.cutoff", self.cutoff, 1e-6, 1e6)
         if self.marshall is not None:
             require_choice("hamiltonian.marshall", self.marshall, ("auto", True, False))
         _check_file("hamiltonian.file", self.file, "a text file of Pauli strings")
@@ -217,13 +237,13 @@ class ModelConfig:
     sub_patch: str | int | tuple[tuple[int, ...], ...] | None = None
     """Sites of a large patch that its sub-sampler draws at once, written as patch (lptf)."""
     d_model: int
-    """Width of the network, >= 1; with attention a multiple of n_heads."""
+    """Width of the network, 1 .. 65536; with attention a multiple of n_heads."""
     n_layers: int | None = None
-    """Number of layers, >= 1."""
+    """Number of layers, 1 .. 1024."""
     n_heads: int | None = None
     """Attention heads, >= 1; must divide d_model."""
     d_ff: int | None = None
-    """Width of the feed-forward layers, >= 1; null means 2 d_model."""
+    """Width of the feed-forward layers, 1 .. 65536; null means 2 d_model."""
     attention: str | None = None
     """What decides where to look: factored (learned for each pair of places; also null) or softmax
     (of queries and keys)."""
@@ -232,26 +252,26 @@ class ModelConfig:
     positions: str | None = None
     """Position encoding: learned, sinusoidal or grid (from the patches' centres)."""
     d_state: int | None = None
-    """Complex modes of each recurrence, >= 1 (ssm)."""
+    """Complex modes of each recurrence, 1 .. 65536 (ssm)."""
     d_embed: int | None = None
-    """Channels of a patch in its products with hidden units, >= 1 (rnn2d)."""
+    """Channels of a patch in its products with hidden units, 1 .. 65536 (rnn2d)."""
     cell: str | None = None
     """Recurrent cell: gru, lstm or elman (rnn)."""
     residual: bool | None = None
     """Add each layer's input to its output (rnn)."""
     sub_d_model: int | None = None
-    """Width of the sub-sampler, >= 1; for a transformer a multiple of sub_n_heads."""
+    """Width of the sub-sampler, 1 .. 65536; for a transformer a multiple of sub_n_heads."""
     sub_n_layers: int | None = None
-    """Number of layers of the sub-sampler, >= 1."""
+    """Number of layers of the sub-sampler, 1 .. 1024."""
     sub_cell: str | None = None
     """Recurrent cell of the sub-sampler: gru, lstm or elman."""
     sub_n_heads: int | None = None
     """Attention heads of the sub-sampler, >= 1; must divide sub_d_model."""
     digit_decay: float | str | None = None
     """Make the network's vectors and logits of patch states of products of their bits, with
-    digit_decay times the weight for each further bit, in (0, 1]: what is learned of one state holds
-    for states that differ in few bits. null learns each state for itself, as auto does up to 5
-    sites a patch; 0.3 from 6 sites on."""
+    digit_decay times the weight for each further bit, 0.01 .. 1 (less is rounded away): what is
+    learned of one state holds for states that differ in few bits. null learns each state for
+    itself, as auto does up to 5 sites a patch; 0.3 from 6 sites on."""
     n_up: int | None = None
     """Number of 1 bits, kept exactly (magnetisation sum sz = N - 2 n_up), 0 .. sites, for a
     Hamiltonian that conserves it; null leaves it free."""
@@ -267,15 +287,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_kind("model", self, MODELS)
         for key in ("patch", "sub_patch"):
+            _check_patch(f"model.{key}", getattr(self, key))
             if isinstance(getattr(self, key), int):
                 object.__setattr__(self, key, str(getattr(self, key)))
-        widths = ("d_model", "n_layers", "n_heads", "d_ff", "d_state", "d_embed")
-        for key in (*widths, "sub_d_model", "sub_n_layers", "sub_n_heads"):
-            _check_int(f"model.{key}", getattr(self, key), 1)
-        _check_int("model.n_up", self.n_up, 0)
+        widths = ("d_model", "n_heads", "d_ff", "d_state", "d_embed", "sub_d_model", "sub_n_heads")
+        for key in widths:
+            _check_int(f"model.{key}", getattr(self, key), 1, WIDEST)
+        for key in ("n_layers", "sub_n_layers"):
+            _check_int(f"model.{key}", getattr(self, key), 1, DEEPEST)
+        _check_int("model.n_up", self.n_up, 0, MOST_SITES)
         decay = self.digit_decay
-        inside = decay == "auto" if isinstance(decay, str) else decay is None or 0 < decay <= 1
-        require(inside, "model.digit_decay", decay, "must be > 0 and <= 1, auto or null")
+        inside = decay == "auto" if isinstance(decay, str) else decay is None or 0.01 <= decay <= 1
+        require(inside, "model.digit_decay", decay, "must be >= 0.01 and <= 1, auto or null")
         if self.positions is not None:
             require_choice("model.positions", self.positions, ("learned", "sinusoidal", "grid"))
         if self.attention is not None:
@@ -303,37 +326,41 @@ class OptimizerConfig:
     name: str
     """Kind: minsr or adam (the group option)."""
     learning_rate: float | str
-    """Step size at the top of the schedule, > 0. minsr: imaginary time, 1 over the couplings' unit;
-    auto is what the terms that flip spins allow, 0.2 over their spectral width per site, <= 0.2,
-    and twice that after train.start_from."""
+    """Step size at the top of the schedule. adam: 1e-10 .. 1000. minsr: imaginary time, 1 over the
+    couplings' unit, 1e-30 .. 1e6 and at least 1e-9 of auto; auto is what the
+    terms that flip spins allow, 0.2 over their spectral width per site, <= 0.2, and twice that
+    after train.start_from."""
     diagonal_shift: float | None = None
-    """Added to the quantum metric, > 0 (minsr)."""
+    """Added to the quantum metric, 1e-12 .. 1e6 (minsr); less is lost in its rounding."""
     momentum: float | str | None = None
-    """Share of the last direction that is kept, in [0, 1); 0 is plain minSR; auto is 0.9, or 0 with
-    model.phase, where momentum empties configurations before their sign is found (minsr)."""
+    """Share of the last direction that is kept, 0 (plain minSR) or 1e-6 .. 0.9999 (further
+    back than most runs are long); auto is 0.9, or 0 with model.phase, where momentum empties
+    configurations before their sign is found (minsr)."""
     max_norm: float | None = None
-    """Largest standard deviation of the change of ln psi in one step, > 0; null is none (minsr)."""
+    """Largest standard deviation of the change of ln psi in one step, 1e-6 (below the rounding of
+    float32) .. 1e6; null is none (minsr)."""
     implicit: bool | None = None
     """Damp large local energies above the mean as an implicit time step does, so that strong
     repulsion empties no configuration for good (minsr)."""
     memory_gb: float | None = None
-    """Memory for columns of the Jacobian, GB, > 0 (minsr)."""
+    """Memory for columns of the Jacobian, GB, 0.001 .. 1e5 (minsr)."""
     beta1: float | None = None
-    """Decay of the mean gradient, in [0, 1) (adam)."""
+    """Decay of the mean gradient, 0 or 1e-6 .. 0.999999 (adam)."""
     beta2: float | None = None
-    """Decay of the mean squared gradient, in [0, 1) (adam)."""
+    """Decay of the mean squared gradient, 0 or 1e-6 .. 0.999999 (adam)."""
     eps: float | None = None
-    """Added to the root of the mean squared gradient, > 0 (adam)."""
+    """Added to the root of the mean squared gradient, 1e-30 .. 1e30 (adam)."""
     clip_norm: float | None = None
-    """Longest gradient that is applied unscaled, > 0; null never clips (adam)."""
+    """Longest gradient that is applied unscaled, 1e-30 .. 1e30; null never clips (adam)."""
     schedule: str
     """Learning rate over the run: constant, cosine, linear or exponential."""
     warmup_steps: int
-    """Steps over which the learning rate first rises from 0, >= 0."""
+    """Steps over which the learning rate first rises from 0, >= 0 and less than train.steps."""
     final_fraction: float
-    """Learning rate at the last step as a fraction of learning_rate, in (0, 1]."""
+    """Learning rate at the last step as a fraction of learning_rate, 1e-9 .. 1."""
     final_shift_fraction: float | None = None
-    """The same for diagonal_shift, which falls geometrically, in (0, 1] (minsr)."""
+    """The same for diagonal_shift, which falls geometrically, 1e-9 .. 1, and no lower than to 1e-12
+    (minsr)."""
 
     def __post_init__(self) -> None:
         _check_kind("optimizer", self, OPTIMIZERS)
@@ -342,25 +369,33 @@ class OptimizerConfig:
             rule = "must be a number > 0" + (" or auto" if self.name == "minsr" else "")
             require(known, "optimizer.learning_rate", self.learning_rate, rule)
         else:
-            _check_positive("optimizer.learning_rate", self.learning_rate)
-        for key in ("diagonal_shift", "max_norm", "memory_gb", "eps", "clip_norm"):
-            _check_positive(f"optimizer.{key}", getattr(self, key))
+            low, high = (WEAKEST, 1e6) if self.name == "minsr" else (1e-10, 1e3)
+            _check_range("optimizer.learning_rate", self.learning_rate, low, high)
+        for key, low, high in (
+            ("diagonal_shift", LEAST_SHIFT, 1e6),
+            ("max_norm", 1e-6, 1e6),
+            ("memory_gb", 1e-3, 1e5),
+            ("eps", WEAKEST, STRONGEST),
+            ("clip_norm", WEAKEST, STRONGEST),
+            ("final_fraction", 1e-9, 1),
+            ("final_shift_fraction", 1e-9, 1),
+        ):
+            _check_range(f"optimizer.{key}", getattr(self, key), low, high)
         if isinstance(self.momentum, str):
-            rule = "must be >= 0 and < 1, or auto"
+            rule = "must be 0, from 1e-06 to 0.9999, or auto"
             require(self.momentum == "auto", "optimizer.momentum", self.momentum, rule)
-        for key in ("beta1", "beta2", "momentum"):
-            value = getattr(self, key)
-            if isinstance(value, str):
-                continue
-            inside = value is None or 0 <= value < 1
-            require(inside, f"optimizer.{key}", value, "must be >= 0 and < 1")
+        else:
+            _check_range("optimizer.momentum", self.momentum, 1e-6, 0.9999, or_zero=True)
+        for key in ("beta1", "beta2"):
+            _check_range(f"optimizer.{key}", getattr(self, key), 1e-6, 0.999999, or_zero=True)
         choices = ("constant", "cosine", "linear", "exponential")
         require_choice("optimizer.schedule", self.schedule, choices)
-        _check_int("optimizer.warmup_steps", self.warmup_steps, 0)
-        for key in ("final_fraction", "final_shift_fraction"):
-            value = getattr(self, key)
-            inside = value is None or 0 < value <= 1
-            require(inside, f"optimizer.{key}", value, "must be > 0 and <= 1")
+        _check_int("optimizer.warmup_steps", self.warmup_steps, 0, MOST_STEPS)
+        if self.diagonal_shift is not None and self.final_shift_fraction is not None:
+            last = self.diagonal_shift * self.final_shift_fraction
+            rule = f"times diagonal_shift={self.diagonal_shift:g} must be >= {LEAST_SHIFT:g}"
+            key = "optimizer.final_shift_fraction"
+            require(last >= LEAST_SHIFT, key, self.final_shift_fraction, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,25 +403,28 @@ class TrainConfig:
     """How long to optimise, with how many samples, and how to judge the result."""
 
     steps: int
-    """Optimisation steps in total, >= 1; a finished run is extended by resuming with more."""
+    """Optimisation steps in total, 1 .. 1e9; a finished run is extended by resuming with more."""
     n_samples: int
-    """Configurations drawn at each step, >= 2."""
+    """Configurations drawn at each step, 2 .. 1e9; minsr solves a system of that size."""
     flip_fraction: float
-    """Share of the draws that take one random flip (importance sampling), in [0, 1); 0 is none."""
+    """Share of the draws that take one random flip (importance sampling), 0 (none) or 0.001
+    .. 0.99."""
     flip_radius: float | None = None
-    """Compute local energies from the patches up to here from a flip, in patch spacings, corrected
-    without bias by exact flips (train.exact_fraction); model=ptf only. null: all flips exactly."""
+    """Compute local energies from the patches up to here from a flip, in patch spacings, 0.1 ..
+    1000, corrected without bias by exact flips (train.exact_fraction); model=ptf only. null: all
+    flips exactly."""
     exact_fraction: float | None = None
-    """Share of the flips that are exact with train.flip_radius, in (0, 1]; null is an eighth."""
+    """Share of the flips that are exact with train.flip_radius, 0.001 .. 1; null is an eighth."""
     max_seconds: float | None
-    """Budget of the optimisation in seconds, > 0: then stop, evaluate, report; null has none."""
+    """Budget of the optimisation in seconds, 1e-3 .. 1e9: then stop, evaluate, report; null
+    has none."""
     eval_samples: int
-    """Fresh configurations for the final energy, >= 2."""
+    """Fresh configurations for the final energy, 2 .. 1e9."""
     exact: str | bool
     """Compare with exact diagonalisation: auto (up to 2^16 configurations: 16 sites, more with
     model.n_up), true or false."""
     checkpoint_every: int
-    """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
+    """Steps between checkpoints, 1 .. 1e9 (and never more than five minutes apart)."""
     flip_precision: str = "full"
     """Matrix products of the flip pass, which takes no gradient: full (as dtype), bfloat16, tf32
     (GPUs), or auto: bfloat16 or tf32 while their error on live samples stays small, else full. Pays
@@ -394,29 +432,35 @@ class TrainConfig:
     start_from: str | None = None
     """Folder of another run with the same model, on a lattice of the same kind and any size: start
     from the parameters of its newest checkpoint; null starts from the best product state. The
-    optimizer starts afresh."""
+    optimizer starts afresh. model.patch=auto takes the patches of that run."""
+    rank_timeout: float = 1800.0
+    """Seconds after which a silent process of several counts as lost, 1 .. 1e6; more than a step
+    takes, for a rank waits for the slowest."""
 
     def __post_init__(self) -> None:
         given = self.start_from is None or bool(self.start_from.strip())
         require(given, "train.start_from", "''", "give the folder of a run")
-        lowest = {"steps": 1, "n_samples": 2, "eval_samples": 2, "checkpoint_every": 1}
-        for key, at_least in lowest.items():
-            _check_int(f"train.{key}", getattr(self, key), at_least)
-        inside = 0 <= self.flip_fraction < 1
-        require(inside, "train.flip_fraction", self.flip_fraction, "must be >= 0 and < 1")
+        for key, low, high in (
+            ("steps", 1, MOST_STEPS),
+            ("n_samples", 2, MOST_SAMPLES),
+            ("eval_samples", 2, MOST_SAMPLES),
+            ("checkpoint_every", 1, MOST_STEPS),
+        ):
+            _check_int(f"train.{key}", getattr(self, key), low, high)
+        _check_range("train.flip_fraction", self.flip_fraction, 1e-3, 0.99, or_zero=True)
         choices = ("full", "bfloat16", "tf32", "auto")
         require_choice("train.flip_precision", self.flip_precision, choices)
-        _check_positive("train.flip_radius", self.flip_radius)
+        _check_range("train.flip_radius", self.flip_radius, 0.1, 1e3)
         full = self.flip_radius is None or self.flip_precision == "full"
         rule = "must be full with train.flip_radius"
         require(full, "train.flip_precision", self.flip_precision, rule)
         share = self.exact_fraction
-        inside = share is None or 0 < share <= 1
-        require(inside, "train.exact_fraction", share, "must be > 0 and <= 1")
+        _check_range("train.exact_fraction", share, 1e-3, 1)
         rule = "needs train.flip_radius, without which all flips are exact"
         require(share is None or self.flip_radius is not None, "train.exact_fraction", share, rule)
         require_choice("train.exact", self.exact, ("auto", True, False))
-        _check_positive("train.max_seconds", self.max_seconds)
+        _check_range("train.max_seconds", self.max_seconds, 1e-3, 1e9)
+        _check_range("train.rank_timeout", self.rank_timeout, 1, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -518,13 +562,34 @@ def _check_kind(section: str, config: Any, kinds: dict[str, dict[str, bool]]) ->
             require(value is None, key, value, rule)
 
 
-def _check_int(key: str, value: int | None, at_least: int) -> None:
-    rule = f"must be a whole number >= {at_least}"
-    require(value is None or value >= at_least, key, value, rule)
+def _check_int(key: str, value: int | None, at_least: int, at_most: int = 10**9) -> None:
+    rule = f"must be a whole number >= {at_least} and <= {at_most}"
+    require(value is None or at_least <= value <= at_most, key, value, rule)
+
+
+def _check_range(
+    key: str, value: float | None, low: float, high: float, *, or_zero: bool = False
+) -> None:
+    inside = value is None or low <= value <= high or (or_zero and value == 0)
+    rule = f"must be a number >= {low:g} and <= {high:g}{', or 0' if or_zero else ''}"
+    require(inside, key, value, rule)
 
 
 def _check_positive(key: str, value: float | None) -> None:
     require(value is None or value > 0, key, value, "must be a number > 0")
+
+
+def _check_coupling(key: str, value: PerSite | None) -> None:
+    values = value if isinstance(value, tuple) else () if value is None else (value,)
+    inside = all(x == 0 or WEAKEST <= abs(x) <= STRONGEST for x in values)
+    rule = f"must be 0 or of a size from {WEAKEST:g} to {STRONGEST:g}; choose another unit"
+    require(inside, key, value, rule)
+
+
+def _check_patch(key: str, value: str | int | tuple[tuple[int, ...], ...] | None) -> None:
+    sites = itertools.chain(*value) if isinstance(value, tuple) else [value]
+    inside = all(not isinstance(site, int) or 0 <= site <= MOST_SITES for site in sites)
+    require(inside, key, value, f"must hold whole numbers >= 0 and <= {MOST_SITES}")
 
 
 def _check_file(key: str, value: str | None, wanted: str) -> None:

@@ -2,6 +2,7 @@
 
     config.yaml         every key, resolved; file paths relative to this folder
     environment.json    commands, versions, git revision, seed, hardware; one entry a session
+    digests.json        what config.yaml and inputs/ hold, so that damage and edits are noticed
     inputs/             copies of what the run was given (positions, Pauli strings, parameters)
     run.log             plain lines of progress
     run.h5              history and evaluations
@@ -16,26 +17,40 @@ the run or does not exist.
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
+from nqs.runs import atomic, digests
 from nqs.runs.atomic import remove_temporaries, sync_folder, write_bytes, write_text
 from nqs.runs.config import RESUMABLE, Config
+from nqs.runs.digests import Digests
 from nqs.runs.schema import InputError, flatten, shown
+from nqs.runs.text_file import read_bytes, read_text
 
+LARGEST_CONFIG: Final = 2**20
+"""Bytes of config.yaml at most: per-site couplings of thousands of sites."""
+DEEPEST: Final = 10
+"""Levels of brackets and indentation in config.yaml at most."""
+DAMAGED: Final = "environment.damaged.json"
+NOTHING_VOUCHES: Final = (
+    "note: no digests.json (a run from before it?): nothing vouches for configuration and inputs "
+    "up to here"
+)
 INPUTS = {"lattice": "inputs/lattice.csv", "hamiltonian": "inputs/hamiltonian.txt"}
 START = "inputs/start.pt"
 PACKAGES = ("nqs", "torch", "numpy", "scipy", "h5py", "hydra-core")
@@ -44,31 +59,82 @@ PACKAGES = ("nqs", "torch", "numpy", "scipy", "h5py", "hydra-core")
 def portable(config: Config) -> dict[str, Any]:
     """The configuration as config.yaml holds it, input files by their copies in the folder."""
     mapping = config.to_dict()
-    for section, copy in INPUTS.items():
+    for section, name in INPUTS.items():
         if mapping[section].get("file") is not None:
-            mapping[section]["file"] = copy
+            mapping[section]["file"] = name
     return mapping
 
 
 def read_config(path: Path) -> Config:
-    """The configuration of the run in folder `path`, ready to build from wherever it lies now."""
-    mapping = saved_mapping(path)
-    for section in INPUTS:
+    """The configuration of the run in folder `path`, ready to build from wherever it lies now.
+
+    Raises InputError if there is none, or if it or one of the inputs is not as it was written.
+    """
+    written = _parsed(path)
+    mapping = copy.deepcopy(written)
+    for section, name in INPUTS.items():
         entry = mapping.get(section)
         if isinstance(entry, dict) and entry.get("file") is not None:
-            entry["file"] = str(path / entry["file"])
-    return Config.from_dict(mapping)
+            if entry["file"] != name:
+                raise InputError(
+                    f"{path / 'config.yaml'}: {section}.file={shown(entry['file'])}: must be {name}"
+                )
+            if not os.path.exists(path / name):
+                raise InputError(f"{path / name}: missing; restore it from a copy")
+            entry["file"] = str(path / name)
+    config = Config.from_dict(mapping)
+    recorded = digests.read(path)
+    if recorded is not None:
+        recorded.check_config(path / "config.yaml", written)
+        recorded.check_inputs(path)
+    return config
 
 
 def saved_mapping(path: Path) -> dict[str, Any]:
-    """The content of config.yaml; raises InputError where there is no readable one."""
-    try:
-        mapping = yaml.safe_load((path / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        mapping = None
-    if not isinstance(mapping, dict):
-        raise InputError(f"{path}: holds no run to read; give a folder with a readable config.yaml")
+    """The content of config.yaml; raises InputError where there is no readable one, or one that is
+    not as it was written."""
+    mapping = _parsed(path)
+    recorded = digests.read(path)
+    if recorded is not None:
+        recorded.check_config(path / "config.yaml", mapping)
     return mapping
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """What config.yaml says, whatever it is. Raises InputError."""
+    file = path / "config.yaml"
+    if not os.path.exists(file):
+        reason = "its config.yaml is missing" if os.path.isdir(path) else "no such folder"
+        raise InputError(f"{path}: holds no run ({reason}); give a folder with a config.yaml")
+    text = read_text(file, LARGEST_CONFIG)
+    try:
+        _refuse_deep(text)
+        mapping = yaml.safe_load(text)
+    except Exception as error:  # YAML's constructors raise almost anything
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"{path}: holds no readable run: config.yaml: {reason}") from None
+    if not isinstance(mapping, dict):
+        raise InputError(f"{path}: holds no readable run: config.yaml is no mapping of keys")
+    return mapping
+
+
+def _refuse_deep(text: str) -> None:
+    """Raises ValueError for YAML that grows when it is read: references, or without end."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("references (*name) are not allowed")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels are not allowed")
+
+
+def holds_nothing(path: Path) -> bool:
+    """Whether a new run could begin here: no such folder, or an empty one."""
+    return not os.path.exists(path) or (path.is_dir() and not any(path.iterdir()))
 
 
 def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
@@ -77,12 +143,14 @@ def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
     given maps dotted keys to values. Raises InputError naming a key that differs from the saved run
     and may not change.
     """
-    saved = flatten(saved_mapping(path))
     config = read_config(path).to_dict()
+    saved = flatten(saved_mapping(path))
     for key, value in given.items():
         if key in RESUMABLE:
             section, _, name = key.rpartition(".")
             (config[section] if section else config)[name] = value
+        elif key == "model.patch" and value == "auto" and saved.get("train.start_from"):
+            continue  # was that of the run it started from: see nqs.runs.start
         elif key not in saved or not _same_value(path, key, saved[key], value):
             there = shown(saved.get(key))
             allowed = ", ".join(key for key in RESUMABLE if not key.startswith("run."))
@@ -98,8 +166,9 @@ def _same_value(path: Path, key: str, saved: Any, value: Any) -> bool:
     """Equal values; for input files equal contents, whatever the file is called."""
     if key.endswith(".file"):
         try:
-            return (path / str(saved)).read_bytes() == Path(str(value)).read_bytes()
-        except OSError:
+            theirs = read_bytes(path / str(saved), digests.LARGEST_INPUT)
+            return theirs == read_bytes(str(value), digests.LARGEST_INPUT)
+        except InputError:
             return False
     return bool(saved == value) or shown(saved) == shown(value)
 
@@ -125,7 +194,7 @@ def create(
     return make(config.run.dir, stem, fill)
 
 
-def make(given: str | None, stem: str, fill: Callable[[Path], None]) -> Path:
+def make(given: str | None, stem: str, fill: Callable[[Path], object]) -> Path:
     """A new run's folder `given`, or runs/<stem>-001 or the next free number; `fill` writes its
     first files. It appears with them in one rename.
 
@@ -144,16 +213,16 @@ def make(given: str | None, stem: str, fill: Callable[[Path], None]) -> Path:
 
 def refuse_existing(path: Path) -> None:
     """Raises InputError if the folder `path` is not free for a new run."""
-    if (path / "config.yaml").exists():
+    if os.path.exists(path / "config.yaml"):
         raise InputError(
             f"run.dir={path}: already holds a run; continue it with run.resume=true "
             "or choose another folder"
         )
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not holds_nothing(path):
         raise InputError(f"run.dir={path}: exists and is not an empty folder; choose another one")
 
 
-def _make_numbered(stem: str, fill: Callable[[Path], None]) -> Path:
+def _make_numbered(stem: str, fill: Callable[[Path], object]) -> Path:
     for number in range(1, 100_000):
         path = Path("runs") / f"{stem}-{number:03d}"
         if path.exists():
@@ -167,52 +236,117 @@ def _make_numbered(stem: str, fill: Callable[[Path], None]) -> Path:
     raise InputError(f"runs/{stem}-*: all numbers are taken; give run.dir=PATH")
 
 
-def _make_at(path: Path, fill: Callable[[Path], None]) -> None:
+def _make_at(path: Path, fill: Callable[[Path], object]) -> None:
     """Fills a temporary folder and renames it to `path`, which must be absent or empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would hide the run from colleagues
+    _remove_killed_starts(path)
+    with _temporary_folder(path) as temporary:
+        temporary.chmod(0o777 & ~atomic.umask())  # mkdtemp's 0700 would hide it from colleagues
         fill(temporary)
         os.replace(temporary, path)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     sync_folder(path.parent)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that is locked, and so not taken for a killed start, and that is gone
+    at the end unless it has been renamed."""
+    while True:
+        temporary = Path(tempfile.mkdtemp(prefix=atomic.prefix(path), dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if temporary.exists():  # not removed before it was locked
+                break
+            os.close(descriptor)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_killed_starts(path: Path) -> None:
+    """Removes what starts of a run at `path` left behind when they were killed: folders of our
+    pattern, with nothing in them but what we write, that no process holds."""
+    found: list[Path] = []
+    pattern = re.compile(re.escape(atomic.prefix(path)) + atomic.RANDOM.removeprefix("-"))
+    with contextlib.suppress(OSError):  # a folder that cannot be listed
+        found = [folder for folder in path.parent.iterdir() if pattern.fullmatch(folder.name)]
+    for folder in found:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if all(_is_ours(entry.name) for entry in folder.iterdir()):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of this name may be in the folder of a run that is just being made."""
+    known = ("config.yaml", "environment.json", digests.FILE, "inputs", "checkpoints")
+    return name in known or atomic.LEFTOVER.fullmatch(name) is not None
 
 
 def _copy_inputs(path: Path, config: Config) -> None:
-    for section, copy in INPUTS.items():
+    for section, name in INPUTS.items():
         source = getattr(config, section).file
         if source is not None:
-            (path / copy).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, path / copy)
+            (path / name).parent.mkdir(exist_ok=True)
+            write_bytes(path / name, read_bytes(source, digests.LARGEST_INPUT))
 
 
-def reopen(path: Path, config: Config, command: Sequence[str]) -> None:
-    """Prepares the folder of an existing run for another session."""
-    describe(path, portable(config), session(command, config.seed, config.device))
+def reopen(path: Path, config: Config, command: Sequence[str]) -> list[str]:
+    """Prepares the folder of an existing run for another session; returns what is to be said."""
+    return describe(path, portable(config), session(command, config.seed, config.device))
 
 
-def describe(path: Path, mapping: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+def describe(path: Path, mapping: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
     """Makes checkpoints/, writes config.yaml and adds a session's entry to environment.json, after
-    clearing away what a killed session left unfinished."""
+    clearing away what a killed session left unfinished. digests.json vouches for config.yaml at
+    every moment (see nqs.runs.digests). Returns lines about what was found."""
     remove_temporaries(path)
     (path / "checkpoints").mkdir(exist_ok=True)
+    recorded = digests.read(path)
+    notes: list[str] = []
+    if recorded is None:
+        older = (path / "config.yaml").exists()
+        recorded = Digests([_parsed(path)] if older else [], _input_digests(path))
+        notes = [NOTHING_VOUCHES] if older else []
+    Digests([*recorded.configs, mapping], recorded.inputs).write(path)
     text = "# Resolved configuration; files are relative to this folder.\n"
     write_text(path / "config.yaml", text + yaml.safe_dump(dict(mapping), sort_keys=False))
-    try:
-        sessions = json.loads((path / "environment.json").read_text())["sessions"]
-    except (OSError, ValueError, KeyError):
-        sessions = []  # a description that somebody removed is no reason to refuse the run
-    environment = json.dumps({"sessions": [*sessions, entry]}, indent=2)
-    write_text(path / "environment.json", environment + "\n")
+    Digests([mapping], recorded.inputs).write(path)
+    return notes + _add_session(path, entry)
+
+
+def _input_digests(path: Path) -> dict[str, str]:
+    """{name: digest} of the inputs that have no seal."""
+    names = [name for name in INPUTS.values() if (path / name).exists()]
+    return {name: digests.file_digest(path / name) for name in names}
+
+
+def _add_session(path: Path, entry: Mapping[str, Any]) -> list[str]:
+    """Adds to environment.json. Nothing depends on it: what is damaged is put aside, and a line
+    says so."""
+    file = path / "environment.json"
+    sessions: list[Any] = []
+    notes: list[str] = []
+    if file.exists():
+        try:
+            sessions = digests.read_mapping(file)[0]["sessions"]
+            if not isinstance(sessions, list):
+                raise digests.Damaged("its sessions are no list")
+        except (digests.Damaged, InputError, KeyError) as error:
+            os.replace(file, path / DAMAGED)
+            notes = [f"note: environment.json was damaged ({error}); it is now {DAMAGED}"]
+            sessions = [{"note": notes[0]}]
+    content = digests.vouched({"sessions": [*sessions, entry]})
+    write_text(file, json.dumps(content, indent=2) + "\n")
+    return notes
 
 
 def session(command: Sequence[str], seed: int, device: str) -> dict[str, Any]:

@@ -3,42 +3,53 @@
     torchrun --nproc-per-node=2 train.py ...        gloo on the CPU, nccl between GPUs
 
 A process that dies closes its connections, so the others fail in their next exchange (RankLost) and
-end with a message; one that hangs ends them after TIMEOUT. torchrun ends the rest with SIGTERM.
-Rank 0 alone writes, but all read the input files, and a resumed run's configuration.
+end with a message; one that hangs ends them after train.rank_timeout. torchrun ends the rest with
+SIGTERM. Rank 0 alone writes, but all read the input files, and a resumed run's configuration: that
+they read the same, and are the same program, is compared when they join.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
+import hashlib
+import importlib.metadata
 import os
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from nqs.runs.schema import InputError
+from nqs.runs import digests
+from nqs.runs.config import Config
+from nqs.runs.schema import InputError, flatten, shown
 from nqs.vmc.ranks import ALONE, ProcessGroup, Ranks
 
-TIMEOUT: Final = datetime.timedelta(minutes=30)
-"""A process that is silent for so long counts as lost; a rank waits less for a slower one."""
+JOIN_SECONDS: Final = 600.0
+"""Processes may start so much later than the first; importing torch from a slow disk takes a while.
+"""
+PACKAGES: Final = ("torch", "numpy")
+"""Whose versions must be the same: they compute."""
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
-    """All processes of this run: those torchrun started, or this one alone.
+def joined(timeout: float) -> Iterator[Ranks]:
+    """All processes of this run: those torchrun started, or this one alone. Who is silent for
+    `timeout` seconds counts as lost.
 
     Raises InputError if the others cannot be reached.
     """
     if number("WORLD_SIZE", 1) == 1:
         yield ALONE
         return
+    if os.environ.get("MASTER_PORT") == "0":  # torch would try to reach it for ever
+        raise InputError("MASTER_PORT=0: no port to meet at; use torchrun --standalone")
     share_cores()
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT
-        )
+        start(timeout)
     except (RuntimeError, ValueError) as error:
         line = str(error).splitlines()[0]
         raise InputError(f"WORLD_SIZE={number('WORLD_SIZE', 1)}: cannot join ({line})") from None
@@ -46,6 +57,72 @@ def joined() -> Iterator[Ranks]:
         yield ProcessGroup()
     finally:
         dist.destroy_process_group()
+
+
+def start(timeout: float) -> None:
+    """Joins torch's default group, once all processes are there."""
+    patience = timedelta(seconds=max(timeout, JOIN_SECONDS))
+    store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+    store.set(f"nqs process {rank}", "here")
+    store.wait([f"nqs process {other}" for other in range(size)], patience)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout),
+    )
+
+
+def together(ranks: Ranks, action: Callable[[], T]) -> T:
+    """What `action` returns here. Raises InputError on all ranks if it does so on one."""
+    result, refusal = None, None
+    try:
+        result = action()
+    except InputError as error:
+        refusal = str(error)
+    refusals = ranks.collected(refusal)
+    for rank, line in enumerate(refusals):
+        if line is not None:
+            named = line if set(refusals) == {line} else f"process {rank} of {ranks.size}: {line}"
+            raise InputError(named)
+    return result  # type: ignore[return-value]
+
+
+def check_alike(ranks: Ranks, here: dict[str, str]) -> None:
+    """Raises InputError on all ranks, naming what differs and where, unless all have the same."""
+    everywhere = ranks.collected(here)
+    for rank, there in enumerate(everywhere):
+        for name in [*everywhere[0], *there]:
+            first, other = everywhere[0].get(name), there.get(name)
+            if first != other:
+                raise InputError(
+                    f"{name}={shown(other)} on process {rank} and {shown(first)} on process 0; "
+                    "start all with the same command, files and versions"
+                )
+
+
+def passport(config: Config) -> dict[str, str]:
+    """What must be the same on all processes: the program, the configuration, the input files by
+    their content, whatever they are called."""
+    found = {package: importlib.metadata.version(package) for package in PACKAGES}
+    found["code of nqs"] = code_digest()
+    for key, value in flatten(config.to_dict()).items():
+        if key.endswith(".file") and value is not None:
+            found[f"content of {key}"] = digests.file_digest(Path(value))
+        else:
+            found[key] = repr(value)
+    return found
+
+
+def code_digest() -> str:
+    """sha256 of all modules of hamiltonians and nqs, names included."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for package in ("hamiltonians", "nqs"):
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def number(name: str, default: int) -> int:

@@ -1,4 +1,5 @@
-"""The main job: build, (resume,) optimise, evaluate, compare with exact diagonalisation, report.
+"""The main job: build, (resume,) optimise, evaluate, report; then compare with exact
+diagonalisation and draw, which may fail once the result is on disk.
 
 Several processes (see nqs.runs.distributed) all go this way, each with a session; rank 0 alone
 touches the folder and the console.
@@ -10,6 +11,7 @@ import contextlib
 import math
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,16 +26,20 @@ from hamiltonians.exact import ground_state
 from nqs.runs import checkpoint, directory, distributed, history, summary
 from nqs.runs.build import EXACT_GIGABYTES, Job, build
 from nqs.runs.config import Config, TrainConfig
+from nqs.runs.console import tell
 from nqs.runs.directory import writing
+from nqs.runs.distributed import together
 from nqs.runs.machine import build_generator, derived_seed
 from nqs.runs.progress import Log, ProgressDisplay
-from nqs.runs.schema import InputError
+from nqs.runs.schema import InputError, shown
 from nqs.runs.signals import Interrupted, StopRequests
-from nqs.runs.start import put_at_start, starting_file
+from nqs.runs.start import put_at_start, starting_file, with_source_patches
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.local_flips import EXACT_FRACTION, LocalFlips
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.vmc.ranks import RankLost, Ranks
+from nqs.vmc.verdict import Findings
+from nqs.vmc.verdict import doubts as doubts_about
 from nqs.wavefunctions.symmetrised import Symmetrised
 
 CHECKPOINT_SECONDS: Final = 300.0
@@ -50,6 +56,10 @@ MAY_HAVE_CHARACTERS: Final = (
 )
 
 
+OWN_NUMBERS: Final = ("variance_outside", "excess", "largest_share")
+"""Of an evaluation, besides what every version has had."""
+
+
 @dataclass
 class Session:
     """One process working on a run.
@@ -63,6 +73,9 @@ class Session:
         elapsed: seconds of optimisation, all sessions.
         saved_step: step of the newest checkpoint, -1 before the first.
         warning: what qualifies the energy, None if nothing does.
+        notes: what did not work beside the result, and what is to be said about its files.
+        evaluation: the final one, once it is there.
+        exact_energy: of exact diagonalisation, once it is there.
     """
 
     path: Path
@@ -75,6 +88,9 @@ class Session:
     elapsed: float = 0.0
     saved_step: int = -1
     warning: str | None = None
+    notes: list[str] = field(default_factory=list)
+    evaluation: history.Evaluation | None = None
+    exact_energy: float | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -101,54 +117,139 @@ class Session:
         command = distributed.started_by(["python", "train.py"])
         return f"{shlex.join(command)} {word} run.resume=true"
 
-    def report(self, **results: Any) -> dict[str, Any]:
+    def report(self, status: str) -> dict[str, Any]:
         """Writes summary.json (rank 0) and returns its content."""
         content = summary.summarise(
+            status=status,
             n_sites=self.job.hamiltonian.n_sites,
             n_parameters=self.job.n_parameters,
             steps=self.step,
             wall_seconds=self.wall_seconds,
             seed=self.config.seed,
+            evaluation=self.evaluation,
+            exact_energy=self.exact_energy,
             warning=self.warning,
             flip_precision=self.content.flip_precision(),
-            **results,
+            doubts=judged(self),
         )
+        content |= remarks(self.content, self.notes)
         if self.leads:
             summary.write(self.path / "summary.json", content)
         return content
 
 
+def judged(session: Session) -> list[str]:
+    """What speaks against the final energy, none before there is one. The result is saved even if
+    it cannot be judged."""
+    if session.evaluation is None or not session.leads:
+        return []
+    try:
+        return findings(session, session.evaluation)
+    except Exception as error:  # of a user's Hamiltonian, say
+        reason = " ".join(str(error).split())[:200]
+        return [f"unjudged: the verdict failed ({type(error).__name__}: {reason})"]
+
+
+def findings(session: Session, evaluation: history.Evaluation) -> list[str]:
+    """What nqs.vmc.verdict finds."""
+    numbers, columns = evaluation.numbers, session.content.columns
+    start = session.content.last("start")
+    names = ("energy", "energy_error", "variance", "variance_outside", "excess", "largest_share")
+    density, error = map(torch.from_numpy, evaluation.observables["density"])
+    found = Findings(
+        **{name: numbers[name] for name in names},
+        density=(density, error),
+        history=(columns["energy"], columns["energy_error"]),
+        start=None if start is None else (start.numbers["energy"], start.numbers["energy_error"]),
+        exact_energy=session.exact_energy,
+    )
+    return doubts_about(found, session.job.hamiltonian.to("cpu"))
+
+
+def remarks(content: history.RunFile, notes: Sequence[str]) -> dict[str, Any]:
+    """What a summary has besides the result, where there is any: notes, the energy of the state
+    that the run started from (train.start_from), and what `nqs evaluate` has measured."""
+    found: dict[str, Any] = {"notes": list(notes)} if notes else {}
+    start = content.last("start")
+    if start is not None:
+        found["start_energy"] = start.numbers["energy"]
+        found["start_energy_error"] = start.numbers["energy_error"]
+    later = [e.numbers for e in content.evaluations if e.numbers["kind"] == "later"]
+    if later:
+        found["later_evaluations"] = [
+            {name: value for name, value in numbers.items() if name != "kind"} for numbers in later
+        ]
+    return found
+
+
 def run(config: Config, command: Sequence[str]) -> int:
-    """Runs or resumes; returns the exit code: 0, 1 (not a number, a process lost) or 128 + signal.
+    """Runs or resumes; returns the exit code: 0, 1 (not a number, a process lost, a comparison that
+    was asked for failed) or 128 + signal.
 
     Raises InputError before anything is done if the configuration cannot be run, and later if a
     file cannot be written (disk full): the last checkpoint stays.
     """
+    return run_loaded(lambda: config, command)
+
+
+def run_loaded(load: Callable[[], Config], command: Sequence[str]) -> int:
+    """`run` with the configuration that `load` returns, or refuses by an InputError: of several
+    processes all refuse what one does."""
+    config = refusal = None
     try:
-        with distributed.joined() as ranks:
-            return run_on(ranks, config, command)
+        config = load()
+    except InputError as error:
+        if distributed.number("WORLD_SIZE", 1) == 1:
+            raise
+        refusal = error
+    timeout = TrainConfig.rank_timeout if config is None else config.train.rank_timeout
+
+    def loaded() -> Config:
+        if config is None:
+            raise InputError(str(refusal))
+        return config
+
+    try:
+        with distributed.joined(timeout) as ranks:
+            return run_on(ranks, together(ranks, loaded), command)
     except RankLost as error:
-        print(f"error: lost another process before the first step ({error})", file=sys.stderr)
+        tell(f"error: lost another process before the first step ({error})", sys.stderr)
         return 1
 
 
 def run_on(ranks: Ranks, config: Config, command: Sequence[str]) -> int:
     """`run` on processes that have joined."""
-    job = build(config, ranks)
-    path = Path(agreed(ranks, lambda: str(open_folder(job, distributed.started_by(command)))))
+    job = built(ranks, config)
+    notes: list[str] = []
+    command = distributed.started_by(command)
+    path = Path(agreed(ranks, lambda: str(open_folder(job, command, notes))))
     with writer(path, ranks) as log, StopRequests() as stop:
-        session = Session(path, job, log, stop)
+        session = Session(path, job, log, stop, notes=notes)
         try:
             prepare(session)
             train(session)
-            finish(session)
+            return finish(session)
         except Interrupted as interruption:
             return interrupted(session, interruption.signum)
         except FloatingPointError as error:
             return failed(session, str(error))
         except RankLost as error:
             return lost(session, str(error))
-    return 0
+
+
+def built(ranks: Ranks, config: Config) -> Job:
+    """The objects of the run. Raises InputError on all ranks if one of them cannot build them, or
+    if they would work on different ones."""
+
+    def settled() -> Config:
+        return config if config.run.resume else with_source_patches(config)
+
+    config = together(ranks, settled)
+    if ranks.size > 1:
+        distributed.check_alike(ranks, together(ranks, lambda: distributed.passport(config)))
+    job = together(ranks, lambda: build(config, ranks))
+    distributed.check_alike(ranks, {"kind of device": job.device.type})
+    return job
 
 
 def agreed(ranks: Ranks, action: Callable[[], str]) -> str:
@@ -176,8 +277,8 @@ def writer(path: Path, ranks: Ranks) -> Iterator[Log]:
         yield log
 
 
-def open_folder(job: Job, command: Sequence[str]) -> Path:
-    """The folder of a new run, or of the one to resume."""
+def open_folder(job: Job, command: Sequence[str], notes: list[str]) -> Path:
+    """The folder of a new run, or of the one to resume; adds to notes what is to be said of it."""
     config = job.config
     if not config.run.resume:
         start = starting_file(job)
@@ -186,7 +287,7 @@ def open_folder(job: Job, command: Sequence[str]) -> Path:
     path = Path(config.run.dir)
     with writing(path), directory.locked(path):
         restored(path, job, warn=lambda line: None)  # refuse before a file of the run is touched
-        directory.reopen(path, config, command)
+        notes += directory.reopen(path, config, command)
     return path
 
 
@@ -200,6 +301,8 @@ def prepare(session: Session) -> None:
     session.warning = doubts(job)
     if session.warning is not None:
         log.say(session.warning)
+    for note in session.notes:
+        log.say(note)
     if session.config.run.resume:
         resume(session)
     if session.step == 0:
@@ -207,6 +310,16 @@ def prepare(session: Session) -> None:
             put_at_start(job, session.path, log.say)
         state = job.ranks.shared(dict(job.wavefunction.state_dict()), job.device)
         job.wavefunction.load_state_dict(state)
+        if session.config.train.start_from is not None:
+            session.content.keep(start_evaluation(session))
+
+
+def start_evaluation(session: Session) -> history.Evaluation:
+    """Of the parameters that the run starts from, lest it end above them unnoticed. Its draws are
+    its own: the run goes on as without it."""
+    job, config = session.job, session.config
+    n_samples = max(config.train.n_samples, 2 * job.ranks.size)
+    return evaluated(job, n_samples, config.seed, 0, "start", sigma_x=False)
 
 
 def doubts(job: Job) -> str | None:
@@ -225,7 +338,7 @@ def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, hi
     saved = checkpoint.newest(
         path / "checkpoints", directory.portable(job.config), job.device, warn
     )
-    content.truncate(0 if saved is None else saved["step"])
+    content.truncate(0 if saved is None else saved["step"], path)
     if saved is not None:
         checkpoint.restore(job.wavefunction, saved)
     return saved, content
@@ -242,7 +355,7 @@ def resume(session: Session) -> None:
         return
     checkpoint.restore(job.wavefunction, saved)
     job.optimizer.load_state_dict(saved["optimizer"])
-    session.step = session.saved_step = saved["step"]
+    session.step = session.saved_step = session.content.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
     last = {name: values[-1] for name, values in session.content.columns.items() if values}
     if last:
@@ -344,7 +457,7 @@ class Recorder:
 
 def check_finite(record: StepRecord) -> None:
     """Raises FloatingPointError naming the step and the quantity."""
-    for name in ("energy", "variance", "gradient_norm"):
+    for name in ("energy", "energy_error", "variance", "gradient_norm", "learning_rate"):
         if not math.isfinite(getattr(record, name)):
             raise FloatingPointError(
                 f"the {name.replace('_', ' ')} of step {record.step:.0f} is not finite"
@@ -352,8 +465,17 @@ def check_finite(record: StepRecord) -> None:
 
 
 def save(session: Session) -> None:
-    """History first, then the checkpoint: whatever happens in between, the history reaches it."""
+    """History first, then the checkpoint: whatever happens in between, the history reaches it.
+
+    Raises FloatingPointError on all ranks, with the files as they were, if one of them holds
+    anything that is not finite.
+    """
     job = session.job
+    model, optimizer = job.wavefunction.state_dict(), job.optimizer.state_dict()
+    sound = all(bool(p.isfinite().all()) for p in job.wavefunction.parameters())
+    sound = sound and checkpoint.is_sound(optimizer)
+    if not bool(job.ranks.gathered(torch.tensor([sound])).all()):
+        raise FloatingPointError(f"the update of step {session.step} is not finite")
     generators = job.ranks.gathered(job.generator.get_state()[None])  # (W, S)
     if session.leads:
         session.content.write(session.path / "run.h5")
@@ -362,15 +484,15 @@ def save(session: Session) -> None:
             step=session.step,
             elapsed=session.elapsed,
             config=directory.portable(session.config),
-            model=job.wavefunction.state_dict(),
-            optimizer=job.optimizer.state_dict(),
+            model=model,
+            optimizer=optimizer,
             generators=generators,
         )
-    session.saved_step = session.step
+    session.saved_step = session.content.saved_step = session.step
 
 
-def finish(session: Session) -> None:
-    """Final evaluation, exact diagonalisation, files and the last lines.
+def finish(session: Session) -> int:
+    """Final evaluation, exact diagonalisation, files and the last lines; returns the exit code.
 
     The evaluation draws from its own generator: its number depends on the parameters and the seed,
     not on where the run was interrupted.
@@ -379,27 +501,56 @@ def finish(session: Session) -> None:
     job, config = session.job, session.config
     session.log.say(f"evaluating with {config.train.eval_samples} fresh samples")
     evaluation = evaluated(job, config.train.eval_samples, config.seed, session.step, "final")
-    if session.leads:
-        conclude(session, evaluation)
+    return conclude(session, evaluation) if session.leads else 0
 
 
-def conclude(session: Session, evaluation: history.Evaluation) -> None:
-    """What rank 0 does once the evaluation is there."""
-    job, config = session.job, session.config
-    session.content.evaluations.append(evaluation)
-    exact = (
-        ground_state(
-            job.hamiltonian, k=1, n_up=config.model.n_up, max_memory_gb=EXACT_GIGABYTES
-        ).energy
-        if job.exact
-        else None
-    )
+def conclude(session: Session, evaluation: history.Evaluation) -> int:
+    """What rank 0 does once the evaluation is there: first it is on disk, then comes what may
+    fail."""
+    session.content.keep(evaluation)
     session.content.write(session.path / "run.h5")
-    status = "finished" if session.step >= config.train.steps else "budget"
-    result = session.report(status=status, evaluation=evaluation, exact_energy=exact)
-    draw(session.path, session.content, result)
+    session.evaluation = evaluation
+    status = ended(session)
+    session.report(status)
+    code = compare(session) if session.job.exact else 0
+    result = session.report(status)
+    if not attempt(session, "picture", lambda: draw(session.path, session.content, result)):
+        result = session.report(status)
     for line in summary.lines(result):
         session.log.say(line)
+    return code
+
+
+def ended(session: Session) -> str:
+    """The status of a run with its result."""
+    return "finished" if session.step >= session.config.train.steps else "budget"
+
+
+def compare(session: Session) -> int:
+    """Exact diagonalisation; returns the exit code, 1 if it was asked for and failed."""
+    job, config = session.job, session.config
+
+    def diagonalise() -> None:
+        session.exact_energy = ground_state(
+            job.hamiltonian, k=1, n_up=config.model.n_up, max_memory_gb=EXACT_GIGABYTES
+        ).energy
+
+    done = attempt(session, "comparison", diagonalise)
+    return 0 if done or shown(config.train.exact) != "true" else 1
+
+
+def attempt(session: Session, name: str, action: Callable[[], None]) -> bool:
+    """Whether an action went well that the result does not depend on; if not, a note says why."""
+    try:
+        action()
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever it dies of, the result is saved
+        reason = " ".join(str(error).split()) or "no reason given"
+        session.notes.append(f"{name}: failed ({type(error).__name__}: {reason[:200]})")
+        session.log.say(session.notes[-1])
+        return False
+    return True
 
 
 def evaluated(
@@ -413,7 +564,8 @@ def evaluated(
     subsystems: Tensor | None = None,
 ) -> history.Evaluation:
     """A fresh evaluation as run.h5 keeps it; sigma_x and subsystems as for `evaluate`."""
-    generator = build_generator(seed, "evaluation", job.device, job.ranks.rank)
+    stream = "start" if kind == "start" else "evaluation"
+    generator = build_generator(seed, stream, job.device, job.ranks.rank)
     result = evaluate(
         job.wavefunction,
         job.hamiltonian,
@@ -424,7 +576,7 @@ def evaluated(
         subsystems=subsystems,
         ranks=job.ranks,
     )
-    names = ("energy", "energy_error", "variance", "v_score", "n_samples")
+    names = ("energy", "energy_error", "variance", "v_score", "n_samples", *OWN_NUMBERS)
     numbers: dict[str, Any] = {name: getattr(result, name) for name in names}
     numbers |= {"step": step, "seed": seed, "kind": kind}
     observables = {
@@ -436,41 +588,51 @@ def evaluated(
 
 
 def draw(path: Path, content: history.RunFile, result: dict[str, Any]) -> None:
-    """convergence.png of a run."""
+    """convergence.png of a run. Raises InputError for a summary that lacks what it needs."""
     from nqs.runs.plot import save_convergence  # matplotlib is slow to import and rarely needed
 
-    title = f"{path.name}: {result['n_sites']} sites, {result['n_parameters']} parameters"
+    counts = [result.get(name) for name in ("n_sites", "n_parameters")]
     exact = result.get("exact_energy")
-    save_convergence(path / "convergence.png", content, result["n_sites"], exact, title)
+    numbers = [*counts, 0.0 if exact is None else exact]
+    if not all(isinstance(n, int | float) and abs(n) < 1e300 for n in numbers) or not counts[0]:
+        raise InputError(f"{path / 'summary.json'}: without n_sites, n_parameters or as no run has")
+    title = f"{path.name}: {counts[0]} sites, {counts[1]} parameters"
+    save_convergence(path / "convergence.png", content, counts[0], exact, title)
 
 
 def interrupted(session: Session, signum: int) -> int:
-    """A signal came: everything up to the last step is saved; says how to go on."""
-    session.report(status="interrupted")
+    """A signal came: everything up to the last step is saved, and the result if there is one; says
+    how to go on."""
+    if session.evaluation is not None:
+        session.notes.append(f"stopped by {signal.Signals(signum).name} once the result was saved")
+        session.report(ended(session))
+        session.log.say(session.notes[-1])
+        return 128 + signum
+    session.report("interrupted")
     session.log.say(f"stopped at step {session.step}; resume with: {session.resume_command}")
     return 128 + signum
 
 
 def failed(session: Session, reason: str) -> int:
     """The energy is not a number: keeps the last good checkpoint and says so."""
-    session.report(status="failed")
+    session.report("failed")
     where = f"step {session.saved_step}" if session.saved_step >= 0 else "none yet"
     line = f"error: {reason}; last good checkpoint: {where}. Try a smaller optimizer.learning_rate"
     session.log.note(line)
     if session.leads:
         session.content.write(session.path / "run.h5")
-        print(line, file=sys.stderr)
+        tell(line, sys.stderr)
     return 1
 
 
 def lost(session: Session, reason: str) -> int:
     """Another process is gone: whoever is left says so, as rank 0 may be the one that died."""
-    session.report(status="lost")
+    session.report("lost")
     ranks, step = session.job.ranks, max(session.saved_step, 0)
     line = (
         f"error: process {ranks.rank} of {ranks.size} lost another one ({reason}); "
         f"resume at step {step} with: {session.resume_command}"
     )
     session.log.note(line)
-    print(line, file=sys.stderr)
+    tell(line, sys.stderr)
     return 1

@@ -1,4 +1,4 @@
-"""A fresh evaluation of a run's newest checkpoint, added to its run.h5."""
+"""A fresh evaluation of a run's newest checkpoint, added to its run.h5 and to summary.json."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from hamiltonians.lattice import Lattice
-from nqs.runs import checkpoint, directory, history
+from nqs.runs import checkpoint, directory, history, summary
 from nqs.runs.build import build
 from nqs.runs.directory import writing
-from nqs.runs.ground_state_run import evaluated
+from nqs.runs.ground_state_run import evaluated, remarks
 from nqs.runs.schema import InputError, require
 from nqs.runs.summary import with_error
 from nqs.vmc.renyi import half, subsystem
 
 
 def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[str] = ()) -> None:
-    """Measures everything in n_samples fresh draws and prints it; nothing of the run is lost.
+    """Measures everything in n_samples fresh draws and prints it; nothing of the run is lost, and
+    the same measurement is kept once.
 
     subsystems: site numbers "0,1,2" of each subsystem whose Renyi entropy is measured; none given:
     half of the lattice.
@@ -41,8 +42,11 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
         evaluation = evaluated(
             job, n_samples, seed, saved["step"], "later", sigma_x=True, subsystems=masks
         )
-        content.evaluations.append(evaluation)
+        content.keep(evaluation)
         content.write(path / "run.h5")
+        if (path / "summary.json").exists():
+            result = summary.read(path / "summary.json")
+            summary.write(path / "summary.json", result | remarks(content, result.get("notes", [])))
     numbers, n_sites = evaluation.numbers, job.hamiltonian.n_sites
     energy, error = numbers["energy"], numbers["energy_error"]
     print(f"step {saved['step']}, {n_samples} samples, seed {seed}")

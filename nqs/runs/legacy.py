@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nqs.runs.schema import InputError, suggestion
+from nqs.runs.schema import InputError, shown, suggestion
 
 GROUPS: Final = {
     "train": {
@@ -116,6 +116,9 @@ def _parse(arguments: Sequence[str]) -> dict[str, dict[str, str]]:
             known = ", ".join(sorted(GROUPS[current]))
             hint = suggestion(key, GROUPS[current])
             raise InputError(f"{argument}: --{current} has no {key}; it has {known}{hint}")
+        if groups[current].get(key, value) != value:
+            both = f"{key}={shown(groups[current][key])} and {key}={shown(value)}"
+            raise InputError(f"--{current} {both}: give {key} once")
         groups[current][key] = value
     return groups
 
@@ -124,8 +127,13 @@ def _lattice(groups: dict[str, dict[str, str]], model: str) -> list[str]:
     """L=16 (a square), L=4x6, or Lx=4 Ly=6 in any group."""
     sizes = {key: options[key] for options in groups.values() for key in ("Lx", "Ly")
              if key in options}  # fmt: skip
+    for key in ("L", "Lx", "Ly"):
+        sides = sorted({options[key] for options in groups.values() if key in options})
+        if len(sides) > 1:
+            both = " and ".join(f"{key}={shown(side)}" for side in sides)
+            raise InputError(f"{both}: give {key} once")
     total = groups.get("train", {}).get("L", groups[model].get("L"))
-    if total is not None and re.fullmatch(r"\d+x\d+", total):
+    if total is not None and re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", total):
         Lx, Ly = map(int, total.split("x"))
     elif len(sizes) == 2:
         Lx, Ly = _whole("Lx", sizes["Lx"]), _whole("Ly", sizes["Ly"])

@@ -9,7 +9,15 @@ import torch
 
 from nqs.runs.schema import InputError
 
-STREAMS: Final = ("parameters", "samples", "evaluation", "product_state", "batches", "split")
+STREAMS: Final = (
+    "parameters",
+    "samples",
+    "evaluation",
+    "product_state",
+    "batches",
+    "split",
+    "start",
+)
 
 
 def build_device(name: str) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,9 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D
 from scipy.spatial import Voronoi
 
 from hamiltonians.lattice import Lattice
-from nqs.runs.atomic import write_bytes
 from nqs.runs.history import Evaluation
+from nqs.runs.plot import save, written
+from nqs.runs.schema import InputError
 from nqs.vmc.momenta import reciprocal_vectors
 
 Panel = Callable[[Axes], None]
@@ -29,10 +29,28 @@ Values = tuple[np.ndarray, np.ndarray]
 
 
 def save_observables(path: Path, evaluation: Evaluation, lattice: Lattice, title: str) -> None:
-    """Writes the figure as a PNG in one step. Raises OSError."""
-    buffer = io.BytesIO()
-    observables_figure(evaluation, lattice, title).savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
+    """Writes the figure as a PNG in one step. Raises OSError, and InputError for an evaluation of
+    other sites."""
+    check_shapes(evaluation, lattice)
+    save(path, observables_figure(evaluation, lattice, title))
+
+
+def check_shapes(evaluation: Evaluation, lattice: Lattice) -> None:
+    """Raises InputError unless the observables that are drawn belong to these sites."""
+    n = lattice.n_sites
+    wanted = {"density": (n,), "sigma_x": (n,), "connected": (n, n)}
+    k = evaluation.coordinates.get("structure_factor")
+    if "structure_factor" in evaluation.observables:
+        if k is None or k.ndim < 2 or k.shape[-1] != lattice.positions.shape[1]:
+            raise InputError("run.h5: a structure_factor without its momenta; measure again")
+        wanted["structure_factor"] = k.shape[:-1]
+    for name, shape in wanted.items():
+        value = evaluation.observables.get(name)
+        if value is not None and value[0].shape != shape:
+            raise InputError(
+                f"run.h5: {name} has the shape {value[0].shape}, the sites of config.yaml need "
+                f"{shape}; the two do not belong together"
+            )
 
 
 def observables_figure(evaluation: Evaluation, lattice: Lattice, title: str) -> Figure:
@@ -60,7 +78,9 @@ def observables_figure(evaluation: Evaluation, lattice: Lattice, title: str) -> 
             )
     numbers = evaluation.numbers
     figure.suptitle(
-        f"{title}: step {numbers['step']}, {numbers['n_samples']} samples", fontsize="medium"
+        f"{written(title)}: step {numbers['step']}, {numbers['n_samples']} samples",
+        fontsize="medium",
+        parse_math=False,
     )
     return figure
 

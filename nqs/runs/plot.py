@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,11 +15,16 @@ from matplotlib.figure import Figure
 from nqs.runs.atomic import write_bytes
 from nqs.runs.history import RunFile
 
+LONGEST_TITLE: Final = 80
+NOTHING: Final = 1e-12
+"""An exact energy that is zero but for rounding."""
+
 
 def convergence_figure(
     content: RunFile, n_sites: int, exact_energy: float | None, title: str
 ) -> Figure:
-    """Energy per site; below it the relative error where the exact energy is known."""
+    """Energy per site; below it the error where the exact energy is known, relative unless that is
+    zero."""
     step = np.asarray(content.columns["step"])
     energy = np.asarray(content.columns["energy"])
     error = np.asarray(content.columns["energy_error"])
@@ -31,8 +38,8 @@ def convergence_figure(
     if exact_energy is not None:
         label = f"exact, {exact_energy / n_sites:.6f}"
         panels[0].axhline(exact_energy / n_sites, color="black", ls="--", lw=1, label=label)
-        _draw_relative_error(panels[1], step, energy, error, exact_energy)
-    final = next((e for e in reversed(content.evaluations) if e.numbers["kind"] == "final"), None)
+        _draw_error(panels[1], step, energy, error, exact_energy)
+    final = content.last("final")
     if final is not None:
         value, sigma = (final.numbers[key] / n_sites for key in ("energy", "energy_error"))
         label = f"final evaluation, {value:.6f} ± {sigma:.1e}"
@@ -40,7 +47,7 @@ def convergence_figure(
             [final.numbers["step"]], [value], yerr=[sigma], fmt="o", ms=4, color="C3", label=label
         )
     panels[0].legend(frameon=False)
-    panels[0].set_title(title, fontsize="medium")
+    panels[0].set_title(written(title), fontsize="medium", parse_math=False)
     panels[-1].set_xlabel("optimisation step")
     return figure
 
@@ -49,12 +56,27 @@ def save_convergence(
     path: Path, content: RunFile, n_sites: int, exact_energy: float | None, title: str
 ) -> None:
     """Writes the figure as a PNG in one step. Raises OSError."""
+    save(path, convergence_figure(content, n_sites, exact_energy, title))
+
+
+def save(path: Path, figure: Figure) -> None:
+    """Writes a figure as a PNG in one step. Raises OSError."""
     buffer = io.BytesIO()
-    convergence_figure(content, n_sites, exact_energy, title).savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in somebody's name
+        figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())
 
 
+def written(name: str) -> str:
+    """A name as a title: what no font draws is escaped, and the middle of a long one left out."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return text if len(text) <= LONGEST_TITLE else f"{text[:40]} ... {text[-35:]}"
+
+
 def _draw_energy(axes: Axes, step: np.ndarray, energy: np.ndarray, error: np.ndarray) -> None:
+    known = np.isfinite(energy) & np.isfinite(error)
+    step, energy, error = step[known], energy[known], error[known]
     axes.plot(step, energy, lw=0.8, label="samples of each step")
     axes.fill_between(step, energy - error, energy + error, alpha=0.3, lw=0)
     axes.set_ylabel("energy per site (coupling units)")
@@ -65,12 +87,15 @@ def _draw_energy(axes: Axes, step: np.ndarray, energy: np.ndarray, error: np.nda
         axes.set_ylim(low - 2 * margin, high + 2 * margin)
 
 
-def _draw_relative_error(
+def _draw_error(
     axes: Axes, step: np.ndarray, energy: np.ndarray, error: np.ndarray, exact_energy: float
 ) -> None:
-    scale = abs(exact_energy)
-    axes.plot(step, np.abs(energy - exact_energy) / scale, lw=0.8, label="|E - exact| / |exact|")
-    axes.plot(step, error / scale, lw=0.8, color="C7", label="standard error / |exact|")
-    axes.set_yscale("log")
-    axes.set_ylabel("relative error")
+    relative = abs(exact_energy) > NOTHING
+    scale, unit = (abs(exact_energy), " / |exact|") if relative else (1.0, "")
+    distance = np.abs(energy - exact_energy) / scale
+    axes.plot(step, distance, lw=0.8, label=f"|E - exact|{unit}")
+    axes.plot(step, error / scale, lw=0.8, color="C7", label=f"standard error{unit}")
+    if (distance > 0).any() or (error > 0).any():
+        axes.set_yscale("log")
+    axes.set_ylabel("relative error" if relative else "error (coupling units)")
     axes.legend(frameon=False)

@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from nqs.runs.console import LastingStream
+from nqs.runs.schema import printable
 
 if TYPE_CHECKING:
     from nqs.vmc.optimisation import StepRecord
@@ -22,11 +25,15 @@ HEADER: Final = f"{'step':>9} {'energy':>15} {'error':>9} {'variance':>10} {'s/s
 
 
 class Log:
-    """Lines for the user, on the console and in run.log."""
+    """Lines for the user, on the console while there is one, and in run.log.
 
-    def __init__(self, path: Path, stream: TextIO) -> None:
-        self.console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
+    What they quote of names and files is written so that it cannot steer the terminal.
+    """
+
+    def __init__(self, path: Path, stream: TextIO | None) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        lasting = cast(TextIO, LastingStream(stream, self._console_is_gone))
+        self.console = Console(file=lasting, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self
@@ -41,12 +48,15 @@ class Log:
 
     def say(self, line: str) -> None:
         """A line for both."""
-        self.console.print(line)
         self.note(line)
+        self.console.print(printable(line))
 
     def note(self, line: str) -> None:
         """A line for run.log alone."""
-        self._file.write(line + "\n")
+        self._file.write(printable(line) + "\n")
+
+    def _console_is_gone(self, reason: str) -> None:
+        self.note(f"the console takes no more lines ({reason}); the run goes on, they are all here")
 
 
 class Clock:

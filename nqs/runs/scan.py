@@ -75,7 +75,7 @@ def check(scan: Scan) -> None:
     if errors:
         more = len(errors) - SHOWN
         rest = [f"and {more} more points"] if more > 0 else []
-        raise InputError("\nerror: ".join(errors[:SHOWN] + rest))
+        raise InputError(*errors[:SHOWN], *rest)
 
 
 def start(scan: Scan, launcher: LauncherConfig) -> int:

@@ -14,33 +14,93 @@ import inspect
 import math
 import types
 import typing
+import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 S = TypeVar("S")
 
+LONGEST_LINE: Final = 400
+"""Characters of an error line."""
+LARGEST_FLOAT: Final = 10**308
+READ: Final = 100_000
+"""Characters of a text that are looked at: whatever is longer is somebody's file or an attack."""
+
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: one line with the culprit, the value and the fix."""
+    """Something the user gave cannot be used: one line with the culprit, the value and the fix.
+
+    Several arguments are several lines, one for each thing that is wrong.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+
+def error_lines(error: InputError) -> list[str]:
+    """What is printed of an error: for each of its lines one that is safe to print."""
+    return [one_line(f"error: {line}") for line in error.args]
+
+
+def one_line(text: str) -> str:
+    """Text on one line of at most LONGEST_LINE characters, of which the middle is left out; white
+    space folded, all else that is no visible character escaped."""
+    if len(text) > READ:
+        text = text[: READ // 2] + text[-READ // 2 :]
+    text = printable(" ".join(text.split()))
+    if len(text) <= LONGEST_LINE:
+        return text
+    tail = LONGEST_LINE // 3
+    return f"{text[: LONGEST_LINE - tail - 5]} ... {text[-tail:]}"
+
+
+def printable(text: str) -> str:
+    """Text with its control characters, line ends, invisible and lone halves of characters written
+    as escapes: nothing that a file or a name holds moves the cursor or the reading direction."""
+    return "".join(
+        character if character.isprintable() else _escaped(character) for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) == "Zs":
+        return " "
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def shown(value: Any) -> str:
     """A value as the command line writes it, cut to a readable length."""
+    text = printable(" ".join(_written(value)[:1000].split()))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _written(value: Any, room: int = 1000) -> str:
+    """A value as text, no more of it than `shown` needs, however deep and wide it is."""
+    if room <= 0:
+        return "..."
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list | tuple):
-        text = "[" + ",".join(shown(item) for item in value) + "]"
-    else:
-        text = str(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, list | tuple | Mapping):
+        pairs, items = isinstance(value, Mapping), list[str]()
+        for item in value.items() if isinstance(value, Mapping) else value:
+            parts = item if pairs else (item,)
+            items.append(":".join(_written(part, room // 2) for part in parts))
+            room -= len(items[-1]) + 1
+            if room <= 0:
+                break
+        return ("{%s}" if pairs else "[%s]") % ",".join(items)
+    if isinstance(value, int) and value.bit_length() > 200:  # str() refuses 4300 digits
+        return f"a whole number of about {round(value.bit_length() * 0.30103)} digits"
+    return str(value)
 
 
 def suggestion(word: str, candidates: Iterable[str]) -> str:
     """' (did you mean X?)' for the candidate closest to a misspelt word, or nothing."""
     candidates = list(candidates)
+    if len(word) > 100:  # nobody's slip of the finger
+        return ""
     tails = {candidate.rsplit(".", 1)[-1]: candidate for candidate in candidates}
     if word not in candidates and word.rsplit(".", 1)[-1] in tails:  # right name, wrong section
         return f" (did you mean {tails[word.rsplit('.', 1)[-1]]}?)"
@@ -56,9 +116,11 @@ def require(condition: bool, key: str, value: Any, rule: str) -> None:
 
 def require_choice(key: str, value: Any, choices: Iterable[Any]) -> None:
     """Raises InputError with the allowed values and the closest one unless value is a choice."""
+    choices = list(choices)
     names = [shown(choice) for choice in choices]
     rule = f"must be one of {', '.join(names)}{suggestion(shown(value), names)}"
-    require(shown(value) in names, key, value, rule)
+    require(any(value == choice and type(value) is type(choice) for choice in choices),
+            key, value, rule)  # fmt: skip
 
 
 def from_mapping(section: type[S], mapping: Any, prefix: str = "") -> S:
@@ -74,7 +136,7 @@ def from_mapping(section: type[S], mapping: Any, prefix: str = "") -> S:
     for key in mapping:
         if key not in fields:
             hint = suggestion(str(key), fields) or f"; known are {', '.join(fields)}"
-            raise InputError(f"{_dotted(prefix, key)}: unknown key{hint}")
+            raise InputError(f"{_dotted(prefix, shown(key))}: unknown key{hint}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         key = _dotted(prefix, name)
@@ -92,14 +154,14 @@ def to_mapping(section: Any) -> dict[str, Any]:
     }
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'lattice': {'Lx': 4}} -> {'lattice.Lx': 4}."""
+def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """{'seed': 1, 'lattice': {'Lx': 4}} -> {'seed': 1, 'lattice.Lx': 4}."""
     flat: dict[str, Any] = {}
-    for key, value in mapping.items():
+    for section, value in mapping.items():
         if isinstance(value, Mapping):
-            flat.update(flatten(value, _dotted(prefix, key)))
+            flat.update({_dotted(section, key): entry for key, entry in value.items()})
         else:
-            flat[_dotted(prefix, key)] = value
+            flat[str(section)] = value
     return flat
 
 
@@ -161,7 +223,7 @@ def _match(value: Any, option: Any) -> tuple[bool, Any]:
     if option is bool or isinstance(value, bool):
         return option is bool and isinstance(value, bool), value
     if option is float and isinstance(value, int | float):
-        return True, float(value)
+        return True, float(value) if abs(value) <= LARGEST_FLOAT else math.inf
     if option is int and isinstance(value, float) and value.is_integer():
         return True, int(value)  # 1e4 is how people write ten thousand samples
     return isinstance(value, option), value

@@ -7,12 +7,13 @@ its momentum is a direction of descent of the other run's energy, and its schedu
 steps.
 
 The other run may be on a smaller or larger lattice of the same kind: see
-`nqs.wavefunctions.transfer`.
+`nqs.wavefunctions.transfer`. model.patch=auto takes its patches, where they can be had.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,22 +21,26 @@ from typing import Any, Final
 
 import torch
 
-from nqs.runs import checkpoint, directory
+from nqs.runs import checkpoint, digests, directory
 from nqs.runs.build import (
     Job,
     build_lattice,
     build_wavefunction,
+    patch_spec,
     start_from_product_state,
     symmetrised,
 )
 from nqs.runs.config import Config
 from nqs.runs.schema import InputError, shown
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.patches import auto_spec
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.transfer import transfer
 from nqs.wavefunctions.wavefunction import Wavefunction
 
-FORMAT: Final = "nqs start 1"
+FORMAT: Final = "nqs start 2"
+UNSEALED: Final = "nqs start 1"
+"""The same without a seal, as older runs have it."""
 MAY_DIFFER: Final = ("symmetry", "spin_flip", "patch", "sub_patch", "n_up")
 """Keys of the model that may differ: the network that is averaged is the same; patches are compared
 site by site, and the number of 1 bits goes with that of the sites."""
@@ -54,7 +59,8 @@ def starting_file(job: Job) -> bytes | None:
         path = Path(source)
         config = directory.read_config(path)
         check_same_model(config, job.config)
-        theirs, step = read_wavefunction(path, config)
+        state, step = read_wavefunction(path, config)
+        theirs = network(state)
         ours = network(job.wavefunction)
         if ours.n_up is not None:
             start_from_product_state(job)  # sets the weights of what is left to fill the sector
@@ -63,11 +69,34 @@ def starting_file(job: Job) -> bytes | None:
     content = {"format": FORMAT, "step": step, "model": ours.state_dict()}
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    return buffer.getvalue()
+    return digests.sealed(buffer.getvalue())
 
 
-def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive, int]:
-    """The network of the run in `path` at its newest checkpoint, on the CPU, and its step."""
+def with_source_patches(config: Config) -> Config:
+    """The configuration of a new run with model.patch=auto replaced by the patches of the run it
+    starts from, if there is one and it has patches that do not list sites."""
+    source = config.train.start_from
+    if source is None or config.model.patch != "auto" or config.model.sub_patch is not None:
+        return config
+    with naming_source(source):
+        theirs = directory.read_config(Path(source))
+        lattice = build_lattice(theirs.lattice)
+        spec = patch_spec(theirs.model, lattice)
+    if spec == "auto":
+        spec = auto_spec(lattice)
+    if not isinstance(spec, str) or theirs.model.sub_patch is not None:
+        return config
+    return config.replace(model=dataclasses.replace(config.model, patch=spec))
+
+
+def load_wavefunction(path: Path) -> Wavefunction:
+    """The state of the run in `path` as it was trained, its symmetries included, at its newest
+    checkpoint, on the CPU. Raises InputError for a folder without one."""
+    return read_wavefunction(path, directory.read_config(path))[0]
+
+
+def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive | Symmetrised, int]:
+    """The same and its step, for a run with the configuration `config`."""
     lattice = build_lattice(config.lattice)
     wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
     saved = checkpoint.newest(
@@ -76,7 +105,7 @@ def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive, int]:
     if saved is None:
         raise InputError("holds no checkpoint yet; resume that run first")
     checkpoint.restore(wavefunction, saved)
-    return network(wavefunction), saved["step"]
+    return wavefunction, saved["step"]
 
 
 def network(wavefunction: Wavefunction) -> Autoregressive:
@@ -127,11 +156,18 @@ def put_at_start(job: Job, path: Path, say: Callable[[str], None]) -> None:
 
 
 def read_start(path: Path) -> dict[str, Any]:
-    """The content of an inputs/start.pt; raises InputError if it cannot be read."""
+    """The content of an inputs/start.pt. Raises InputError if it is missing, not as it was written
+    or no start of a run."""
+    if not path.exists():
+        raise InputError(f"{path}: missing; restore it from a copy, or start a new run")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file can raise almost anything from the unpickler
-        content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: cannot be read; start a new run instead")
+        content, has_seal = checkpoint.load(path, torch.device("cpu"))
+        if content.get("format") not in (FORMAT, UNSEALED) or not {"step", "model"} <= set(content):
+            raise digests.Damaged("it is no start of a run")
+        if content["format"] == FORMAT and not has_seal:
+            raise digests.Damaged("its seal is gone")
+        if not checkpoint.is_sound(content["model"]):
+            raise digests.Damaged("it holds numbers that are not finite")
+    except digests.Damaged as error:
+        raise InputError(f"{path}: cannot be read ({error}); start a new run instead") from None
     return content

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from nqs.runs import digests
 from nqs.runs.atomic import write_text
 from nqs.runs.history import Evaluation
 from nqs.runs.progress import duration
 from nqs.runs.schema import InputError, shown
-from nqs.runs.text_file import read_text
 
 DESCRIPTIONS = {
     "finished": "all steps done",
@@ -96,7 +97,8 @@ def summarise(
 
 def write(path: Path, summary: dict[str, Any]) -> None:
     """Writes summary.json (strict JSON: what is not a number becomes null). Raises OSError."""
-    write_text(path, json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    content = digests.vouched(finite(summary))
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def against_exact(energy: float, error: float | None, exact: float) -> dict[str, float | None]:
@@ -135,22 +137,19 @@ def is_finished(folder: Path) -> bool:
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a summary.json; raises InputError if there is none or it cannot be read."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no readable summary; the run has not ended, resume it first")
     try:
-        summary = json.loads(read_text(path, LARGEST), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise InputError(f"{path}: no readable summary ({shown(reason)})") from None
-    if not isinstance(summary, dict) or not summary:
+        summary = digests.read_mapping(path)[0]
+    except digests.Damaged as error:
+        raise InputError(
+            f"{path}: no readable summary ({error}); resume the run to write it again"
+        ) from None
+    if not summary:
         raise InputError(f"{path}: no readable summary; it holds no keys")
     if "energy" in summary:
         _check(path, summary)
     return summary
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
 
 
 def _check(path: Path, summary: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +12,16 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import Lattice
 from nqs.vmc.correlations import Correlations
-from nqs.vmc.local_energy import connected, summed
+from nqs.vmc.local_energy import connected, magnitudes, summed
 from nqs.vmc.momenta import momentum_grid
 from nqs.vmc.observables import DiagonalAverages, Measurement
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.renyi import RenyiEntropy
+from nqs.vmc.residual import RunningResidual
 from nqs.vmc.sigma_x import SigmaX, comes_with_the_energy
-from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, energy_statistics
+from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, checked_statistics
 from nqs.vmc.structure_factor import StructureFactor
-from nqs.wavefunctions.wavefunction import Wavefunction
+from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,16 @@ class Evaluation(EnergyStatistics):
     """Energy statistics and observables.
 
     Attributes:
+        excess: second-order estimate of how far the energy lies above the ground state's
+            (nqs.vmc.residual).
+        largest_share: share of the draws in the commonest configuration.
         observables: name -> value and standard error; arrays are over the sites, pairs of sites or
             what `coordinates` says.
         coordinates: k points (..., d) of structure_factor, subsystems (S, N) bool of renyi2.
     """
 
+    excess: float
+    largest_share: float
     observables: dict[str, Estimate]
     coordinates: dict[str, Tensor]
 
@@ -52,7 +60,10 @@ def evaluate(
     """Energy, variance, V-score and observables from n_samples independent draws.
 
     Draws stream through in chunks (memory does not grow with n_samples), each as distinct
-    configurations with counts; all sums are float64.
+    configurations with counts; all sums are float64. Energy and variance are those of
+    nqs.vmc.residual: flips of some draws are evaluated besides. The error bar is that of the mean,
+    and in quadrature sqrt(variance_outside / n) and the rounding of the network's ratios,
+    eps <sum_g |H_g psi_g / psi|>.
 
     Args:
         lattice: where the sites are, by default the Hamiltonian's; without one there are no order
@@ -81,18 +92,32 @@ def evaluate(
         if chunk < 2:
             raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
         measurements.append(RenyiEntropy(wavefunction, subsystems, generator, max_rows))
-    energies = RunningMoments()
+    rounding = RunningMoments()
+    residual = RunningResidual(wavefunction, hamiltonian, seed_beside(generator), max_rows, ranks)
+    largest = Largest()
     n_own = ranks.shares(n_samples)[ranks.rank]
     for begin in range(0, n_own, chunk):
         samples = wavefunction.sample(min(chunk, n_own - begin), generator, unique=True)
         elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
         e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
-        energies.add(e_loc, samples.counts)
+        rounding.add(magnitudes(elements, log_ratios), samples.counts)
+        residual.add(samples, elements, log_ratios, e_loc)
+        largest.add(samples)
         for measurement in measurements:
             measurement.add(samples, (elements, log_ratios))
-    energies.join(ranks)
-    energy = energy_statistics(
-        energies, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy
+    for total in (rounding, residual, largest):
+        total.join(ranks)
+    spread = residual.spread()
+    dtype = next((p.dtype for p in wavefunction.parameters()), torch.float64)
+    rounded = torch.finfo(dtype).eps * float(rounding.estimate().value)
+    energy = checked_statistics(
+        spread.energy,
+        math.hypot(spread.error, (spread.outside / (n_samples - 1)) ** 0.5, rounded),
+        spread.variance,
+        n_samples,
+        hamiltonian.n_sites,
+        hamiltonian.infinite_temperature_energy,
+        spread.outside,
     )
     observables: dict[str, Estimate] = {}
     coordinates: dict[str, Tensor] = {}
@@ -100,7 +125,33 @@ def evaluate(
         measurement.join(ranks)
         observables |= measurement.estimates()
         coordinates |= measurement.coordinates()
-    return Evaluation(**vars(energy), observables=observables, coordinates=coordinates)
+    return Evaluation(
+        **vars(energy),
+        excess=spread.excess,
+        largest_share=largest.share,
+        observables=observables,
+        coordinates=coordinates,
+    )
+
+
+def seed_beside(generator: torch.Generator) -> int:
+    """A seed that follows from the generator's state, from which nothing is drawn."""
+    digest = hashlib.sha256(generator.get_state().numpy().tobytes()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Largest:
+    """Share of the draws in the commonest configuration, of those that one chunk holds."""
+
+    share = 0.0
+
+    def add(self, samples: Samples) -> None:
+        """Draws with counts."""
+        self.share = max(self.share, float(samples.counts.max()) / samples.n_samples)
+
+    def join(self, ranks: Ranks) -> None:
+        """The largest of all ranks."""
+        self.share = float(ranks.gathered(torch.tensor([self.share])).max())
 
 
 def structural(

@@ -65,3 +65,9 @@ def summed(
         elements = elements.real
     terms = torch.where(elements == 0, 0.0, elements * log_ratios.exp())  # (U, G)
     return hamiltonian.diagonal(configs) + terms.sum(1)
+
+
+def magnitudes(elements: Tensor, log_ratios: Tensor) -> Tensor:
+    """sum_g |H_g psi_g / psi| (U,): times the rounding of a ratio, that of E_loc at most."""
+    terms = elements.abs() * log_ratios.real.exp()
+    return torch.where(elements == 0, 0.0, terms).sum(1)

@@ -37,8 +37,10 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.estimates import Estimates
 from nqs.vmc.proposal import LEAST_IMPORTANCE, at_least, importance
 from nqs.vmc.ranks import ALONE, Ranks
+from nqs.vmc.residual import Rows, residuals
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 EXACT_FRACTION = 0.125
@@ -69,21 +71,6 @@ class LocalFlips:
         return min(n_flips, max(2, math.ceil(self.exact_fraction * n_flips)))
 
 
-@dataclass(frozen=True)
-class LocalDraws:
-    """What `draw_locally` returns.
-
-    Attributes:
-        samples: rows with counts and importance; configurations may be listed more than once.
-        e_loc: (U,) E(s, M) of each row, as nqs.vmc.local_energy.
-        noise: (U,) float64, estimated variance of Re E(s, M) (plus Im, complex psi) over M.
-    """
-
-    samples: Samples
-    e_loc: Tensor
-    noise: Tensor
-
-
 @torch.no_grad()
 def draw_locally(
     wavefunction: Wavefunction,
@@ -95,7 +82,7 @@ def draw_locally(
     *,
     max_rows: int = 32_768,
     ranks: Ranks = ALONE,
-) -> LocalDraws:
+) -> Estimates:
     """n_samples draws of q(s | M) and their E(s, M); see this file and `draw_around`.
 
     fraction: eps in [0, 1); 0 samples |psi|^2 itself. Each rank works on its share of the draws,
@@ -106,16 +93,17 @@ def draw_locally(
         raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
     own = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
     own, subsets = _moved(wavefunction, hamiltonian, own, fraction, local, generator)
-    e_loc, noise, weights = _estimates(
+    e_loc, noise, weights, outside = _estimates(
         wavefunction, hamiltonian, own, subsets, fraction, local.radius, max_rows
     )
     columns = (own.configs, own.counts, own.log_psi, weights, e_loc, noise)
     configs, counts, log_psi, weights, e_loc, noise = map(ranks.gathered, columns)
     kept = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
+    outside = ranks.sum(outside) / (weights[kept] @ counts[kept].to(weights))
     rows, counts = at_least(ranks.size, counts[kept])
     rows = kept[rows]
     samples = Samples(configs[rows], counts, log_psi[rows], weights[rows] if fraction else None)
-    return LocalDraws(samples, e_loc[rows], noise[rows])
+    return Estimates(samples, e_loc[rows], noise[rows], float(outside))
 
 
 def _moved(
@@ -162,8 +150,10 @@ def _estimates(
     fraction: float,
     radius: float,
     max_rows: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """E(s, M), its noise and p(s) / q(s | M), (U,) each, for samples with subsets (U, m)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """E(s, M), its noise and p(s) / q(s | M), (U,) each, for samples with subsets (U, m); and the
+    sum of counts times |<s|H|psi>|^2 / q(s) over the rows of no weight, a number, where q(s) is the
+    mean of q(s | M) over M and amplitudes of flips outside M are those of near patches."""
     configs, flips = samples.configs, hamiltonian.flips
     elements = hamiltonian.off_diagonal(configs)  # (U, G)
     chosen = torch.zeros(elements.shape, dtype=torch.bool, device=configs.device)
@@ -175,7 +165,18 @@ def _estimates(
     near = wavefunction.log_ratios_nearby(configs, flips, radius, max_rows=max_rows)
     in_subset = elements.gather(1, subsets)
     e_off, noise = combined(terms(elements, near), terms(in_subset, exact), subsets)
-    return hamiltonian.diagonal(configs) + e_off, noise, importance(in_subset, exact, fraction)
+    weights = importance(in_subset, exact, fraction)
+    out = (~(weights > LEAST_IMPORTANCE)).nonzero().squeeze(1)
+    mixed = near[out].scatter(1, subsets[out], exact[out])  # exact where they are known
+    rows = Rows(
+        configs[out],
+        elements[out],
+        mixed + samples.log_psi[out, None],
+        samples.log_psi[out],
+    )
+    found = residuals(hamiltonian, rows, 0.0, 1.0, 1 - fraction, fraction)
+    outside = samples.counts[out].to(torch.float64) @ (found.real + found.imaginary)
+    return hamiltonian.diagonal(configs) + e_off, noise, weights, outside
 
 
 def terms(elements: Tensor, log_ratios: Tensor) -> Tensor:

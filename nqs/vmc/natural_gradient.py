@@ -10,7 +10,7 @@ With w_s the weights of the samples (counts / n) and weighted means,
 which equals (O^T O + lambda)^-1 O^T e, imaginary-time evolution with step learning_rate, at the
 cost of an R x R instead of a P x P system (R rows of O, P parameters); where P < R the P x P form
 is the smaller one and taken. SPRING (Goldshlager et al., arXiv:2401.10190) subtracts what the last
-direction already explains:
+direction, as far as it was gone, already explains:
 
     delta = O^T (O O^T + lambda)^-1 (e - mu O delta_old) + mu delta_old
           = (O^T O + lambda)^-1 O^T (e - mu O delta_old) + mu delta_old
@@ -47,6 +47,10 @@ from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 LARGEST_GAIN = 10.0
 """Most that ln psi of a configuration is asked to gain in a step."""
 
+LINEAR = 0.1
+"""Time step times spread of the local energies per root of the number of sites, as the metric sees
+it, up to which the last direction is trusted whole; see `kept_share`."""
+
 PANEL_COLUMNS = 4_096
 """Columns of the Jacobian contracted at a time: few products, yet the rows of a panel in cache."""
 
@@ -67,7 +71,7 @@ class NaturalGradient(Optimizer):
     Args:
         learning_rate: imaginary-time step, > 0.
         diagonal_shift: lambda, > 0, added to the quantum metric.
-        momentum: mu in [0, 1); 0 is plain minSR.
+        momentum: mu in [0, 1), at most; 0 is plain minSR. See `kept_share`.
         max_norm: trust region: the step is shortened so that sqrt(delta^T S delta) of the applied
             update, the standard deviation of the change of ln psi, is at most this; None is off.
         implicit: take energies above the mean as `implicit_energies` does: no configuration is
@@ -109,7 +113,8 @@ class NaturalGradient(Optimizer):
         self.schedule = schedule or Schedule()
         self.shift_schedule = shift_schedule or Schedule()
         self.step = 0
-        self.direction: Tensor | None = None  # delta of the last step, (P,)
+        self.direction: Tensor | None = None  # delta of the last step as far as it was gone, (P,)
+        self.kept = momentum  # mu of the present step
         self._row_bytes: RowBytes | None = None  # measured once
         self._memory: Tensor | None = None  # of a kept Jacobian; fresh pages cost 10 % of a step
         self.diagnostics = {}
@@ -124,12 +129,16 @@ class NaturalGradient(Optimizer):
         shift = self.diagonal_shift * self.shift_schedule(self.step)
         rate = self.learning_rate * self.schedule(self.step)
         excess = centred(local_energies, samples.weights)  # (U,)
+        self.kept = self.momentum * kept_share(
+            self.learning_rate * excess, samples.weights, shift, wavefunction.n_sites
+        )
         if self.implicit:
             excess = centred(implicit_energies(excess, rate), samples.weights)
         direction = self._direction(wavefunction, samples, excess, shift, ranks)
-        rate *= self._shortening(rate * float(direction.length))
+        shortening = self._shortening(rate * float(direction.length))
+        rate *= shortening
         self.step += 1
-        self.direction = direction.delta
+        self.direction = shortening * direction.delta
         self.diagnostics = {"gradient_norm": 2 * float(direction.force), "learning_rate": rate}
         return -rate * direction.delta
 
@@ -174,7 +183,7 @@ class NaturalGradient(Optimizer):
                 kept.append((columns, panel))
         gram, explained = ranks.sum(gram), ranks.sum(explained)
         gram = gram.tril() + gram.tril(-1).T
-        alpha = solve_shifted(gram, residual - self.momentum * explained, shift)
+        alpha = solve_shifted(gram, residual - self.kept * explained, shift)
         alpha = ranks.broadcast(alpha)  # processors of other kinds may round otherwise
         if keep:
             delta = torch.zeros_like(flat_parameters(wavefunction))
@@ -186,8 +195,8 @@ class NaturalGradient(Optimizer):
             chunk = self._measured(wavefunction, samples).chunk(self.max_bytes / 2)
             delta = pull_back(wavefunction, samples, roots * alpha, chunk=chunk, ranks=ranks)
         if self.direction is not None:
-            delta = delta + self.momentum * self.direction
-        change = gram @ alpha + self.momentum * explained  # O delta, (R,)
+            delta = delta + self.kept * self.direction
+        change = gram @ alpha + self.kept * explained  # O delta, (R,)
         return _Direction(delta, change.norm(), pull_back_norm(gram, residual))
 
     def _panels(
@@ -261,7 +270,7 @@ class NaturalGradient(Optimizer):
         metric, force = self._metric(wavefunction, samples, residual, ranks)
         old = torch.zeros_like(force)
         if self.direction is not None:
-            old = self.momentum * self.direction.to(force.dtype)
+            old = self.kept * self.direction.to(force.dtype)
         delta = ranks.broadcast(solve_shifted(metric, force - metric @ old, shift) + old)
         length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
         dtype = next(wavefunction.parameters()).dtype
@@ -333,6 +342,22 @@ class NaturalGradient(Optimizer):
 def fewer_parameters(n_parameters: int, n_rows: int) -> bool:
     """Whether the P x P system is the smaller one."""
     return n_parameters < n_rows
+
+
+def kept_share(steps: Tensor, weights: Tensor, shift: float, n_sites: int) -> float:
+    """Share of the momentum that a step may use: min(1, LINEAR / sigma), with
+
+        sigma^2 = (1 / N) sum_s w_s |dt x_s|^2 w_s / (w_s + lambda),    steps (U,) = dt x,
+
+    the spread of the local energies x = E_loc - E in units of 1 / dt, as far as the shifted metric
+    responds to it. Where dt x is not small ln psi does not change in proportion to it, and the last
+    direction says nothing about the next: momentum then carries configurations that a strong
+    repulsion suppresses far past the balance with their neighbours, until no gradient brings them
+    back. (docs/decisions.md, Strong repulsion.)
+    """
+    seen = weights.square() / (weights + shift)
+    sigma = float((seen @ steps.abs().square() / n_sites).sqrt())
+    return min(1.0, LINEAR / sigma) if sigma > 0 else 1.0
 
 
 def implicit_energies(excess: Tensor, time_step: float) -> Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
+from nqs.vmc.estimates import Estimates
 from nqs.vmc.gradient import add_to_parameters
 from nqs.vmc.local_flips import LocalFlips, draw_locally
 from nqs.vmc.optimizers import Optimizer
@@ -18,7 +18,7 @@ from nqs.vmc.precision import ProductsChoice
 from nqs.vmc.proposal import draw_around
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import sample_statistics
-from nqs.wavefunctions.wavefunction import Samples, Wavefunction
+from nqs.wavefunctions.wavefunction import Wavefunction
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def optimise(
     parameters, each has a generator of its own, and `after_step` answers alike on all of them.
     products: of the flip pass, full by default; its choice is updated on the way. Not with
     local_flips, which are in full precision: ValueError.
-    Raises FloatingPointError, before touching the parameters, if the energy is not finite, and
-    ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by construction.
+    Raises FloatingPointError, before touching the parameters, if the energy or the update is not
+    finite, and ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by
+    construction.
     """
     check_invariance(hamiltonian, wavefunction.generators())
     products = ProductsChoice() if products is None else products
@@ -85,7 +86,7 @@ def optimise(
         began = time.perf_counter()
         if products.measured_at(step):
             products.update(wavefunction, hamiltonian, n_samples, flip_fraction, generator, ranks)
-        samples, e_loc, noise = draw(
+        drawn = draw(
             wavefunction,
             hamiltonian,
             n_samples,
@@ -96,10 +97,18 @@ def optimise(
             ranks=ranks,
             products=products.kind,
         )
+        samples, noise = drawn.samples, drawn.noise
         energy = sample_statistics(
-            e_loc, samples, hamiltonian.n_sites, hamiltonian.infinite_temperature_energy, noise
+            drawn.e_loc,
+            samples,
+            hamiltonian.n_sites,
+            hamiltonian.infinite_temperature_energy,
+            noise,
+            drawn.outside,
         )
-        update = ranks.broadcast(optimizer.update(wavefunction, samples, e_loc, ranks))
+        update = ranks.broadcast(optimizer.update(wavefunction, samples, drawn.e_loc, ranks))
+        if not bool(update.isfinite().all()):
+            raise FloatingPointError(f"the update of step {step} is not finite")
         add_to_parameters(wavefunction, update)
         record = StepRecord(
             step=step,
@@ -129,13 +138,9 @@ def draw(
     max_rows: int,
     ranks: Ranks,
     products: str,
-) -> tuple[Samples, Tensor, Tensor | None]:
-    """Samples, their local energies (U,), and the noise (U,) in these if flips are local."""
+) -> Estimates:
+    """Samples and their local energies, with the noise in these if flips are local."""
     plain = (wavefunction, hamiltonian, n_samples, flip_fraction)
     if local_flips is None:
-        samples, e_loc = draw_around(
-            *plain, generator, max_rows=max_rows, ranks=ranks, products=products
-        )
-        return samples, e_loc, None
-    drawn = draw_locally(*plain, local_flips, generator, max_rows=max_rows, ranks=ranks)
-    return drawn.samples, drawn.e_loc, drawn.noise
+        return draw_around(*plain, generator, max_rows=max_rows, ranks=ranks, products=products)
+    return draw_locally(*plain, local_flips, generator, max_rows=max_rows, ranks=ranks)

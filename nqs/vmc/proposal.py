@@ -23,12 +23,15 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.estimates import Estimates
 from nqs.vmc.local_energy import connected, summed
 from nqs.vmc.ranks import ALONE, Ranks
+from nqs.vmc.residual import Rows, residuals
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction, merged
 
 LEAST_IMPORTANCE = 1e-25
-"""Rows below are left out: their squared local energies would leave the range of numbers."""
+"""Rows below are left out: their squared local energies would leave the range of numbers. What they
+carry of the variance is counted besides."""
 
 
 @torch.no_grad()
@@ -42,13 +45,13 @@ def draw_around(
     max_rows: int = 32_768,
     ranks: Ranks = ALONE,
     products: str = "full",
-) -> tuple[Samples, Tensor]:
+) -> Estimates:
     """n_samples draws of q, listed once each with counts and importance, and their E_loc (U,).
 
     Draws that symmetries of both psi and the Hamiltonian connect share one row: they have the same
     ln psi, local energy, importance and derivatives, so every average of these is unchanged.
     fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside. products: of
-    the flip pass, see nqs.vmc.products.
+    the flip pass, see nqs.vmc.products. Where nothing flips, no draw does.
     Each rank draws its share and evaluates its share of the distinct rows; all return all of them.
     """
     samples = drawn_around(wavefunction, hamiltonian, n_samples, fraction, generator, ranks)
@@ -56,17 +59,40 @@ def draw_around(
     part = Samples(samples.configs[own], samples.counts[own], samples.log_psi[own])
     elements, log_ratios = connected(wavefunction, hamiltonian, part, max_rows, products=products)
     e_loc = ranks.gathered(summed(hamiltonian, part.configs, elements, log_ratios))
-    if fraction == 0:
-        return samples, e_loc
-    weights = ranks.gathered(importance(elements, log_ratios, fraction))
+    if fraction == 0 or not len(hamiltonian.flips):
+        return Estimates(samples, e_loc)
+    own_weights = importance(elements, log_ratios, fraction)
+    weights = ranks.gathered(own_weights)
     samples = dataclasses.replace(samples, importance=weights)
     kept = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
     if len(kept) == len(weights):
-        return samples, e_loc
+        return Estimates(samples, e_loc)
+    left_out = _left_out(hamiltonian, part, elements, log_ratios, own_weights, fraction)
+    outside = float(ranks.sum(left_out) / (weights[kept] @ samples.counts[kept].to(weights)))
     rows, counts = at_least(ranks.size, samples.counts[kept])
     rows = kept[rows]
     weighted = Samples(samples.configs[rows], counts, samples.log_psi[rows], weights[rows])
-    return weighted, e_loc[rows]
+    return Estimates(weighted, e_loc[rows], outside=outside)
+
+
+def _left_out(
+    hamiltonian: Hamiltonian,
+    samples: Samples,
+    elements: Tensor,
+    log_ratios: Tensor,
+    weights: Tensor,
+    fraction: float,
+) -> Tensor:
+    """sum of counts times |<s|H|psi>|^2 / q(s) over the rows of no weight, a number."""
+    out = (~(weights > LEAST_IMPORTANCE)).nonzero().squeeze(1)
+    rows = Rows(
+        samples.configs[out],
+        elements[out],
+        log_ratios[out] + samples.log_psi[out, None],
+        samples.log_psi[out],
+    )
+    found = residuals(hamiltonian, rows, 0.0, 1.0, 1 - fraction, fraction)
+    return samples.counts[out].to(torch.float64) @ (found.real + found.imaginary)
 
 
 @torch.no_grad()
@@ -83,7 +109,7 @@ def drawn_around(
         raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
     samples = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
     configs, counts = samples.configs, samples.counts
-    if fraction > 0:
+    if fraction > 0 and len(hamiltonian.flips):
         configs, counts = flip_some(samples, hamiltonian, fraction, generator)
     representatives = ranks.gathered(wavefunction.representatives(configs))
     if representatives is not configs:

@@ -70,6 +70,10 @@ class Ranks(ABC):
     def shared(self, content: Any, device: torch.device | None = None) -> Any:
         """Rank 0's content, made of dicts, lists, tensors, numbers and text; tensors on device."""
 
+    @abstractmethod
+    def collected(self, content: Any) -> list[Any]:
+        """The content of each rank, made as for `shared`, in their order."""
+
 
 @final
 class OneProcess(Ranks):
@@ -92,6 +96,9 @@ class OneProcess(Ranks):
 
     def shared(self, content: Any, device: torch.device | None = None) -> Any:
         return content
+
+    def collected(self, content: Any) -> list[Any]:
+        return [content]
 
 
 ALONE: Final = OneProcess()
@@ -147,12 +154,27 @@ class ProcessGroup(Ranks):
 
     def shared(self, content: Any, device: torch.device | None = None) -> Any:
         if self.rank == 0:
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            self.gathered(torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8))
+            self.gathered(_packed(content))
             return content
-        buffer = io.BytesIO(self.gathered(torch.empty(0, dtype=torch.uint8)).numpy().tobytes())
-        return torch.load(buffer, map_location=device or "cpu", weights_only=True)
+        return _unpacked(self.gathered(torch.empty(0, dtype=torch.uint8)), device)
+
+    def collected(self, content: Any) -> list[Any]:
+        packed = _packed(content)
+        lengths = self.gathered(torch.tensor([len(packed)])).tolist()
+        return [_unpacked(part, None) for part in self.gathered(packed).split(lengths)]
+
+
+def _packed(content: Any) -> Tensor:
+    """content as bytes (n,) uint8."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor, device: torch.device | None) -> Any:
+    """The content of bytes (n,) uint8, tensors on device; opening it runs no code."""
+    buffer = io.BytesIO(packed.numpy().tobytes())
+    return torch.load(buffer, map_location=device or "cpu", weights_only=True)
 
 
 @contextlib.contextmanager

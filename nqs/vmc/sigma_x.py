@@ -1,5 +1,13 @@
-"""<sigma^x_i> of every site: the mean of Re psi(s with bit i flipped) / psi(s) over draws of
-|psi|^2. Its variance is finite: the mean square is at most 1.
+"""<sigma^x_i> of every site, from the ratios r = psi(s with bit i flipped) / psi(s) of draws of
+|psi|^2: the mean of
+
+    2 Re r / (1 + |r|^2)
+
+which lies in [-1, 1]. It is the mean of Re r over the pair of s and s flipped, each with its share
+of the pair's probability; Re r itself has the same mean, but a tail where psi(s) is small, which
+makes error bars of few draws too small.
+
+psi belongs to the rotated Hamiltonian (`Hamiltonian.rotated`): the signs are turned back here.
 
 Hamiltonians with a transverse field (Rydberg atoms, Ising) need these ratios for the local energy
 already; only those they do not provide are computed here.
@@ -28,6 +36,7 @@ class SigmaX(Measurement):
     ) -> None:
         self.wavefunction, self.max_rows = wavefunction, max_rows
         self.columns = single_site_columns(hamiltonian)  # (N,)
+        self.signs = hamiltonian.x_signs.to(hamiltonian.flips.device)  # (N,)
         self.moments = RunningMoments()
 
     def add(self, samples: Samples, connections: Connections) -> None:
@@ -36,8 +45,8 @@ class SigmaX(Measurement):
             zeros = torch.zeros(samples.configs.shape, device=samples.configs.device)
             self.moments.add(zeros, samples.counts)
             return
-        ratios = self._log_ratios(samples, *connections).exp()
-        self.moments.add(ratios.real, samples.counts)
+        ratios = bounded(self._log_ratios(samples, *connections))
+        self.moments.add(self.signs * ratios, samples.counts)
 
     def _log_ratios(self, samples: Samples, elements: Tensor, log_ratios: Tensor) -> Tensor:
         """ln psi(s xor e_i) / psi(s), (U, N)."""
@@ -61,6 +70,12 @@ class SigmaX(Measurement):
     def estimates(self) -> dict[str, Estimate]:
         """sigma_x (N,)."""
         return {"sigma_x": self.moments.estimate()}
+
+
+def bounded(log_ratios: Tensor) -> Tensor:
+    """2 Re r / (1 + |r|^2) = cos(arg r) / cosh(ln |r|) of ln r, any shape; float64."""
+    values = 1 / log_ratios.real.to(torch.float64).cosh()
+    return values * log_ratios.imag.cos() if log_ratios.is_complex() else values
 
 
 def single_site_columns(hamiltonian: Hamiltonian) -> Tensor:

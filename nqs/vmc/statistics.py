@@ -93,9 +93,11 @@ class EnergyStatistics:
     Attributes:
         energy: <H>, total.
         energy_error: standard error of the mean.
-        variance: Var(H) = <|E_loc - E|^2>, zero for an eigenstate.
+        variance: Var(H) = |H psi - E psi|^2, zero for an eigenstate.
         v_score: N Var(H) / (E - E_inf)^2 (Wu et al., Science 386, 296 (2024)).
         n_samples: number of draws.
+        variance_outside: the part of the variance in configurations that the state does not visit,
+            seen by flips of the draws (nqs.vmc.residual); contained in variance and energy_error.
     """
 
     energy: float
@@ -103,6 +105,7 @@ class EnergyStatistics:
     variance: float
     v_score: float
     n_samples: int
+    variance_outside: float
 
 
 def sample_statistics(
@@ -111,6 +114,7 @@ def sample_statistics(
     n_sites: int,
     infinite_temperature_energy: float,
     noise: Tensor | None = None,
+    outside: float = 0.0,
 ) -> EnergyStatistics:
     """Statistics of one batch, weighted by counts and importance.
 
@@ -121,6 +125,8 @@ def sample_statistics(
     noise (U,): variance of each row's energy, if it is itself an unbiased estimate (see
     nqs.vmc.local_flips). The error contains it, once for the draws that share a row; the variance
     and the V-score do not: noise is taken off, and with few samples may leave less than nothing.
+
+    outside: the part of the variance in rows whose weight is 0; see nqs.vmc.estimates.
     """
     weights = samples.weights
     energy = weights @ local_energies.real
@@ -134,13 +140,15 @@ def sample_statistics(
     if noise is not None:
         squared_error = squared_error + weights @ ((weights - each) * noise)
         variance = variance - weights @ noise
-    return _checked(
+    squared_error = squared_error + outside / max(n - 1, 1)
+    return checked_statistics(
         float(energy),
         float(squared_error.sqrt()),
-        float(variance),
+        float(variance) + outside,
         n,
         n_sites,
         infinite_temperature_energy,
+        outside,
     )
 
 
@@ -151,7 +159,7 @@ def energy_statistics(
     estimate = moments.estimate()
     value, error = estimate.value.reshape(-1), estimate.error.reshape(-1)  # (1,); complex: (2,)
     variance = moments.variance.sum() + value[1:].square().sum()  # <Im^2> = Var Im + (mean Im)^2
-    return _checked(
+    return checked_statistics(
         float(value[0]),
         float(error[0]),
         float(variance),
@@ -161,16 +169,18 @@ def energy_statistics(
     )
 
 
-def _checked(
+def checked_statistics(
     energy: float,
     error: float,
     variance: float,
     n_samples: int,
     n_sites: int,
     infinite_temperature_energy: float,
+    outside: float = 0.0,
 ) -> EnergyStatistics:
+    """With the V-score. Raises FloatingPointError unless energy and variance are finite."""
     if not (math.isfinite(energy) and math.isfinite(variance)):
         raise FloatingPointError(f"the energy is not finite (mean {energy}, variance {variance})")
-    span = energy - infinite_temperature_energy
-    v_score = n_sites * variance / span**2 if span else math.inf
-    return EnergyStatistics(energy, error, variance, v_score, n_samples)
+    square = (energy - infinite_temperature_energy) ** 2
+    v_score = n_sites * variance / square if square else math.inf if variance else 0.0
+    return EnergyStatistics(energy, error, variance, v_score, n_samples, outside)

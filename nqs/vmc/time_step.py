@@ -10,6 +10,7 @@ Hamiltonian and goes with 1 / (unit of energy).
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 
@@ -26,10 +27,14 @@ def time_step(hamiltonian: Hamiltonian) -> float:
     square torus. Diagonal terms do not count: the states that they lift are not occupied.
     The largest elements are sought among random configurations, the same for every seed.
     """
+    width = 2 * float(largest_elements(hamiltonian).sum()) / hamiltonian.n_sites
+    return LONGEST / max(1.0, width)
+
+
+def largest_elements(hamiltonian: Hamiltonian) -> Tensor:
+    """(G,) largest |<s|H|s xor f_g>| among N_CONFIGURATIONS random s."""
     device = hamiltonian.flips.device
     generator = torch.Generator().manual_seed(0)
     shape = (N_CONFIGURATIONS, hamiltonian.n_sites)
     configs = (torch.rand(shape, generator=generator) < 0.5).to(device)
-    largest = hamiltonian.off_diagonal(configs).abs().amax(0)  # (G,)
-    width = 2 * float(largest.sum()) / hamiltonian.n_sites
-    return LONGEST / max(1.0, width)
+    return hamiltonian.off_diagonal(configs).abs().amax(0)

@@ -83,9 +83,11 @@ def without(key: str, run: Path, path: Path) -> Path:
     kept = [line for line in lines if not line.startswith(f"  {key}:")]
     assert len(kept) == len(lines) - 1
     (older / "config.yaml").write_text("".join(kept))
+    (older / "digests.json").unlink()
     for file in (older / "checkpoints").iterdir():
         saved = torch.load(file, weights_only=True)
         del saved["config"]["data"][key]
+        saved["format"] = "nqs checkpoint 1"
         torch.save(saved, file)
     return older
 

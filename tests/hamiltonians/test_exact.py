@@ -292,6 +292,32 @@ def test_observables_are_expectation_values_of_matrices(H: Hamiltonian) -> None:
     assert result.magnetization(signs) == pytest.approx(result.probabilities() @ order, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    "H",
+    [
+        Rydberg(Square(2, 3), 7.0, delta=2.0, Omega=[1, -1, 0.5, -2, 1, -1]),
+        TransverseFieldIsing(Chain(6), h=[-1.0, 0.5, -0.3, -1.1, 1.0, 0.2]),
+        PauliSum(4, [(0.7, f"X{i}") for i in range(3)] + [(-1.0, "Z0 Z1"), (0.2, "X3 Z2")]),
+        J1J2(Chain(5), 1.0, 0.3, marshall=True),
+    ],
+    ids=repr,
+)
+def test_sigma_x_is_that_of_the_hamiltonian_that_was_asked_for(H: Hamiltonian) -> None:
+    """Against the matrix of its Pauli strings, which knows no rotation."""
+    assert H.rotated.any()
+    matrix = kronecker.pauli_sum(H.n_sites, H.pauli_terms())
+    levels, vectors = np.linalg.eigh(matrix)
+    found = ground_state(H)
+    np.testing.assert_allclose(found.energies, levels[:2], atol=1e-11)
+    if levels[1] - levels[0] < 1e-9:
+        return  # any state of the level
+    for i in range(H.n_sites):
+        x = operator_average(vectors[:, 0], kronecker.string(H.n_sites, {i: "X"}))
+        assert found.sigma_x()[i] == pytest.approx(x, abs=1e-10)
+    density = np.abs(vectors[:, 0]) ** 2 @ basis(H.n_sites).double().numpy()
+    np.testing.assert_allclose(found.density(), density, atol=1e-10)
+
+
 def test_observables_of_a_known_state() -> None:
     """Two sites in |01>: amplitude number 1, site 1 excited."""
     state = GroundState(2, np.array([0.0]), np.array([0.0, 1.0, 0.0, 0.0]))

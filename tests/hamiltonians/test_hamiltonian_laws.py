@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import kronecker
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import basis, dense_matrix
+from hamiltonians.invariance import check_invariance
 from hamiltonians.lattice import (
     Chain,
     Honeycomb,
@@ -73,19 +75,14 @@ def pauli_sums(draw: st.DrawFn) -> System:
 
 @st.composite
 def exchanges(draw: st.DrawFn) -> System:
-    """XXZ, plain or rotated; the oracle rotates by the matrix U = prod_{i in B} sz_i."""
+    """XXZ, plain or rotated."""
     lattice = draw(st.sampled_from([*LATTICES, *RINGS]))
     n, bonds = lattice.n_sites, lattice.bonds().tolist()
     J, Delta = (draw(st.lists(couplings, min_size=len(bonds), max_size=len(bonds))) for _ in "12")
     h = draw(st.lists(couplings, min_size=n, max_size=n))
     matrix = kronecker.exchange(n, bonds, J, [a * b for a, b in zip(J, Delta, strict=True)], h)
-    signs = lattice.bipartition()
-    marshall = draw(st.sampled_from([False, "auto"] if signs is None else [True, False, "auto"]))
-    if marshall is True or (marshall == "auto" and signs is not None and sum(J) > 1e-9):
-        matrix = rotated(matrix, signs.tolist())
-    elif marshall == "auto" and sum(J) > 0:
-        marshall = False  # a sum of zero up to rounding
-    return System(XXZ(lattice, J, Delta, h, marshall=marshall), matrix)
+    rules = [False, "auto"] if lattice.bipartition() is None else [True, False, "auto"]
+    return System(XXZ(lattice, J, Delta, h, marshall=draw(st.sampled_from(rules))), matrix)
 
 
 @st.composite
@@ -99,10 +96,7 @@ def two_shells(draw: st.DrawFn) -> System:
     matrix = kronecker.exchange(
         lattice.n_sites, [bond for _, bond in bonds], J, J, [0.0] * lattice.n_sites
     )
-    signs = lattice.bipartition()
-    marshall = draw(st.booleans()) and signs is not None
-    if marshall:
-        matrix = rotated(matrix, signs.tolist())
+    marshall = draw(st.booleans()) and lattice.bipartition() is not None
     return System(J1J2(lattice, J1, J2, marshall=marshall), matrix)
 
 
@@ -122,10 +116,15 @@ def conserving_sums(draw: st.DrawFn) -> System:
     return System(PauliSum(n, terms), kronecker.pauli_sum(n, terms))
 
 
-def rotated(matrix: kronecker.Matrix, signs: list[float]) -> kronecker.Matrix:
-    """U H U with U = prod_{i in B} sz_i, B the sites of sign -1."""
-    U = kronecker.string(len(signs), {i: "Z" for i, sign in enumerate(signs) if sign < 0})
+def turned(matrix: kronecker.Matrix, sites: list[bool]) -> kronecker.Matrix:
+    """U H U with U = prod sz_i over the sites."""
+    U = kronecker.string(len(sites), {i: "Z" for i, site in enumerate(sites) if site})
     return U @ matrix @ U
+
+
+def is_stoquastic(matrix: kronecker.Matrix) -> bool:
+    off_diagonal = matrix - np.diag(np.diag(matrix))
+    return bool(off_diagonal.real.max() <= 1e-11 and np.abs(off_diagonal.imag).max() <= 1e-11)
 
 
 def far(lattice: Lattice) -> bool:
@@ -158,10 +157,51 @@ systems = st.one_of(
 @given(systems)
 @settings(max_examples=150, deadline=None)
 def test_matrix_elements_are_those_of_the_formula(system: System) -> None:
-    matrix = dense_matrix(system.hamiltonian)
+    """Rotated by the matrix U of the sites it names."""
+    H = system.hamiltonian
+    matrix, expected = dense_matrix(H), turned(system.matrix, H.rotated.tolist())
     scale = max(1.0, float(np.abs(system.matrix).max()))
-    np.testing.assert_allclose(matrix, system.matrix, rtol=0, atol=1e-12 * scale)
+    np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-12 * scale)
     np.testing.assert_array_equal(matrix, matrix.conj().T)
+    assert H.x_signs.tolist() == [-1.0 if site else 1.0 for site in H.rotated]
+
+
+@given(systems)
+@settings(max_examples=150, deadline=None)
+def test_it_is_stoquastic_wherever_some_rotation_makes_it_so(system: System) -> None:
+    """All 2^N sets of sites are tried; a sign rule that was chosen stands."""
+    H, matrix = system.hamiltonian, system.matrix
+    assert H.is_stoquastic == is_stoquastic(dense_matrix(H))
+    if not hasattr(H, "bonds") or isinstance(H, TransverseFieldIsing):  # no sign rule to choose
+        sets = itertools.product([False, True], repeat=H.n_sites)
+        assert H.is_stoquastic == any(is_stoquastic(turned(matrix, list(A))) for A in sets)
+
+
+@given(systems)
+@settings(max_examples=60, deadline=None)
+def test_a_rotation_keeps_every_symmetry_and_what_has_no_sign(system: System) -> None:
+    """Patterns of PauliSum with elements of both signs, or complex ones, are left alone."""
+    H, matrix = system.hamiltonian, system.matrix
+    if not isinstance(H, PauliSum):
+        return
+    rows = np.arange(2**H.n_sites)
+    for flip in H.flips.tolist():
+        mask = sum(2 ** (H.n_sites - 1 - i) for i, x in enumerate(flip) if x)
+        given, found = matrix[rows, rows ^ mask], dense_matrix(H)[rows, rows ^ mask]
+        mixed = given.real.max() > 1e-9 and given.real.min() < -1e-9
+        if mixed or np.abs(given.imag).max() > 1e-9:
+            np.testing.assert_allclose(found, given, atol=1e-11)
+        elif H.rotated.any():
+            assert found.real.max() <= 1e-11
+    for row in itertools.permutations(range(H.n_sites)):
+        moved = numbers(basis(H.n_sites)[:, list(row)])
+        if np.allclose(matrix[np.ix_(moved, moved)], matrix, atol=1e-13):
+            check_invariance(H, [(torch.tensor(row), False)])
+
+
+def numbers(configs: torch.Tensor) -> np.ndarray:
+    places = torch.arange(configs.shape[1] - 1, -1, -1)
+    return (configs.to(torch.int64) << places).sum(1).numpy()
 
 
 @given(systems)
@@ -188,9 +228,6 @@ def test_scalar_properties_are_those_of_the_matrix(system: System) -> None:
     trace = np.trace(matrix).real / len(matrix)
     assert H.infinite_temperature_energy == pytest.approx(trace, abs=1e-11)
     assert H.is_complex == bool(np.abs(matrix.imag).max() > 1e-13)
-    off_diagonal = matrix - np.diag(np.diag(matrix))
-    positive = off_diagonal.real.max() > 1e-11 or np.abs(off_diagonal.imag).max() > 1e-11
-    assert H.is_stoquastic == (not positive)
 
 
 @given(systems)
@@ -204,9 +241,10 @@ def test_magnetisation_is_conserved_where_the_matrix_says_so(system: System) -> 
 @given(systems)
 @settings(max_examples=60, deadline=None)
 def test_the_pauli_form_is_the_same_hamiltonian(system: System) -> None:
+    """The one that was asked for, whatever is rotated."""
     H = system.hamiltonian
-    twin = PauliSum(H.n_sites, H.pauli_terms())
-    np.testing.assert_allclose(dense_matrix(twin), system.matrix, rtol=0, atol=1e-10)
+    matrix = kronecker.pauli_sum(H.n_sites, H.pauli_terms())
+    np.testing.assert_allclose(matrix, system.matrix, rtol=0, atol=1e-10)
 
 
 @given(systems)
@@ -267,7 +305,31 @@ def test_rydberg_cutoff_and_periodic_images() -> None:
     assert ring[0, 4].item() == 1.0 and ring[0, 3].item() == pytest.approx(1 / 2**6)
 
 
-def test_negative_drive_is_no_longer_stoquastic() -> None:
-    assert Rydberg(Chain(3), 1.0).is_stoquastic
-    assert not Rydberg(Chain(3), 1.0, Omega=[1.0, -1.0, 1.0]).is_stoquastic
-    assert not TransverseFieldIsing(Chain(3), h=-1.0).is_stoquastic
+@pytest.mark.parametrize(
+    ("H", "rotated"),
+    [
+        (Rydberg(Chain(3), 1.0, Omega=[1.0, -1.0, 1.0]), [1]),
+        (TransverseFieldIsing(Chain(3), h=-1.0), [0, 1, 2]),
+        (XXZ(Chain(4), [1.0, -1.0, 1.0], marshall="auto"), [1, 2]),
+        (XXZ(Triangular(2, 2), [1.0, -1.0, -1.0, 1.0, 1.0], marshall="auto"), []),
+        (PauliSum(3, [(0.5, "X0"), (0.7, "Z0 Z1"), (-1.0, "X2"), (0.2, "X0 X1 X2")]), [0]),
+        (PauliSum(3, [(0.5, "X0"), (0.7, "X1"), (1.0, "X0 X1")]), []),  # cannot be
+        (PauliSum(3, [(0.5, "X0"), (0.7, "X0 Z1"), (1.0, "X2")]), [2]),  # -0.2..1.2: left alone
+        (PauliSum(3, [(0.5, "X0"), (0.4, "X0 Z1")]), [0]),  # 0.1..0.9
+        (PauliSum(2, [(0.5, "X0"), (0.4, "Y0"), (1.0, "X1")]), [1]),  # complex: left alone
+        (PauliSum(4, [(1.0, {i: p, i + 1: p}) for i in range(3) for p in "XYZ"]), [1, 3]),
+        (PauliSum(3, [(1.0, {i: p, j: p}) for i, j in ((0, 1), (1, 2), (0, 2)) for p in "XY"]), []),
+    ],
+)
+def test_the_rotated_sites(H: Hamiltonian, rotated: list[int]) -> None:
+    assert H.rotated.nonzero()[:, 0].tolist() == rotated
+    assert H.to("meta").x_signs.device.type == "meta"
+
+
+def test_rotations_of_many_sites_are_quick() -> None:
+    """Elimination, not enumeration: 4608 equations for 2304 sites; odd loops have no solution."""
+    signs = torch.where(torch.arange(2 * 48**2) % 3 == 0, -1.0, 1.0).double()
+    H = XXZ(Square(48, 48, True), signs, marshall="auto")
+    assert H.n_sites == 2304 and len(H.flips) == 4608
+    odd = XXZ(Square(47, 47, True), marshall="auto")
+    assert not odd.rotated.any() and not odd.is_stoquastic

@@ -35,13 +35,14 @@ def test_file(tmp_path: Path) -> None:
         2,
         [(1, {0: p, 1: p}) for p in "XYZ"] + [(-0.5, {})],
     )
-    np.testing.assert_array_equal(dense_matrix(PauliSum.from_file(path)), expected)
+    found = PauliSum.from_file(path)
+    np.testing.assert_array_equal(kronecker.pauli_sum(2, found.pauli_terms()), expected)
     path.write_text("1 Z0\n2 X3\n")
     assert PauliSum.from_file(path).n_sites == 4
     assert PauliSum.from_file(path, n_sites=6).n_sites == 6
 
 
-def test_marshall_rotated_heisenberg_is_stoquastic_and_the_plain_one_is_not() -> None:
+def test_exchange_on_two_sublattices_is_rotated_to_a_stoquastic_form() -> None:
     """XX + YY flips antiparallel pairs with +2; a rotation of one sublattice makes it -2."""
     bonds = [(0, 1), (1, 2), (2, 3)]
 
@@ -49,8 +50,9 @@ def test_marshall_rotated_heisenberg_is_stoquastic_and_the_plain_one_is_not() ->
         strengths = {"X": xy, "Y": xy, "Z": 1.0}
         return PauliSum(4, [(c, {i: p, j: p}) for i, j in bonds for p, c in strengths.items()])
 
-    assert not chain(1.0).is_stoquastic
-    assert chain(-1.0).is_stoquastic
+    assert chain(1.0).is_stoquastic and chain(1.0).rotated.tolist() == [False, True, False, True]
+    assert chain(-1.0).is_stoquastic and not chain(-1.0).rotated.any()
+    np.testing.assert_array_equal(dense_matrix(chain(1.0)), dense_matrix(chain(-1.0)))
     assert chain(-1.0).constant_off_diagonal is None
 
 
@@ -88,4 +90,4 @@ def test_lattice_is_kept_and_checked() -> None:
 def test_a_plain_field_is_stoquastic_by_its_sign() -> None:
     """A flip pattern without any Z has nothing to enumerate."""
     assert PauliSum(2, [(-1.0, "XI"), (-0.5, "IX"), (1.0, "ZZ")]).is_stoquastic
-    assert not PauliSum(2, [(-1.0, "XI"), (0.5, "IX")]).is_stoquastic
+    assert not PauliSum(2, [(1.0, "XI"), (1.0, "IX"), (1.0, "XX")]).is_stoquastic

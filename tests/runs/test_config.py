@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +16,17 @@ from hypothesis import strategies as st
 from hamiltonians import Hamiltonian
 from hamiltonians.lattice import Chain
 from nqs.runs.build import build_hamiltonian
-from nqs.runs.config import Config, HamiltonianConfig, LatticeConfig, ModelConfig
+from nqs.runs.config import (
+    HAMILTONIANS,
+    MODELS,
+    OPTIMIZERS,
+    Config,
+    HamiltonianConfig,
+    LatticeConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from nqs.runs.schema import InputError, documentation, flatten, from_mapping, suggestion
 
 RYDBERG = {"name": "rydberg", "delta": 1.0, "Omega": 1.0}
@@ -191,3 +203,61 @@ def test_round_trip_through_yaml() -> None:
     flat = flatten(config.to_dict())
     for key, value in flatten(mapping).items():
         assert flat[key] == value
+
+
+def numbers(section: type) -> list[str]:
+    """The fields of a section that take a number."""
+    hints = typing.get_type_hints(section)
+    return [
+        name
+        for name, hint in hints.items()
+        if {int, float} & {hint, *typing.get_args(hint)}
+        and not (name.startswith("periodic") or name in ("patch", "sub_patch"))
+    ]
+
+
+KINDS: list[tuple[str, str, type]] = [
+    *(("hamiltonian", kind, HamiltonianConfig) for kind in HAMILTONIANS),
+    *(("model", kind, ModelConfig) for kind in MODELS),
+    *(("optimizer", kind, OptimizerConfig) for kind in OPTIMIZERS),
+]
+
+
+@pytest.mark.parametrize("absurd", [1e301, -1e301, 1e-301, -1e-301])
+def test_every_number_has_a_range(absurd: float) -> None:
+    """Whatever is too large or too small to do what its key says is refused, with the key."""
+    for name in numbers(LatticeConfig):
+        mapping = {"name": "square", "Lx": 2, "Ly": 2, "periodic": False, name: absurd}
+        assert_refused(LatticeConfig, mapping, f"lattice.{name}", "lattice")
+    for section, kind, config in KINDS:
+        known = {"hamiltonian": HAMILTONIANS, "model": MODELS, "optimizer": OPTIMIZERS}[section]
+        for name in numbers(config):
+            if name in known[kind]:
+                mapping = {"name": kind, **full(section, kind), name: absurd}
+                assert_refused(config, mapping, f"{section}.{name}", section)
+    for name in numbers(TrainConfig):
+        mapping = {**full("train", ""), "flip_radius": 1.0, name: absurd}
+        assert_refused(TrainConfig, mapping, f"train.{name}", "train")
+
+
+def assert_refused(config: type, mapping: dict[str, object], key: str, section: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(key)}="):
+        from_mapping(config, mapping, section)
+
+
+def full(section: str, kind: str) -> dict[str, object]:
+    """The shipped values of a section."""
+    folder = Path(__file__).resolve().parents[2] / "conf"
+    if not kind:
+        return dict(yaml.safe_load((folder / "config.yaml").read_text())[section])
+    values = dict(yaml.safe_load((folder / section / f"{kind}.yaml").read_text()))
+    return {key: value for key, value in values.items() if key != "name"}
+
+
+def test_whole_numbers_that_no_float_holds() -> None:
+    with pytest.raises(InputError, match="finite"):
+        from_mapping(Kinds, GOOD | {"real": 10**400})
+    with pytest.raises(InputError, match=r"patch=.*whole numbers"):
+        from_mapping(
+            ModelConfig, {"name": "rnn", **full("model", "rnn"), "patch": 16**9999}, "model"
+        )

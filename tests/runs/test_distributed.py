@@ -250,7 +250,7 @@ def test_a_scan_is_refused(
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     return subprocess.run(
         [sys.executable, *command, str(ROOT / "train.py"), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},

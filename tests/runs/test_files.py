@@ -48,6 +48,7 @@ def test_a_failed_write_keeps_the_old_file(
 def test_history_round_trip(tmp_path: Path) -> None:
     content = filled(5)
     numbers = {"energy": -1.5, "n_samples": 10, "kind": "final", "step": 5, "seed": 0}
+    numbers |= {"energy_error": 0.1, "variance": 0.2, "v_score": 0.3}
     observables = {"density": (np.arange(4.0), np.ones(4)), "m": (np.array(0.5), np.array(0.1))}
     content.evaluations.append(Evaluation(numbers, observables))
     content.write(tmp_path / "run.h5")
@@ -96,6 +97,9 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert len(lines) == 1 and "step-000000010.pt" in lines[0]
     with pytest.raises(InputError, match=r"another run, model\.d_model=4 there and 8 in this"):
         checkpoint.newest(tmp_path, {"model": {"d_model": 8}}, cpu, lines.append)
+    with pytest.raises(InputError, match="none: missing"):
+        checkpoint.newest(tmp_path / "none", config, cpu, lines.append)
+    (tmp_path / "none").mkdir()
     assert checkpoint.newest(tmp_path / "none", config, cpu, lines.append) is None
 
 

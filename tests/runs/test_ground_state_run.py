@@ -129,6 +129,7 @@ def test_folder_explains_itself(whole: Path) -> None:
     assert files == {
         "config.yaml",
         "environment.json",
+        "digests.json",
         "run.log",
         "run.h5",
         "checkpoints/step-000000006.pt",
@@ -372,7 +373,11 @@ def test_evaluate_adds_and_keeps(
     assert [e.numbers["kind"] for e in content.evaluations] == ["final", "later"]
     assert content.evaluations[1].numbers["n_samples"] == 500
     assert content.evaluations[0].numbers["energy"] == before["energy"]
-    assert result(tmp_path / "run") == before
+    summary = result(tmp_path / "run")
+    (also,) = summary.pop("later_evaluations")
+    numbers = dict(content.evaluations[1].numbers)
+    assert also == {name: value for name, value in numbers.items() if name != "kind"}
+    assert summary.pop("sha256") != before.pop("sha256") and summary == before
     assert_same_run(tmp_path / "run", whole)
     out = capsys.readouterr().out
     assert "500 samples, seed 9" in out and "Renyi entropy S2, 2 sites" in out

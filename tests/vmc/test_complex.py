@@ -23,7 +23,7 @@ from nqs.vmc.evaluation import evaluate
 from nqs.vmc.gradient import add_to_parameters, energy_gradient, flat_gradient, flat_parameters
 from nqs.vmc.layer_jacobians import LayerJacobians
 from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient
+from nqs.vmc.natural_gradient import NaturalGradient, kept_share
 from nqs.vmc.optimisation import StepRecord, optimise
 from nqs.vmc.optimizers import Adam
 from nqs.vmc.proposal import draw_around
@@ -73,7 +73,9 @@ def dense_direction(
     jacobian = explicit_jacobian(psi, samples.configs)
     o = weights.sqrt()[:, None] * (jacobian - weights @ jacobian)
     e = weights.sqrt() * (e_loc - weights @ e_loc)
-    old = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else MOMENTUM * old
+    steps = RATE * (e_loc - samples.weights.to(e_loc.dtype) @ e_loc)
+    kept = MOMENTUM * kept_share(steps, samples.weights, SHIFT, psi.n_sites)
+    old = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else kept * old
     metric = (o.conj().T @ o).real + SHIFT * torch.eye(o.shape[1], dtype=torch.float64)
     force = (o.conj().T @ (e - o @ old.to(o.dtype))).real
     return torch.linalg.solve(metric, force) + old
@@ -94,7 +96,8 @@ def test_zero_variance_on_an_exact_complex_eigenvector(generator: torch.Generato
     values, vectors = torch.linalg.eigh(MATRIX)
     exact, energy = ComplexTable(vectors[:, 0]), float(values[0])
     for fraction in (0.0, 0.4):
-        samples, e_loc = draw_around(exact, HAMILTONIAN, 500, fraction, generator)
+        drawn = draw_around(exact, HAMILTONIAN, 500, fraction, generator)
+        samples, e_loc = drawn.samples, drawn.e_loc
         found = sample_statistics(e_loc, samples, 6, 0.0)
         assert found.energy == pytest.approx(energy, rel=1e-10)
         assert found.variance < 1e-18 and found.energy_error < 1e-9
@@ -163,7 +166,8 @@ def test_gradient(model: str, mixed: bool) -> None:
 def test_importance_is_p_over_q(fraction: float) -> None:
     """Weights from |ratio|^2: no phase in them."""
     psi = build("ptf")
-    samples, _ = draw_around(psi, HAMILTONIAN, 500, fraction, torch.Generator().manual_seed(0))
+    drawn = draw_around(psi, HAMILTONIAN, 500, fraction, torch.Generator().manual_seed(0))
+    samples = drawn.samples
     p = amplitudes(psi).detach().abs().square()
     configs = basis(6)
     acts = HAMILTONIAN.off_diagonal(configs) != 0

@@ -108,7 +108,7 @@ def test_energy_variance_and_v_score_of_any_state(model: str, generator: torch.G
     variance = float(weights @ deviations)
     fourth = float(weights @ (deviations - variance).square())
     assert abs(result.variance - variance) < 5 * (fourth / 40_000) ** 0.5
-    assert result.energy_error == pytest.approx((result.variance / 39_999) ** 0.5, rel=1e-12)
+    assert 0.2 < result.energy_error / (result.variance / 39_999) ** 0.5 < 1.05  # flips help
     span = result.energy - HAMILTONIAN.infinite_temperature_energy
     assert result.v_score == pytest.approx(6 * result.variance / span**2, rel=1e-12)
 
@@ -155,8 +155,8 @@ def test_streaming_is_one_sum(monkeypatch: pytest.MonkeyPatch, generator: torch.
     assert sizes == [250, 250, 250, 250, 1]
     draws = torch.cat([e_loc.repeat_interleave(counts) for e_loc, counts in parts])
     assert len(draws) == result.n_samples == 1_001
-    assert result.energy == pytest.approx(float(draws.mean()), rel=1e-12)
-    assert result.variance == pytest.approx(float(draws.var(correction=0)), rel=1e-12)
+    assert abs(result.energy - float(draws.mean())) < 5 * result.energy_error
+    assert 0.3 < result.variance / float(draws.var(correction=0)) < 3  # see test_residual.py
 
 
 def test_staggered_only_where_there_are_two_sublattices(generator: torch.Generator) -> None:

@@ -23,7 +23,12 @@ from nqs.vmc import natural_gradient
 from nqs.vmc.gradient import energy_gradient, flat_gradient
 from nqs.vmc.layer_jacobians import LayerJacobians, bytes_per_row
 from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient, implicit_energies, solve_shifted
+from nqs.vmc.natural_gradient import (
+    NaturalGradient,
+    implicit_energies,
+    kept_share,
+    solve_shifted,
+)
 from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -160,6 +165,39 @@ def test_launches_of_a_sub_sampler_leave_its_jacobian(monkeypatch: pytest.Monkey
     assert held == len(samples.configs) * row_bytes.record
 
 
+def test_momentum_is_kept_where_the_step_is_small() -> None:
+    """All of it below the bound, less above in proportion; rows that the shifted metric cannot move
+    do not count; ten times the sites with ten times the variance are the same."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randn(400, generator=generator, dtype=torch.float64)
+    weights = torch.full((400,), 1 / 400, dtype=torch.float64)
+    assert kept_share(1e-2 * steps, weights, 1e-3, 9) == 1.0
+    share = kept_share(10 * steps, weights, 1e-3, 9)
+    assert 0 < share < 0.1
+    assert kept_share(20 * steps, weights, 1e-3, 9) == pytest.approx(share / 2)
+    assert kept_share(10**0.5 * 10 * steps, weights, 1e-3, 90) == pytest.approx(share)
+    tail = torch.cat([weights, torch.tensor([1e-12]).double()])
+    assert kept_share(torch.cat([1e-2 * steps, torch.tensor([1e3]).double()]), tail, 1e-3, 9) == 1.0
+    assert kept_share(torch.zeros(3).double(), weights[:3], 1e-3, 9) == 1.0
+
+
+def test_the_direction_is_kept_as_far_as_it_was_gone() -> None:
+    """A step that the trust region shortens to a hundredth leaves a hundredth of a direction."""
+    psi = build("ptf-learned")
+    samples, e_loc = draw(psi)
+    whole = NaturalGradient(RATE, diagonal_shift=SHIFT)
+    whole.update(psi, samples, e_loc)
+    first = NaturalGradient(RATE, diagonal_shift=SHIFT, max_norm=1e9)
+    first.update(psi, samples, e_loc)
+    assert whole.direction is not None and first.direction is not None
+    assert torch.equal(first.direction, whole.direction)
+    short = NaturalGradient(RATE, diagonal_shift=SHIFT, max_norm=1e-6)
+    update = short.update(psi, samples, e_loc)
+    assert short.direction is not None
+    assert_close(update, -RATE * short.direction)
+    assert float(short.direction.norm()) < 1e-3 * float(whole.direction.norm())
+
+
 @pytest.mark.parametrize("core", [*CORES, "lptf-gru"])
 def test_minsr_is_sr_and_spring_its_recursion(core: str) -> None:
     psi = build(core)
@@ -171,7 +209,10 @@ def test_minsr_is_sr_and_spring_its_recursion(core: str) -> None:
         if old is None:
             delta = parameter_space(o, e)
         else:
-            delta = parameter_space(o, e - 0.8 * o @ old) + 0.8 * old
+            steps = RATE * (e_loc - samples.weights @ e_loc)
+            kept = 0.8 * kept_share(steps, samples.weights, SHIFT, psi.n_sites)
+            assert kept > 0.01
+            delta = parameter_space(o, e - kept * o @ old) + kept * old
         update = optimizer.update(psi, samples, e_loc)
         assert_close(update, -RATE * delta, rtol=0, atol=1e-10 * float(delta.norm()))
         old = delta

@@ -237,7 +237,7 @@ def test_flips_are_never_computed_twice(
     kind: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     """sigma_x asks for a second pass only where the Hamiltonian lacks single flips, and only them;
-    in a sector for none."""
+    in a sector for none. (Flips of configurations that no draw has are those of the variance.)"""
     lattice = Chain(6)
     psi: Wavefunction = fixed_magnetisation() if kind == "sector" else random_table(6)
     omega = torch.ones(6, dtype=torch.float64)
@@ -249,18 +249,30 @@ def test_flips_are_never_computed_twice(
         "undriven": lambda: Rydberg(lattice, V=1.0, Omega=omega),
     }[kind]()
     needed: list[int] = []
-    original = psi.log_psi_flipped
+    seen: set[tuple[bool, ...]] = set()
+    original, sample = psi.log_psi_flipped, psi.sample
+
+    def sampled(*arguments, **options):
+        samples = sample(*arguments, **options)
+        seen.update(map(tuple, samples.configs.tolist()))
+        return samples
 
     def counted(configs, flips, wanted=None, **options):
+        drawn = [tuple(config) in seen for config in configs.tolist()]
+        assert all(drawn) or not any(drawn)
+        if not drawn[0]:
+            return original(configs, flips, wanted, **options)
         needed.append(int(wanted[0].sum()) if wanted is not None else len(flips))
         return original(configs, flips, wanted, **options)
 
     monkeypatch.setattr(psi, "log_psi_flipped", counted)
+    monkeypatch.setattr(psi, "sample", sampled)
     free = sigma_x.comes_with_the_energy(psi, H)
     assert free == (kind in ("rydberg", "sector"))
     result = evaluate(psi, H, 300, generator)
     assert ("sigma_x" in result.observables) == free and len(needed) == 1
     needed.clear()
+    seen.clear()
     result = evaluate(psi, H, 300, generator, sigma_x=True)
     assert needed[1:] == {"rydberg": [], "sector": [], "heisenberg": [6], "undriven": [1]}[kind]
     if kind == "sector":

@@ -71,9 +71,8 @@ def test_bias_is_the_difference_of_two_estimates(fraction: float) -> None:
     energies = []
     for state, products in ((psi, "bfloat16"), (single().double(), "full")):
         generator = torch.Generator().manual_seed(3)
-        samples, e_loc = draw_around(
-            state, HAMILTONIAN, 300, fraction, generator, products=products
-        )
+        drawn = draw_around(state, HAMILTONIAN, 300, fraction, generator, products=products)
+        samples, e_loc = drawn.samples, drawn.e_loc
         assert torch.equal(samples.configs, draws.configs)
         energies.append(sample_statistics(e_loc, samples, 6, 0.0).energy)
     assert found.bias == pytest.approx(energies[0] - energies[1], rel=1e-6)

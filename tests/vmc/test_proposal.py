@@ -79,9 +79,8 @@ def test_draws_come_from_q(system: str, assert_distribution) -> None:
 def test_importance_is_p_over_q_and_energies_are_local_energies(system: str) -> None:
     psi, hamiltonian = network(), SYSTEMS[system]
     p, q = enumerated(psi, hamiltonian)
-    samples, e_loc = draw_around(
-        psi, hamiltonian, 5_000, FRACTION, torch.Generator().manual_seed(0)
-    )
+    drawn = draw_around(psi, hamiltonian, 5_000, FRACTION, torch.Generator().manual_seed(0))
+    samples, e_loc = drawn.samples, drawn.e_loc
     places = numbers(samples.configs)
     assert samples.importance is not None
     assert_close(samples.importance, (p / q)[places], rtol=1e-9, atol=0)
@@ -107,7 +106,8 @@ def test_energy_and_its_error_bar(system: str, fraction: float) -> None:
     variance = float((matrix @ amplitudes).square().sum()) - energy**2
     generator, z2, variances = torch.Generator().manual_seed(5), 0.0, []
     for _ in range(60):
-        samples, e_loc = draw_around(psi, hamiltonian, 2_000, fraction, generator)
+        drawn = draw_around(psi, hamiltonian, 2_000, fraction, generator)
+        samples, e_loc = drawn.samples, drawn.e_loc
         found = sample_statistics(e_loc, samples, 4, 0.0)
         z = (found.energy - energy) / found.energy_error
         assert abs(z) < 5
@@ -119,7 +119,8 @@ def test_energy_and_its_error_bar(system: str, fraction: float) -> None:
 
 def test_without_importance_the_statistics_are_the_plain_ones() -> None:
     psi, hamiltonian = network(), SYSTEMS["rydberg"]
-    samples, e_loc = draw_around(psi, hamiltonian, 300, 0.0, torch.Generator().manual_seed(0))
+    drawn = draw_around(psi, hamiltonian, 300, 0.0, torch.Generator().manual_seed(0))
+    samples, e_loc = drawn.samples, drawn.e_loc
     assert samples.importance is None
     moments = RunningMoments().add(e_loc, samples.counts)
     plain, weighted = (
@@ -138,7 +139,8 @@ def test_finds_what_the_state_has_lost() -> None:
         psi.bias.table[2, 1] -= 30.0  # site 3 excited: amplitude e^-15
     plain = psi.sample(4_000, torch.Generator().manual_seed(0), unique=True)
     assert not (plain.configs == lost).all(1).any()
-    samples, e_loc = draw_around(psi, hamiltonian, 4_000, 0.5, torch.Generator().manual_seed(0))
+    drawn = draw_around(psi, hamiltonian, 4_000, 0.5, torch.Generator().manual_seed(0))
+    samples, e_loc = drawn.samples, drawn.e_loc
     row = (samples.configs == lost).all(1)
     assert int(samples.counts[row]) > 5
     assert float(samples.weights[row]) < 1e-9 and float(e_loc[row]) < -1e3
@@ -150,7 +152,8 @@ def test_amplitudes_out_of_range_are_left_out() -> None:
     psi, hamiltonian = network(), SYSTEMS["rydberg"]
     with torch.no_grad():
         psi.bias.table[2, 1] -= 2_000.0
-    samples, e_loc = draw_around(psi, hamiltonian, 1_000, 0.5, torch.Generator().manual_seed(0))
+    drawn = draw_around(psi, hamiltonian, 1_000, 0.5, torch.Generator().manual_seed(0))
+    samples, e_loc = drawn.samples, drawn.e_loc
     assert not samples.configs[:, 3].any()
     assert bool(torch.isfinite(e_loc).all()) and bool(torch.isfinite(samples.weights).all())
 

@@ -86,9 +86,8 @@ def two_steps(name: str, ranks: Ranks, drawn: list[Any] | None = None) -> list[d
     minsr, steps = optimizer(arguments), []
     for step in range(2):
         if drawn is None:
-            samples, e_loc = draw_around(
-                psi, hamiltonian, n_samples, fraction, generator, ranks=ranks
-            )
+            found = draw_around(psi, hamiltonian, n_samples, fraction, generator, ranks=ranks)
+            samples, e_loc = found.samples, found.e_loc
         else:
             samples = Samples(*drawn[step])
             e_loc = local_energies(psi, hamiltonian, samples)
@@ -251,7 +250,8 @@ def test_each_form_of_the_system_is_met() -> None:
     """Or the cases above would not say what they are called."""
     for name, (psi, hamiltonian, n_samples, fraction, _) in cases().items():
         generator = torch.Generator().manual_seed(0)
-        samples, _ = draw_around(psi, hamiltonian, n_samples, fraction, generator)
+        drawn = draw_around(psi, hamiltonian, n_samples, fraction, generator)
+        samples = drawn.samples
         n_rows = len(samples.counts) * (2 if samples.log_psi.is_complex() else 1)
         n_parameters = sum(p.numel() for p in psi.parameters())
         assert (n_parameters < n_rows) == ("P x P" in name), (name, n_parameters, n_rows)

@@ -156,7 +156,8 @@ def test_orbits_in_a_sector_change_nothing(name: str, monkeypatch: pytest.Monkey
         if not merge:
             monkeypatch.setattr(Symmetrised, "representatives", lambda self, configs: configs)
         generator = torch.Generator().manual_seed(0)
-        samples, e_loc = draw_around(psi, hamiltonian, 200, 0.5, generator)
+        drawn = draw_around(psi, hamiltonian, 200, 0.5, generator)
+        samples, e_loc = drawn.samples, drawn.e_loc
         update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.weights.to(e_loc.dtype) @ e_loc, update)
     assert found[True][0] < found[False][0]
@@ -210,7 +211,8 @@ def test_orbits_share_a_row_and_nothing_else_changes(
         if not merge:
             monkeypatch.setattr(Symmetrised, "representatives", lambda self, configs: configs)
         generator = torch.Generator().manual_seed(0)
-        samples, e_loc = draw_around(psi, HAMILTONIAN, 200, fraction, generator)
+        drawn = draw_around(psi, HAMILTONIAN, 200, fraction, generator)
+        samples, e_loc = drawn.samples, drawn.e_loc
         update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.n_samples, samples.weights @ e_loc, update)
     assert found[True][0] < 0.6 * found[False][0] and found[True][1] == found[False][1]

@@ -243,7 +243,8 @@ def test_draws_around_stay_in_the_sector(
     hamiltonian: Hamiltonian, fraction: float, generator: torch.Generator
 ) -> None:
     psi = build("ptf", Chain(hamiltonian.n_sites), "3", 2)
-    samples, e_loc = draw_around(psi, hamiltonian, 500, fraction, generator)
+    drawn = draw_around(psi, hamiltonian, 500, fraction, generator)
+    samples, e_loc = drawn.samples, drawn.e_loc
     assert in_sector(psi, samples.configs).all() and len(samples.configs) > 5
     assert e_loc.isfinite().all() and samples.weights.isfinite().all()
 

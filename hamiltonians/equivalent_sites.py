@@ -1,0 +1,95 @@
+"""Which sites a symmetry of the Hamiltonian exchanges: all averages of one must be those of the
+other in a ground state that is not degenerate.
+
+Candidates are the symmetries of the lattice; those that leave the Hamiltonian as it is, couplings
+included, generate a group, and its orbits are the answer. Two sites that are called equivalent are;
+for lattices whose group is too large to try element by element, some may be called different
+although a product of elements that are no symmetries themselves connects them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.invariance import symmetry_test
+from hamiltonians.lattice import Lattice
+
+MAX_TRIED: Final = 4_096
+"""Largest space group whose every element is tried."""
+
+
+def equivalent_sites(hamiltonian: Hamiltonian, lattice: Lattice | None = None) -> Tensor:
+    """(N,) int64: sites of one label are carried into each other by symmetries of the Hamiltonian.
+
+    lattice: where the sites are, by default the Hamiltonian's own. Labels are 0, 1, ... in the
+    order of their first sites; all differ where there is no lattice.
+    The symmetries are those of U H U (`Hamiltonian.rotated`): <n_i>, <sz_i> and |<sx_i>| are equal
+    at sites of one label, <sx_i> up to `x_signs`. In a degenerate ground level they need not be.
+    """
+    labels = torch.arange(hamiltonian.n_sites)
+    lattice = hamiltonian.lattice if lattice is None else lattice
+    if lattice is None:
+        return labels
+    has = symmetry_test(hamiltonian)
+    for permutation in _candidates(lattice):
+        if not labels.any():  # one orbit: nothing left to join
+            break
+        if not torch.equal(labels[permutation], labels) and has(permutation, False):
+            labels = _joined(labels, permutation)
+    return labels
+
+
+def _joined(labels: Tensor, permutation: Tensor) -> Tensor:
+    """Labels (N,) of the orbits after i and permutation[i] became one."""
+    n_sites = len(labels)
+    edges = (labels.numpy(), labels[permutation].numpy())
+    graph = coo_array((np.ones(n_sites), edges), shape=(n_sites, n_sites))
+    _, component = connected_components(graph, directed=False)  # (N,) of each label
+    joined = component[labels.numpy()]
+    _, first, inverse = np.unique(joined, return_index=True, return_inverse=True)
+    return torch.from_numpy(np.argsort(np.argsort(first))[inverse])
+
+
+def _candidates(lattice: Lattice) -> Iterator[Tensor]:
+    """Symmetries (N,) of the lattice: generators first, then all others if they are few."""
+    point = lattice.point_group()
+    steps = [length if periodic else 1 for length, periodic in _directions(lattice)]
+    shifts = [(1, 0), (0, 1), (1, 1), (1, -1)]
+    shifts += [(d, 0) for d in _divisors(steps[0])] + [(0, d) for d in _divisors(steps[1])]
+    for x, y in shifts:
+        yield _translation(lattice, x % steps[0], y % steps[1])
+    yield from point
+    if steps[0] * steps[1] * len(point) > MAX_TRIED:
+        return
+    for x in range(steps[0]):
+        for y in range(steps[1]):
+            translation = _translation(lattice, x, y)
+            for row in point:
+                yield translation[row]
+
+
+def _directions(lattice: Lattice) -> list[tuple[int, bool]]:
+    """Cells in each of two directions, and whether it is periodic."""
+    if lattice.shape is None:
+        return [(1, False), (1, False)]
+    return list(zip(lattice.shape, lattice.periodic, strict=True))
+
+
+def _divisors(length: int) -> list[int]:
+    return [d for d in range(2, length) if length % d == 0]
+
+
+def _translation(lattice: Lattice, x: int, y: int) -> Tensor:
+    """(N,) where each site goes when all move by (x, y) cells."""
+    sites = torch.arange(lattice.n_sites)
+    if lattice.shape is None:
+        return sites
+    return sites.reshape(*lattice.shape, lattice.n_basis).roll((-x, -y), (0, 1)).flatten()
