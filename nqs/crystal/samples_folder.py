@@ -149,7 +149,8 @@ def _paths(folder: Path, names: Sequence[str]) -> list[Path]:
             path = (folder / name).resolve()
         except (OSError, ValueError, RuntimeError):
             path = inside
-        if path == inside or not path.is_relative_to(inside) or Path(name).is_absolute():
+        leaves = Path(name).is_absolute() or ".." in Path(name).parts
+        if leaves or path == inside or not path.is_relative_to(inside):
             raise InputError(f"{folder / TABLE}: file {shown(name)} is not in this folder")
         if path in seen:
             raise InputError(f"{folder / TABLE}: file {shown(name)} is named twice")

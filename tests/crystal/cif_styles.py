@@ -537,9 +537,8 @@ def _(prototype: Prototype, dice: random.Random) -> str:
 @style("atoms of a disorder group", REFUSED)
 def _(prototype: Prototype, dice: random.Random) -> str:
     content = text(prototype, Writing(((HM, short(prototype)),), occupancy="1"), dice)
-    lines = content.replace("_atom_site_occupancy", "_atom_site_disorder_group").splitlines()
-    lines[-1] = lines[-1][:-1] + dice.choice(["2", "-1"])
-    return "\n".join([*(line if line != lines[-1] else line for line in lines), ""])
+    content = content.replace("_atom_site_occupancy", "_atom_site_disorder_group").rstrip()
+    return f"{content[:-1]}{dice.choice(['2', '-1'])}\n"
 
 
 def files(seed: int) -> Iterator[tuple[str, Prototype, str | bytes, bool]]:
