@@ -354,7 +354,7 @@ def resume(session: Session) -> None:
         session.log.say("no checkpoint yet, starting at step 0")
         return
     checkpoint.restore(job.wavefunction, saved)
-    job.optimizer.load_state_dict(saved["optimizer"])
+    checkpoint.restore_optimizer(job.optimizer, saved, job.n_parameters)
     session.step = session.saved_step = session.content.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
     last = {name: values[-1] for name, values in session.content.columns.items() if values}

@@ -191,6 +191,7 @@ def read_entries(path: Path) -> list[Any]:
         return []
     try:
         entries = json.loads(read_text(path, LARGEST))
+        json.dumps(entries, indent=2, allow_nan=False)  # as they will be written again
     except (ValueError, RecursionError, MemoryError):
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

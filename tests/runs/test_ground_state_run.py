@@ -23,6 +23,7 @@ from nqs.runs.history import COLUMNS, TIME_COLUMNS
 from nqs.runs.progress import ProgressDisplay
 from nqs.runs.schema import InputError
 from nqs.vmc import precision
+from nqs.vmc.optimizers import Adam
 from nqs.vmc.precision import Rounding
 
 TINY: dict[str, Any] = {
@@ -285,9 +286,12 @@ def test_energy_that_is_not_a_number(
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-000000003.pt"]
 
 
-def test_exploding_run_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changes = {"optimizer__learning_rate": 1e38, "train__checkpoint_every": 1}
-    assert run(tmp_path / "run", **changes) == 1
+def test_exploding_run_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = Adam.update
+    monkeypatch.setattr(Adam, "update", lambda *arguments: 1e38 * update(*arguments))
+    assert run(tmp_path / "run", train__checkpoint_every=1) == 1
     assert "not finite" in capsys.readouterr().err
     assert result(tmp_path / "run")["status"] == "failed"
 
