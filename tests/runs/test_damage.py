@@ -3,6 +3,7 @@ no numbers. Random flips are in tests/campaigns."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -145,10 +146,8 @@ def test_any_bit_of_a_summary_that_changes_it(damaged: Path) -> None:
     right = summary.read(file)
     for byte in range(0, file.stat().st_size, 3):
         flip(file, byte, bit=byte % 7)
-        try:
+        with contextlib.suppress(InputError):
             assert summary.read(file) == right
-        except InputError:
-            pass
         flip(file, byte, bit=byte % 7)
     content = file.read_text()
     for name in ("sha257", "sha", ""):
