@@ -103,7 +103,6 @@ def job(arguments: list[str]) -> int:
     if os.environ.get("WORLD_SIZE", "1") != "1":  # what one of them refuses, all do
         from nqs.runs.ground_state_run import run_loaded
 
-        listen_to_interrupts()
         return run_loaded(lambda: load_config(arguments), command)
     config = load_config(arguments)
     from nqs.runs.ground_state_run import run  # torch: seconds that bad input need not wait for

@@ -121,9 +121,12 @@ def trained(side: int, n_steps: int, number: int) -> State:
 
 
 def of_run(path: Path) -> State:
-    """The newest checkpoint of a run. Raises ValueError if there is none."""
+    """The newest checkpoint of a run. Raises ValueError if there is none, and for symmetrised
+    states, which have no near flips."""
     config = directory.read_config(path)
     psi, step = read_wavefunction(path, config)
+    if not isinstance(psi, Autoregressive):
+        raise ValueError(f"{path}: trained with symmetries; give a run without")
     hamiltonian = build_hamiltonian(config.hamiltonian, build_lattice(config.lattice))
     return State(path.name, psi, hamiltonian, step)
 

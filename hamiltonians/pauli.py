@@ -148,6 +148,11 @@ class PauliSum(Hamiltonian):
         return elements.index_add_(1, self._pattern, values)
 
     @property
+    def diagonal_rounding(self) -> float:
+        """2^-52 of the sum of all absolute coefficients of Z strings and the identity."""
+        return 2**-52 * (float(self._diagonal_weights.abs().sum()) + abs(self._identity))
+
+    @property
     def constant_off_diagonal(self) -> Tensor | None:
         return self._constant
 

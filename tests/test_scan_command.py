@@ -411,7 +411,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(small: Path) -> Path:
     """A finished scan of a test's own."""
-    return shutil.copytree(small, "scan")
+    return Path(shutil.copytree(small, "scan"))
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:

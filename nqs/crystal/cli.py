@@ -71,13 +71,17 @@ def train_command(
     ] = None,
 ) -> int:
     from nqs.crystal.training_run import resumed_config, run
+    from nqs.runs import directory
 
     given = settings.parsed(keys or [])
     words = ["nqs", "crystal", "train", *(keys or [])]
     if config is not None:
         words += ["--config", str(config)]
     if given.get("run.resume") is True and isinstance(given.get("run.dir"), str):
-        return run(resumed_config(Path(given["run.dir"]), given), words)
+        begins = config is not None or any(not key.startswith("run.") for key in given)
+        if not (begins and directory.holds_nothing(Path(given["run.dir"]))):
+            return run(resumed_config(Path(given["run.dir"]), given), words)
+        given["run.resume"] = False  # one command line starts a run or goes on with it
     base = {} if config is None else settings.read_yaml(config)
     mapping = settings.merged(base, given, settings.known_keys())
     return run(settings.Config.from_dict(mapping), words)

@@ -222,7 +222,7 @@ class RunConfig(runs.RunConfig):
     dir: str | None = None
     """Folder of the run; null makes a numbered one under runs/. Never overwritten."""
     resume: bool = False
-    """Continue the run in run.dir from its newest checkpoint."""
+    """Continue the run in run.dir from its newest checkpoint; start it if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,7 @@ def is_sound(content: Any) -> bool:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step-*.pt"))
+    return sorted(path for path in folder.glob("step-*.pt") if path.is_file())
 
 
 def newest(

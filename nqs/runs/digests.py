@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from nqs.runs.text_file import read_bytes, read_text
 FILE: Final = "digests.json"
 FORMAT: Final = "nqs digests 1"
 KEY: Final = "sha256"
+DIGEST: Final = re.compile("[0-9a-f]{64}")
 MARK: Final = b"\nsha256 "
 SEAL: Final = len(MARK) + 64 + 1
 """Bytes of a seal: the mark, the digest in hexadecimal, a line end."""
@@ -86,8 +88,11 @@ def vouched(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verified(content: Mapping[str, Any]) -> dict[str, Any]:
-    """content without its digest, if it has one. Raises Damaged if that is another's."""
+    """content without its digest, if it has one. Raises Damaged if that is another's, or stands
+    under another name."""
     plain = {key: value for key, value in content.items() if key != KEY}
+    if any(isinstance(value, str) and DIGEST.fullmatch(value) for value in plain.values()):
+        raise Damaged("its sha256 has lost its name")
     if KEY in content and content[KEY] != vouched(plain)[KEY]:
         raise Damaged("its content does not fit its sha256")
     return plain
@@ -106,11 +111,13 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], bool]:
     text = read_text(path, LARGEST_JSON)
     try:
         content = json.loads(text)
+        if not isinstance(content, dict):
+            raise Damaged("it is not a mapping")
+        return verified(content), KEY in content
+    except Damaged:
+        raise
     except (ValueError, RecursionError):
         raise Damaged("it is not readable JSON") from None
-    if not isinstance(content, dict):
-        raise Damaged("it is not a mapping")
-    return verified(content), KEY in content
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,12 @@ def code_digest() -> str:
 
 
 def number(name: str, default: int) -> int:
-    """A variable that torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE."""
-    return int(os.environ.get(name, default))
+    """A variable that torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE. Raises
+    InputError if it is set to anything else."""
+    text, least = os.environ.get(name, f"{default}"), 1 if name.endswith("SIZE") else 0
+    if not text.isdecimal() or not least <= int(text) < 2**20:
+        raise InputError(f"{name}={shown(text)}: must be a whole number >= {least}, see torchrun")
+    return int(text)
 
 
 def share_cores() -> None:

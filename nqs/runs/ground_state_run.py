@@ -139,13 +139,23 @@ class Session:
 
 
 def judged(session: Session) -> list[str]:
-    """What speaks against the final energy, none before there is one."""
+    """What speaks against the final energy, none before there is one. The result is saved even if
+    it cannot be judged."""
     if session.evaluation is None or not session.leads:
         return []
-    numbers, columns = session.evaluation.numbers, session.content.columns
+    try:
+        return findings(session, session.evaluation)
+    except Exception as error:  # of a user's Hamiltonian, say
+        reason = " ".join(str(error).split())[:200]
+        return [f"unjudged: the verdict failed ({type(error).__name__}: {reason})"]
+
+
+def findings(session: Session, evaluation: history.Evaluation) -> list[str]:
+    """What nqs.vmc.verdict finds."""
+    numbers, columns = evaluation.numbers, session.content.columns
     start = session.content.last("start")
     names = ("energy", "energy_error", "variance", "variance_outside", "excess", "largest_share")
-    density, error = map(torch.from_numpy, session.evaluation.observables["density"])
+    density, error = map(torch.from_numpy, evaluation.observables["density"])
     found = Findings(
         **{name: numbers[name] for name in names},
         density=(density, error),

@@ -206,6 +206,16 @@ def test_resumed_after_its_budget_is_uninterrupted(tmp_path: Path) -> None:
     assert_same_run(path, tmp_path / "whole")
 
 
+def test_resume_starts_where_there_is_no_run(tmp_path: Path) -> None:
+    """One command line for a job that is put back into its queue."""
+    words = [*TINY, "train.steps=3", f"run.dir={tmp_path / 'run'}", "run.resume=true"]
+    assert crystal("train", *words) == 0
+    assert crystal("train", *words) == 0
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 3
+    sessions = json.loads((tmp_path / "run/environment.json").read_text())["sessions"]
+    assert len(sessions) == 2
+
+
 @pytest.mark.slow
 def test_kill_and_signal(tmp_path: Path) -> None:
     """kill -9, then SIGTERM, then to the end: the uninterrupted run."""
@@ -267,6 +277,7 @@ BAD = [
     ("train train.patience=0", ["train.patience=0", ">= 1"]),
     ("train run.resume=true", ["run.resume=true", "run.dir=PATH"]),
     ("train run.resume=true run.dir=nowhere", ["nowhere: holds no run"]),
+    ("train run.resume=true run.dir=. seed=1", [".: holds no run"]),
     ("train run.resume=true run.dir=RUN seed=5", ["seed=5", "has 0", "train.max_seconds"]),
     ("train run.dir=RUN", ["run.dir=", "already holds a run", "run.resume=true"]),
     ("train --config letter.csv", ["letter.csv", "mapping"]),

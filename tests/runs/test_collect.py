@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +163,157 @@ def test_maps_over_two_axes_and_curves_over_one(scan: Path) -> None:
     both = scan_plot.figure(collect.Collected(collected.scan, wide, {}), ["magnetisation"])
     titles = [axes.get_title() for axes in both.axes]
     assert any("magnetisation" in title and "direction = forward" in title for title in titles)
+
+
+@pytest.fixture
+def judged(scan: Path, tmp_path: Path) -> Path:
+    """A copy of the scan: one point doubtful, one older than verdicts with its unsigned error."""
+    path = Path(shutil.copytree(scan, tmp_path / "scan"))
+    bad = path / "hamiltonian.delta=1,hamiltonian.Rb=1,forward/summary.json"
+    doubts = ["neighbour: 0.3 above \x1b[31mthe state", "variance: large"]
+    content = json.loads(bad.read_text()) | {"verdict": "doubtful", "doubts": doubts}
+    bad.write_text(json.dumps(content | {"energy": content["exact_energy"] - 7.0}))
+    old = path / "hamiltonian.delta=0,hamiltonian.Rb=1,forward/summary.json"
+    content = json.loads(old.read_text())
+    for key in ("verdict", "doubts", "difference", "z_score"):
+        del content[key]
+    old.write_text(json.dumps(content | {"relative_error": abs(content["relative_error"])}))
+    return path
+
+
+def test_verdicts_are_collected(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = collect.collect(judged).data
+    bad = data.sel(delta=1, Rb=1, direction="forward")
+    assert bad["doubtful"] == 1 and bad["doubts"].item().startswith("neighbour: 0.3 above")
+    assert np.isnan(data["doubtful"].sel(delta=0, Rb=1, direction="forward"))
+    assert np.isnan(data["doubtful"].sel(delta=0.25, Rb=1.2, direction="backward"))
+    assert int((data["doubtful"] == 0).sum()) == 9
+    assert nqs(["collect", str(judged)]) == 0
+    out = capsys.readouterr().out
+    assert "doubtful        1 of 11" in out and "no verdict      1 (older runs)" in out
+    assert "delta=1, Rb=1, direction=forward: neighbour, variance" in out
+    assert "\x1b" not in out
+    with xr.open_dataset(judged / "collected.nc", engine="h5netcdf") as saved:
+        assert saved["doubts"].sel(delta=1, Rb=1, direction="forward").item() == bad["doubts"]
+
+
+def test_the_worst_error_is_the_largest_of_either_sign(
+    judged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = collect.collect(judged).data
+    worst = data.sel(delta=1, Rb=1, direction="forward")
+    assert worst["relative_error"] < 0 and worst["difference"] == pytest.approx(-7)
+    assert worst["z_score"] == pytest.approx(-7 / float(worst["energy_error"]))
+    old = data.sel(delta=0, Rb=1, direction="forward")
+    assert old["difference"] == old["energy"] - old["exact_energy"]
+    assert nqs(["collect", str(judged)]) == 0
+    expected = f"worst  {float(worst['relative_error']):+.2e} at delta=1, Rb=1, direction=forward"
+    assert expected in capsys.readouterr().out
+
+
+def test_doubtful_points_are_marked_in_pictures(judged: Path) -> None:
+    collected = collect.collect(judged)
+    curves = scan_plot.figure(collected, [])
+    assert "doubtful" in [text.get_text() for text in curves.legends[0].get_texts()]
+    (ring,) = [line for line in curves.axes[0].lines if line.get_label() == "doubtful"]
+    assert ring.get_xdata().tolist() == [1]
+    wide = collected.data.isel(Rb=[0] * 5).assign_coords(Rb=("Rb", np.arange(5.0)))
+    wide["Rb"].attrs = collected.data["Rb"].attrs
+    maps = scan_plot.figure(collect.Collected(collected.scan, wide, {}), ["magnetisation"])
+    hatched = [c for axes in maps.axes for c in axes.collections if c.get_hatch()]
+    assert hatched and all(int((~c.get_array().mask).sum()) == 5 for c in hatched)
+    assert [text.get_text() for text in maps.legends[0].get_texts()] == ["doubtful"]
+    good = collected.data.assign(doubtful=collected.data["doubtful"] * 0)
+    clean = scan_plot.figure(collect.Collected(collected.scan, good, {}), [])
+    assert "doubtful" not in [text.get_text() for text in clean.legends[0].get_texts()]
+
+
+def test_the_hatched_cells_are_those_of_the_map() -> None:
+    assert scan_plot.edges(np.array([0.0, 1.0, 3.0])).tolist() == [-0.5, 0.5, 2.0, 4.0]
+    assert scan_plot.edges(np.array([2.0])).tolist() == [1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("summary.json", "{}"),
+        ("summary.json", '{"energy": 1}'),
+        ("summary.json", "[1]"),
+        ("summary.json", '{"status": "finished", "energy": "low"}'),
+        ("summary.json", "[" * 100_000),
+        ("run.h5", "not this"),
+    ],
+)
+def test_a_damaged_point_is_missing_and_loses_no_other(
+    file: str, content: str, judged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "hamiltonian.delta=1,hamiltonian.Rb=1.2,forward"
+    (judged / name / file).write_text(content)
+    assert nqs(["collect", str(judged)]) == 0
+    out = capsys.readouterr().out
+    assert f"{name} (" in out and "10 of 12" in out
+    assert nqs(["show", str(judged / name)]) == (2 if file == "summary.json" else 0)
+    assert capsys.readouterr().err.count("\n") == (file == "summary.json")
+
+
+def test_an_exact_energy_of_zero(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """faults.md, kind 4."""
+    for path in judged.glob("*/summary.json"):
+        content = json.loads(path.read_text()) | {"exact_energy": 0.0, "relative_error": None}
+        path.write_text(json.dumps(content))
+    assert nqs(["collect", str(judged)]) == 0
+    out = capsys.readouterr().out
+    assert "relative error" not in out and "E - E_exact     median" in out
+
+
+def test_two_at_once_do_not_collide(judged: Path) -> None:
+    """faults.md, kind 5."""
+    command = [sys.executable, "-c", "import sys; from nqs.cli import main; sys.exit(main())"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [*command, "collect", str(judged)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]
+    assert [process.communicate(timeout=300)[1] for process in processes] == [b""] * 3
+    assert [process.returncode for process in processes] == [0] * 3
+    assert not [path for path in judged.iterdir() if path.name.startswith(".")]
+
+
+def test_tied_keys_are_one_dimension(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["hamiltonian.delta=1,0,0.5", "seed=1,2", "hamiltonian.Omega=2,1,1"]
+    tied = "scan.zip=[hamiltonian.Omega,hamiltonian.delta]"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
+        assert train.main(["-m", *TINY, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
+    collected = collect.collect(tmp_path / "scan")
+    data = collected.data
+    assert data["energy"].dims == ("delta", "seed")
+    assert data["delta"].values.tolist() == [0, 0.5, 1]
+    assert data["Omega"].dims == ("delta",) and data["Omega"].values.tolist() == [1, 1, 2]
+    assert data["delta"].attrs["keys"] == "hamiltonian.Omega,hamiltonian.delta"
+    for point in collected.scan.points:
+        summary = json.loads((collected.scan.folder(point) / "summary.json").read_text())
+        place = {"delta": point.values["hamiltonian.delta"], "seed": point.values["seed"]}
+        assert data["energy"].sel(place).item() == summary["energy"]
+    assert "dE_ddelta" in data and "d2E_ddelta2" in data
+    capsys.readouterr()
+    assert nqs(["collect", str(tmp_path / "scan")]) == 0
+    assert "dimensions      delta 3, seed 2" in capsys.readouterr().out
+
+
+def test_tied_keys_none_of_which_numbers_the_points(tmp_path: Path) -> None:
+    words = ["hamiltonian.delta=1,0,1", "hamiltonian.Omega=2,1,1", "train.steps=1"]
+    tied = "scan.zip=[hamiltonian.delta,hamiltonian.Omega]"
+    arguments = [word for word in TINY if not word.startswith("train.steps")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
+        assert train.main(["-m", *arguments, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
+    data = collect.collect(tmp_path / "scan").data
+    assert data["energy"].dims == ("delta_Omega",)
+    assert data["delta_Omega"].values.tolist() == ["1,2", "0,1", "1,1"]
+    assert data["delta"].values.tolist() == [1, 0, 1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,24 @@ def test_damaged_history_and_summary(damaged: Path) -> None:
     flip(damaged / "run.h5", 3000)
     with pytest.raises(InputError, match=r"run\.h5: not a readable run\.h5, it is damaged"):
         resume(damaged)
+
+
+def test_any_bit_of_a_summary_that_changes_it(damaged: Path) -> None:
+    """Names of keys too, that of the digest among them."""
+    file = damaged / "summary.json"
+    right = summary.read(file)
+    for byte in range(0, file.stat().st_size, 3):
+        flip(file, byte, bit=byte % 7)
+        try:
+            assert summary.read(file) == right
+        except InputError:
+            pass
+        flip(file, byte, bit=byte % 7)
+    content = file.read_text()
+    for name in ("sha257", "sha", ""):
+        file.write_text(content.replace('"sha256"', f'"{name}"'))
+        with pytest.raises(InputError, match="lost its name"):
+            summary.read(file)
 
 
 def test_damaged_description_is_put_aside(
@@ -411,3 +430,42 @@ def test_a_configuration_of_another_shape_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "zero/config.yaml").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="not a regular file"):
         directory.read_config(tmp_path / "zero")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"configs": [], "inputs": {}},
+        {"configs": [3], "inputs": {}},
+        {"configs": {"seed": 1}, "inputs": {}},
+        {"configs": [{}], "inputs": ["inputs/hamiltonian.txt"]},
+        {"configs": [{}], "inputs": {"inputs/../../strings.txt": "0"}},
+        {"configs": [{}], "inputs": {"/etc/passwd": "0"}},
+        {"configs": [{}], "inputs": {"inputs/hamiltonian.txt": 3}},
+        {"inputs": {}},
+        {"format": "nqs digests 9", "configs": [{}], "inputs": {}},
+    ],
+)
+def test_nonsense_in_sealed_digests(content: dict[str, Any], damaged: Path) -> None:
+    text = json.dumps(digests.vouched({"format": digests.FORMAT, **content}))
+    (damaged / "digests.json").write_text(text)
+    with pytest.raises(InputError, match=r"digests\.json: damaged"):
+        directory.read_config(damaged)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"a": ' * 960 + "1" + "}" * 960, "1" * 5000])
+def test_nonsense_for_digests(text: str, damaged: Path) -> None:
+    (damaged / "digests.json").write_text(text)
+    with pytest.raises(InputError, match=r"digests\.json: damaged"):
+        directory.read_config(damaged)
+    (damaged / "environment.json").write_text(text)
+    (damaged / "digests.json").unlink()
+    assert resume(damaged) == 0
+    assert (damaged / directory.DAMAGED).read_text() == text
+
+
+def test_what_is_no_file_is_no_checkpoint(damaged: Path, finished: Path) -> None:
+    os.mkfifo(damaged / "checkpoints/step-000000009.pt")
+    (damaged / "checkpoints/step-000000010.pt").mkdir()
+    assert resume(damaged) == 0
+    assert result(damaged)["energy"] == result(finished)["energy"]

@@ -48,6 +48,17 @@ def test_a_comparison_that_fails(
     assert "notes" not in result(tmp_path / "run") and "exact_energy" in result(tmp_path / "run")
 
 
+def test_a_verdict_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is called good that was not judged."""
+    monkeypatch.setattr(ground_state_run, "doubts_about", fail)
+    assert run(tmp_path / "run") == 0
+    summary = result(tmp_path / "run")
+    assert summary["verdict"] == "doubtful" and summary["energy"] is not None
+    assert summary["doubts"] == [
+        "unjudged: the verdict failed (ArithmeticError: no digit is left of it)"
+    ]
+
+
 def test_a_picture_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "convergence_figure", fail)
     assert run(tmp_path / "run") == 0

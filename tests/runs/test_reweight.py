@@ -73,3 +73,54 @@ def test_bad_input(
     assert nqs(["reweight", str(trained), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and all(culprit in error for culprit in culprits)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "7", "[1]", "[" * 100_000, "null", '["text"]'])
+def test_a_file_of_any_content(
+    content: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """faults.md, kind 5: refused before any work, and left as it is."""
+    file = trained / "reweighting.json"
+    before = file.read_bytes() if file.exists() else None
+    file.write_text(content)
+    try:
+        assert nqs(["reweight", str(trained), "delta=1.1"]) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and "reweighting.json" in line and "move it away" in line
+        assert file.read_text() == content
+    finally:
+        file.unlink() if before is None else file.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprits"),
+    [
+        (["delta=1", "hamiltonian.delta=2"], ["hamiltonian.delta=2", "given twice"]),
+        (["delta=inf"], ["hamiltonian.delta=inf", "finite"]),
+        (["delta=" + ",".join("1" * 2000)], ["2000 sets of couplings", "1000"]),
+        (["delta=1", "--samples", "1000000000000000"], ["--samples=", "10000000"]),
+        (["delta=1", "--lanczos-samples", "9999999999"], ["--lanczos-samples=", "10000000"]),
+        ([f"delta={','.join(map(str, range(900)))}", "--samples", "9000000"], ["GB", "fewer"]),
+    ],
+    ids=["twice", "inf", "many", "samples", "lanczos", "memory"],
+)
+def test_bounds(
+    trained: Path, arguments: list[str], culprits: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert nqs(["reweight", str(trained), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(culprit in error for culprit in culprits)
+
+
+def test_a_doubtful_run_says_so(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = trained / "summary.json"
+    before = file.read_text()
+    doubts = ["collapsed: a handful of configurations holds everything \x1b[2J"]
+    file.write_text(json.dumps(json.loads(before) | {"verdict": "doubtful", "doubts": doubts}))
+    try:
+        command = ["reweight", str(trained), "delta=1.1", "--samples", "100"]
+        assert nqs([*command, "--lanczos-samples", "100"]) == 0
+        out = capsys.readouterr().out
+        assert "the run itself is doubtful: collapsed: a handful" in out and "\x1b" not in out
+    finally:
+        file.write_text(before)

@@ -52,6 +52,8 @@ class StatedContent:
         wrong = [self._other_formula(structure, formula) for formula in self.formulas]
         if wrong and all(wrong):
             return wrong[0]
+        if not wrong and self.units and math.gcd(*structure.composition.values()) % self.units:
+            return f"{structure.formula} in the cell is not Z = {self.units} formula units"
         return self._other_density(structure, notes)
 
     def _other_formula(self, structure: Structure, formula: Formula) -> str:
