@@ -11,7 +11,7 @@ import contextlib
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from nqs.runs import digests
 from nqs.runs.atomic import write_bytes
 from nqs.runs.config import RESUMABLE
 from nqs.runs.schema import InputError, flatten, shown
-from nqs.vmc.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from nqs.vmc.optimizers import Optimizer
 
 FORMAT: Final = "nqs checkpoint 2"
 UNSEALED: Final = "nqs checkpoint 1"

@@ -190,8 +190,7 @@ def read_entries(path: Path) -> list[Any]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(read_text(path, LARGEST))
-        json.dumps(entries, indent=2, allow_nan=False)  # as they will be written again
+        entries = summary.finite(json.loads(read_text(path, LARGEST)))
     except (ValueError, RecursionError, MemoryError):
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
