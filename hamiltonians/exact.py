@@ -82,7 +82,7 @@ class GroundState:
         energies: (k,) float64, lowest first, each as often as it is degenerate.
         state: (D,) float64 or complex128, the ground state, norm 1; its largest amplitude is
             positive. Where the ground level is degenerate it is one of its states. D = 2^N, or
-            C(N, n_up) in the order of `sector_basis`.
+            C(N, n_up) in the order of `sector_basis`. Where sites are rotated it is that of U H U.
         n_up: number of 1 bits of every configuration, None: all configurations.
         x_signs: (N,) signs of sx in the basis of the state (`Hamiltonian.x_signs`).
         residual: |H psi - E psi| of the ground state, as computed.

@@ -179,6 +179,6 @@ def _van_der_waals(lattice: Lattice, V: float, cutoff: float | None) -> Tensor:
         i, j = divmod(int(distances.argmin()), len(distances))
         raise ValueError(
             f"Rydberg: atoms {i} and {j} are {smallest:.3g} apart, so V / r^6 with V={V:g} is too "
-            "large a number; move them apart or leave one out"
+            "large a number; move them apart, give a smaller V or leave one out"
         )
     return interactions

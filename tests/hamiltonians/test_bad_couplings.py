@@ -64,7 +64,7 @@ CHAIN = Chain(3)
         (
             lambda: PauliSum(
                 10_000,
-                [(1.0, {i % 3: "X", 3 + i: "Z"}) for i in range(9_997)] * 3
+                [(1.0, {i % 3: "X", 3 + i: "Z"}) for i in range(9_997)]
                 + [(1.0, {i % 3: "Y", 3 + i: "Z"}) for i in range(9_997)]
                 + [(1.0, {i: "Z"}) for i in range(9_997)],
             ),
