@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nqs.cli import main as nqs
-from nqs.runs import summary
+from nqs.runs import digests, summary
 from nqs.runs.history import Evaluation
 from nqs.runs.schema import InputError
 
@@ -87,7 +87,7 @@ HOSTILE = [
     "[" * 100_000,
     '{"energy": ' + "9" * 5_000 + "}",
     *(
-        json.dumps(made(exact=-2.1) | change)
+        json.dumps(digests.vouched(made(exact=-2.1) | change))
         for change in (
             {"energy": "low"},
             {"energy": [1]},
