@@ -19,7 +19,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ from nqs.runs.text_file import read_bytes, read_text
 FILE: Final = "digests.json"
 FORMAT: Final = "nqs digests 1"
 KEY: Final = "sha256"
-DIGEST: Final = re.compile("[0-9a-f]{64}")
 MARK: Final = b"\nsha256 "
 SEAL: Final = len(MARK) + 64 + 1
 """Bytes of a seal: the mark, the digest in hexadecimal, a line end."""
@@ -90,12 +88,21 @@ def vouched(content: Mapping[str, Any]) -> dict[str, Any]:
 def verified(content: Mapping[str, Any]) -> dict[str, Any]:
     """content without its digest, if it has one. Raises Damaged if that is another's, or stands
     under another name."""
-    plain = {key: value for key, value in content.items() if key != KEY}
-    if any(isinstance(value, str) and DIGEST.fullmatch(value) for value in plain.values()):
-        raise Damaged("its sha256 has lost its name")
+    plain = _without(content, KEY)
     if KEY in content and content[KEY] != vouched(plain)[KEY]:
         raise Damaged("its content does not fit its sha256")
+    for key, value in plain.items():
+        if (
+            isinstance(value, str)
+            and len(value) == 64
+            and value == vouched(_without(plain, key))[KEY]
+        ):
+            raise Damaged("its sha256 has lost its name")
     return plain
+
+
+def _without(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != key}
 
 
 def canonical(content: Any) -> str:
