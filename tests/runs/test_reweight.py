@@ -12,6 +12,7 @@ from hamiltonians import Rydberg
 from hamiltonians.exact import ground_state
 from hamiltonians.lattice import Square
 from nqs.cli import main as nqs
+from nqs.runs import digests
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,9 @@ def test_a_doubtful_run_says_so(trained: Path, capsys: pytest.CaptureFixture[str
     file = trained / "summary.json"
     before = file.read_text()
     doubts = ["collapsed: a handful of configurations holds everything \x1b[2J"]
-    file.write_text(json.dumps(json.loads(before) | {"verdict": "doubtful", "doubts": doubts}))
+    content, _ = digests.read_mapping(file)
+    content |= {"verdict": "doubtful", "doubts": doubts}
+    file.write_text(json.dumps(digests.vouched(content)))
     try:
         command = ["reweight", str(trained), "delta=1.1", "--samples", "100"]
         assert nqs([*command, "--lanczos-samples", "100"]) == 0
