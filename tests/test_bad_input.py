@@ -489,7 +489,7 @@ NQS_CASES = [
     ("evaluate -x", ["-x"]),
     ("evaluate -- -x", ["-x"]),
     ("reweight run delta=1 --samples 1000000000", ["--samples=1000000000", "<= 10000000"]),
-    ("reweight run delta=1 --lanczos-samples 1000000000", ["--lanczos-samples=", "<= 1000000"]),
+    ("reweight run delta=1 --lanczos-samples 1000000000", ["--lanczos-samples=", "<= 10000000"]),
     ("evaluate run --seed -1", ["--seed=-1", ">= 0"]),
     ("evaluate run --sampels 10", ["--sampels", "--samples"]),
     ("evaluate run --subsystem 0,x", ["--subsystem=0,x", "0,1,2"]),

@@ -163,7 +163,7 @@ def findings(session: Session, evaluation: history.Evaluation) -> list[str]:
         start=None if start is None else (start.numbers["energy"], start.numbers["energy_error"]),
         exact_energy=session.exact_energy,
     )
-    return doubts_about(found, session.job.hamiltonian.to("cpu"))
+    return doubts_about(found, session.job.hamiltonian.to("cpu"), session.job.lattice)
 
 
 def remarks(content: history.RunFile, notes: Sequence[str]) -> dict[str, Any]:
