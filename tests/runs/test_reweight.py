@@ -12,11 +12,7 @@ from hamiltonians import Rydberg
 from hamiltonians.exact import ground_state
 from hamiltonians.lattice import Square
 from nqs.cli import main as nqs
-<<<<<<< HEAD
 from nqs.runs import summary
-=======
-from nqs.runs import digests
->>>>>>> cli
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +117,7 @@ def test_a_doubtful_run_says_so(trained: Path, capsys: pytest.CaptureFixture[str
     file = trained / "summary.json"
     before = file.read_text()
     doubts = ["collapsed: a handful of configurations holds everything \x1b[2J"]
-<<<<<<< HEAD
     summary.write(file, summary.read(file) | {"verdict": "doubtful", "doubts": doubts})
-=======
-    content, _ = digests.read_mapping(file)
-    content |= {"verdict": "doubtful", "doubts": doubts}
-    file.write_text(json.dumps(digests.vouched(content)))
->>>>>>> cli
     try:
         command = ["reweight", str(trained), "delta=1.1", "--samples", "100"]
         assert nqs([*command, "--lanczos-samples", "100"]) == 0
