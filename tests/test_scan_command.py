@@ -52,7 +52,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scan(*words: str) -> int:
     """A scan of points that are far too short to be good: doubtful ones are not run again."""
-    return train.main(["-m", *tiny("scan.repeat=false", *words)])
+    default = [] if any(word.startswith("scan.repeat") for word in words) else ["scan.repeat=false"]
+    return train.main(["-m", *tiny(*default, *words)])
 
 
 def tiny(*words: str) -> list[str]:
@@ -241,7 +242,12 @@ HALF_WAY = "hamiltonian.delta=0.5"
 def test_killed_half_way_and_resumed(one_thread: None) -> None:
     assert scan(*GRID, "scan.dir=whole") == 0
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *GRID, "scan.dir=scan"],
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "-m",
+            *tiny(*GRID, "scan.dir=scan", "scan.repeat=false"),
+        ],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
@@ -307,7 +313,7 @@ def test_launchers_give_the_same_numbers(launcher: str, one_thread: None) -> Non
     pytest.importorskip(launcher)
     grid = ["hamiltonian.delta=0,0.5", "seed=0,1", "scan.warm_start=hamiltonian.delta"]
     assert scan(*grid, "scan.dir=here", "scan.repeat=true") == 0
-    words = [*TINY, *grid, "scan.dir=there", *LAUNCHERS[launcher]]
+    words = tiny(*grid, "scan.dir=there", *LAUNCHERS[launcher])
     command = [sys.executable, str(ROOT / "train.py"), "-m", *words]
     launched = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert launched.returncode == 0, launched.stderr
