@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from nqs.cli import main as nqs
-from nqs.runs import ground_state_run, scan_folder
+from nqs.runs import digests, ground_state_run, scan_folder
 from nqs.runs import scan as scans
 from nqs.runs.schema import InputError
 
@@ -441,7 +441,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
 
 def signed(content: dict[str, Any]) -> str:
     """What somebody writes who knows how."""
-    return json.dumps(content | {"digest": scan_folder.digest(content)})
+    return json.dumps(digests.vouched(content))
 
 
 BAD = {
@@ -467,7 +467,7 @@ def test_scan_json_of_any_content(
 
 
 CHANGES: dict[str, Any] = {
-    "another digest": lambda c: c | {"digest": "0"},
+    "another digest": lambda c: c | {"sha256": "0"},
     "a point outside": lambda c: named(c, "../escaped=1"),
     "a point at the root": lambda c: named(c, "/escaped=1"),
     "a hidden point": lambda c: named(c, ".=1"),
@@ -488,6 +488,7 @@ CHANGES: dict[str, Any] = {
     "a command that is no list": lambda c: c | {"command": "seed=0,1"},
     "an unknown key of the scan": lambda c: c | {"scan": c["scan"] | {"shuffle": True}},
     "a wrong type": lambda c: c | {"scan": c["scan"] | {"warm_steps": "many"}},
+    "no digest": lambda c: c | {"sha256": None},
     "another format": lambda c: c | {"format": "nqs scan 9"},
 }
 
@@ -510,8 +511,8 @@ def test_scan_json_with_nonsense_inside(
     before = set(tmp_path.iterdir())
     content = json.loads((finished / "scan.json").read_text())
     content = CHANGES[change](content)
-    digest = content.pop("digest")
-    text = json.dumps(content | {"digest": digest}) if digest == "0" else signed(content)
+    digest = content.pop("sha256")
+    text = json.dumps(content | {"sha256": digest}) if digest in ("0", None) else signed(content)
     (finished / "scan.json").write_text(text)
     assert "scan" in refused(capsys)
     assert set(tmp_path.iterdir()) == before
@@ -535,7 +536,7 @@ def test_a_changed_scan_json_is_noticed(finished: Path, capsys: pytest.CaptureFi
 
 def test_an_older_scan_is_read_without_a_digest(finished: Path) -> None:
     content = json.loads((finished / "scan.json").read_text())
-    del content["digest"], content["scan"]["zip"], content["scan"]["repeat"]
+    del content["sha256"], content["scan"]["zip"], content["scan"]["repeat"]
     (finished / "scan.json").write_text(json.dumps(content | {"format": "nqs scan 1"}))
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert nqs(["collect", "scan"]) == 0
