@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from nqs.cli import main as nqs
-from nqs.runs import ground_state_run, scan_folder
+from nqs.runs import digests, ground_state_run, scan_folder
 from nqs.runs import scan as scans
 from nqs.runs.schema import InputError
 
@@ -52,7 +52,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scan(*words: str) -> int:
     """A scan of points that are far too short to be good: doubtful ones are not run again."""
-    return train.main(["-m", *tiny("scan.repeat=false", *words)])
+    default = [] if any(word.startswith("scan.repeat") for word in words) else ["scan.repeat=false"]
+    return train.main(["-m", *tiny(*default, *words)])
 
 
 def tiny(*words: str) -> list[str]:
@@ -241,7 +242,12 @@ HALF_WAY = "hamiltonian.delta=0.5"
 def test_killed_half_way_and_resumed(one_thread: None) -> None:
     assert scan(*GRID, "scan.dir=whole") == 0
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *GRID, "scan.dir=scan"],
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "-m",
+            *tiny(*GRID, "scan.dir=scan", "scan.repeat=false"),
+        ],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
@@ -307,7 +313,7 @@ def test_launchers_give_the_same_numbers(launcher: str, one_thread: None) -> Non
     pytest.importorskip(launcher)
     grid = ["hamiltonian.delta=0,0.5", "seed=0,1", "scan.warm_start=hamiltonian.delta"]
     assert scan(*grid, "scan.dir=here", "scan.repeat=true") == 0
-    words = [*TINY, *grid, "scan.dir=there", *LAUNCHERS[launcher]]
+    words = tiny(*grid, "scan.dir=there", *LAUNCHERS[launcher])
     command = [sys.executable, str(ROOT / "train.py"), "-m", *words]
     launched = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert launched.returncode == 0, launched.stderr
@@ -435,7 +441,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
 
 def signed(content: dict[str, Any]) -> str:
     """What somebody writes who knows how."""
-    return json.dumps(content | {"digest": scan_folder.digest(content)})
+    return json.dumps(digests.vouched(content))
 
 
 BAD = {
@@ -461,7 +467,7 @@ def test_scan_json_of_any_content(
 
 
 CHANGES: dict[str, Any] = {
-    "another digest": lambda c: c | {"digest": "0"},
+    "another digest": lambda c: c | {"sha256": "0"},
     "a point outside": lambda c: named(c, "../escaped=1"),
     "a point at the root": lambda c: named(c, "/escaped=1"),
     "a hidden point": lambda c: named(c, ".=1"),
@@ -482,6 +488,7 @@ CHANGES: dict[str, Any] = {
     "a command that is no list": lambda c: c | {"command": "seed=0,1"},
     "an unknown key of the scan": lambda c: c | {"scan": c["scan"] | {"shuffle": True}},
     "a wrong type": lambda c: c | {"scan": c["scan"] | {"warm_steps": "many"}},
+    "no digest": lambda c: c | {"sha256": None},
     "another format": lambda c: c | {"format": "nqs scan 9"},
 }
 
@@ -504,8 +511,8 @@ def test_scan_json_with_nonsense_inside(
     before = set(tmp_path.iterdir())
     content = json.loads((finished / "scan.json").read_text())
     content = CHANGES[change](content)
-    digest = content.pop("digest")
-    text = json.dumps(content | {"digest": digest}) if digest == "0" else signed(content)
+    digest = content.pop("sha256")
+    text = json.dumps(content | {"sha256": digest}) if digest in ("0", None) else signed(content)
     (finished / "scan.json").write_text(text)
     assert "scan" in refused(capsys)
     assert set(tmp_path.iterdir()) == before
@@ -529,7 +536,7 @@ def test_a_changed_scan_json_is_noticed(finished: Path, capsys: pytest.CaptureFi
 
 def test_an_older_scan_is_read_without_a_digest(finished: Path) -> None:
     content = json.loads((finished / "scan.json").read_text())
-    del content["digest"], content["scan"]["zip"], content["scan"]["repeat"]
+    del content["sha256"], content["scan"]["zip"], content["scan"]["repeat"]
     (finished / "scan.json").write_text(json.dumps(content | {"format": "nqs scan 1"}))
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert nqs(["collect", "scan"]) == 0
