@@ -1,7 +1,8 @@
 """Exact diagonalisation of any Hamiltonian here, for up to about 27 sites.
 
 The 2^N amplitudes are numbered as in `hamiltonian.py`: site 0 is the most significant bit.
-Lanczos' recursion asks for products
+Lanczos' recursion (`lanczos.py`), and Davidson's method where the diagonal is far wider than the
+flips (`davidson.py`), ask for products
 
     (H psi)(s) = diagonal(s) psi(s) + sum_g off_diagonal_g(s) psi(s xor flips_g)
 
@@ -22,18 +23,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from hamiltonians import davidson, lanczos
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattice import positive_integer
 
 Array = NDArray[np.float64] | NDArray[np.complex128]
+
+Solver = Callable[["Product | StoredProduct", Tensor, Tensor, float, Tensor], None]
+"""Puts the lowest state orthogonal to `found` (k, D) into `result` (D,), begun from `first` (D,):
+solve(product, first, found, tol, result)."""
 
 MAX_DENSE_SITES = 14
 """Largest system `dense_matrix` writes out (2 GB)."""
@@ -50,14 +56,21 @@ WINDOW = 4
 CHUNK = 2**16
 """Configurations handled at a time."""
 
-MAX_STEPS, MAX_ROUNDS = 400, 25
-"""Lanczos steps until the recursion begins anew from the best state so far, and how often."""
+WIDE = 300.0
+"""Diagonals wider than this many flips (the largest sum of the absolute elements of a
+configuration) go to Davidson's method: Lanczos needs thousands of products (4x4 atoms, V = 100:
+4 373 for two levels, 122 with Davidson; V = 1000: no end) and its digits become doubtful."""
 
-CHECK_EVERY = 5
-"""Steps between looks at the residual."""
+TRUSTED = 1e-6
+"""Largest error of the energy that is let pass, relative to |E| or to the weakest flip pattern."""
 
-WORK_VECTORS = 6
-"""Vectors besides the k states: first, two of the recursion, diagonal, the result, a temporary."""
+FAINTEST = 1e-140
+"""Smallest flips whose squares do not vanish in float64, with room to spare."""
+
+LARGEST_SIZE = 2**1000
+"""Larger numbers of configurations count as this many: they have to fit into a float."""
+
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,12 @@ class GroundState:
         energies: (k,) float64, lowest first, each as often as it is degenerate.
         state: (D,) float64 or complex128, the ground state, norm 1; its largest amplitude is
             positive. Where the ground level is degenerate it is one of its states. D = 2^N, or
-            C(N, n_up) in the order of `sector_basis`.
+            C(N, n_up) in the order of `sector_basis`. Where sites are rotated it is that of U H U.
         n_up: number of 1 bits of every configuration, None: all configurations.
         x_signs: (N,) signs of sx in the basis of the state (`Hamiltonian.x_signs`).
+        residual: |H psi - E psi| of the ground state, as computed.
+        energy_error: how far the energy may be from a level of H: the residual r, r^2 / (gap - r)
+            where a second level was found and that is less; and what rounding adds.
     """
 
     n_sites: int
@@ -79,6 +95,8 @@ class GroundState:
     state: Array
     n_up: int | None = None
     x_signs: NDArray[np.float64] | float = 1.0
+    residual: float = math.nan
+    energy_error: float = math.nan
 
     @property
     def energy(self) -> float:
@@ -167,29 +185,131 @@ def ground_state(
         k: number of levels, a degenerate one counted as often as it is; 2 gives the gap.
         n_up: only states with this many 1 bits (magnetisation N - 2 n_up), for an H that keeps it.
         max_memory_gb: memory it may use, in GB (10^9 bytes).
-        tol: residual |H psi - E psi| relative to |E|; the error of E is of second order in it.
-        seed: of the first Lanczos vector, so that runs repeat.
+        tol: residual |H psi - E psi| relative to |E| (to the flips where the diagonal is wide); the
+            error of E is of second order in it.
+        seed: of the first vector, so that runs repeat.
         device: where the vectors live; the result comes back to the CPU.
 
     Raises ValueError, before any work, where the memory does not suffice, k is not in 1..D, n_up
-    is not in 0..N or H does not conserve it; ArithmeticError where Lanczos does not converge.
+    is not in 0..N or H does not conserve it, and where elements of H are not finite or too large or
+    small to be squared; ArithmeticError where Lanczos does not converge or the
+    error of the energy exceeds 1e-6 of |E| and of every flip: no digit is printed that rounding
+    has eaten.
     """
     k = positive_integer("exact diagonalisation", "k", k)
     size, where = _sector_size(H, n_up)
     if k > size:
         raise ValueError(f"exact diagonalisation: k is {k}, but {H!r} has {size} levels{where}")
-    _check_memory(f"{H.n_sites} sites{where}", _bytes(size, k, H.is_complex), max_memory_gb)
-    if size <= SMALL_SIZE or 2 * k + 4 > size:
-        H = H.to("cpu")
-        matrix = dense_matrix(H) if n_up is None else sparse_matrix(H, n_up).toarray()
-        energies, vectors = np.linalg.eigh(matrix)
-        energies, state = energies[:k], vectors[:, 0].copy()
+    name = f"{H.n_sites} sites{where}"
+    _check_memory(name, _bytes(size, k, H.is_complex), max_memory_gb)
+    spare = 1e9 * max_memory_gb - _bytes(size, k, H.is_complex)
+    product = _product(H, n_up, device, spare)
+    strongest, weakest = _flip_scales(H, n_up)
+    _check_elements(H, product.diagonal, strongest)
+    if strongest == 0.0:
+        energies, state = _lowest_of_diagonal(product, k)
+    elif float(product.diagonal.max() - product.diagonal.min()) > WIDE * strongest:
+        needed = _bytes(size, k, H.is_complex, davidson.VECTORS)
+        _check_memory(f"{name} with so wide a diagonal", needed, max_memory_gb)
+        solve = partial(davidson.davidson, flip_scale=strongest)
+        energies, state = _lowest(product, k, tol, seed, solve, 2 * WIDE * strongest)
+    elif size <= SMALL_SIZE or 2 * k + 4 > size:
+        energies, state = _lowest_of_matrix(H, n_up, k)
     else:
-        spare = 1e9 * max_memory_gb - _bytes(size, k, H.is_complex)
-        energies, state = _lowest(_product(H, n_up, device, spare), k, tol, seed)
+        energies, state = _lowest(product, k, tol, seed, lanczos.lanczos, math.inf)
     largest = state[np.argmax(np.abs(state))]
     state *= np.abs(largest) / largest
-    return GroundState(H.n_sites, energies, state, n_up, H.x_signs.cpu().numpy())
+    residual, error = _accuracy(product, energies, state, strongest)
+    error += H.diagonal_rounding
+    _check_trust(energies, residual, error, weakest)
+    return GroundState(H.n_sites, energies, state, n_up, H.x_signs.cpu().numpy(), residual, error)
+
+
+def _check_elements(H: Hamiltonian, diagonal: Tensor, strongest: float) -> None:
+    """Raises ValueError unless all elements are finite and the squares of the flips are numbers."""
+    if not (math.isfinite(strongest) and bool(diagonal.isfinite().all())):
+        raise ValueError(f"exact diagonalisation: {H!r} has matrix elements that are not finite")
+    if strongest != 0.0 and not FAINTEST <= strongest <= 1 / FAINTEST:
+        raise ValueError(
+            f"exact diagonalisation: the flips of {H!r} have the size {strongest:.3g}; it must be "
+            f"between {FAINTEST:g} and {1 / FAINTEST:g}: change the unit of energy"
+        )
+
+
+def _accuracy(
+    product: Product | StoredProduct,
+    energies: NDArray[np.float64],
+    state: Array,
+    strongest: float,
+) -> tuple[float, float]:
+    """|H psi - E psi| and a bound of the distance of E to a level.
+
+    Some level lies within r of E (Krylov and Weinstein), the lowest within r^2 / (E_1 - E - r) if
+    the next one is E_1 (Temple). Products and sums round like eps (|D psi| + |K|).
+    """
+    psi, energy = torch.from_numpy(state).to(product.device), float(energies[0])
+    rounding = 8 * EPS * (float((product.diagonal * psi).norm()) + strongest)
+    image = product(psi)
+    average = float(torch.vdot(psi, image).real)  # to which both theorems apply
+    r = float(image.sub_(psi, alpha=energy).norm())
+    gap = float(energies[1] - energies[0]) if len(energies) > 1 else 0.0
+    distance = r**2 / (gap - r) if gap > 2 * r else r
+    return r, distance + abs(average - energy) + rounding
+
+
+def _check_trust(
+    energies: NDArray[np.float64], residual: float, error: float, weakest: float
+) -> None:
+    """Raises ArithmeticError unless the energy has correct digits."""
+    energy = float(energies[0])
+    if not error <= TRUSTED * max(abs(energy), weakest):
+        raise ArithmeticError(
+            f"exact diagonalisation: no digit of E = {energy:.6g} can be vouched for: the residual "
+            f"|H psi - E psi| is {residual:.2g} and the error up to {error:.2g}; the couplings "
+            "differ by too many orders of magnitude"
+        )
+
+
+def _flip_scales(H: Hamiltonian, n_up: int | None) -> tuple[float, float]:
+    """The largest sum of the absolute elements of a configuration, and the smallest of the flip
+    patterns' largest elements, without patterns that never act; 0 and 0 where nothing flips."""
+    constant = H.constant_off_diagonal if n_up is None else None
+    if constant is not None:
+        strongest, patterns = float(constant.abs().sum()), constant.abs().cpu()  # (G,)
+    else:
+        H = H.to("cpu")
+        strongest, patterns = 0.0, torch.zeros(len(H.flips), dtype=torch.float64)
+        for _, configs in chunks(H.n_sites, n_up):
+            elements = H.off_diagonal(configs).abs()  # (B, G)
+            if n_up is not None:
+                elements = torch.where(_raised_ones(configs, H.flips) == 0, elements, 0.0)
+            strongest = max(
+                strongest, float(elements.sum(dim=1).nan_to_num(math.inf, math.inf).max())
+            )
+            if len(patterns):
+                patterns = torch.maximum(patterns, elements.amax(dim=0))
+    acting = patterns[patterns > 0]
+    return strongest, float(acting.min()) if len(acting) else 0.0
+
+
+def _lowest_of_diagonal(
+    product: Product | StoredProduct, k: int
+) -> tuple[NDArray[np.float64], Array]:
+    """(k,) lowest levels and (D,) a ground state where nothing flips, exactly."""
+    energies = torch.topk(product.diagonal, k, largest=False).values  # (k,), ascending
+    state = torch.zeros(product.size, dtype=product.dtype)
+    state[int(product.diagonal.argmin())] = 1.0
+    return energies.cpu().numpy(), state.numpy()
+
+
+def _lowest_of_matrix(
+    H: Hamiltonian, n_up: int | None, k: int
+) -> tuple[NDArray[np.float64], Array]:
+    """The same of a small H, from its matrix."""
+    H = H.to("cpu")
+    matrix = dense_matrix(H) if n_up is None else sparse_matrix(H, n_up).toarray()
+    energies, vectors = np.linalg.eigh(matrix)
+    return energies[:k], vectors[:, 0].copy()
 
 
 def _sector_size(H: Hamiltonian, n_up: int | None) -> tuple[int, str]:
@@ -224,100 +344,29 @@ def _product(
 
 
 def _lowest(
-    product: Product | StoredProduct, k: int, tol: float, seed: int
+    product: Product | StoredProduct, k: int, tol: float, seed: int, solve: Solver, reach: float
 ) -> tuple[NDArray[np.float64], Array]:
     """(k,) lowest levels in order and (D,) the ground state.
 
     One state after another, each the lowest orthogonal to those found: in exact arithmetic the
     Krylov space of one vector holds one state of a degenerate level. The levels are those of H
-    between the k states, so states that are still mixed among nearly equal levels do no harm.
+    between the k states, so states that are still mixed among nearly equal levels do no harm;
+    levels farther than `reach` above the lowest are too far from it to be mixed with it, and their
+    size would cost it digits.
     """
     generator = torch.Generator().manual_seed(seed)  # on the CPU: all devices start alike
     shape = (k, product.size)
     states = torch.empty(shape, dtype=product.dtype, device=product.device)  # (k, D)
     for level in range(k):
         first = torch.randn(product.size, dtype=product.dtype, generator=generator)
-        _lanczos(product, first.to(product.device), states[:level], tol, states[level])
+        solve(product, first.to(product.device), states[:level], tol, states[level])
     matrix = torch.stack([states.conj() @ product(state) for state in states], dim=1)  # (k, k)
-    energies, mixing = torch.linalg.eigh(matrix.cpu())
-    state = mixing[:, 0].to(states.device) @ states  # (D,)
+    own = matrix.diagonal().real  # (k,)
+    near = own <= own.min() + reach
+    energies, mixing = torch.linalg.eigh(matrix[near][:, near].cpu())
+    state = mixing[:, 0].to(states.device) @ states[near]  # (D,)
+    energies = torch.cat([energies, own[~near].cpu()]).sort().values
     return energies.numpy(), state.cpu().numpy()
-
-
-def _lanczos(
-    product: Product | StoredProduct, first: Tensor, found: Tensor, tol: float, result: Tensor
-) -> None:
-    """The lowest state orthogonal to `found` (k, D) into `result` (D,), begun from `first` (D,).
-
-    The recursion runs without reorthogonalisation until the lowest Ritz state's residual,
-    |last beta times the state's last component|, is below tol |E|, and a second time to sum the
-    Ritz state up; until then only the levels at the other end may have been found repeatedly.
-    Cullum & Willoughby, Lanczos Algorithms for Large Symmetric Eigenvalue Computations (1985).
-    """
-    for _ in range(MAX_ROUNDS):
-        _orthogonalise(first, found)
-        first /= first.norm()
-        weights, converged = _ritz_state(product, first, found, tol)
-        result.zero_()
-        for weight, (vector, _, _) in zip(weights, _krylov(product, first, found), strict=False):
-            result.add_(vector, alpha=weight)
-        _orthogonalise(result, found)
-        result /= result.norm()
-        if converged:
-            return
-        first.copy_(result)
-    raise ArithmeticError(
-        f"exact diagonalisation: no convergence in {MAX_ROUNDS * MAX_STEPS} Lanczos steps"
-    )
-
-
-def _ritz_state(
-    product: Product | StoredProduct, first: Tensor, found: Tensor, tol: float
-) -> tuple[list[float], bool]:
-    """Components of the lowest Ritz state in the Krylov vectors, and whether it has converged."""
-    diagonal: list[float] = []
-    beside: list[float] = []
-    for _, alpha, beta in _krylov(product, first, found):
-        diagonal.append(alpha)
-        beside.append(beta)
-        norm = max(map(abs, diagonal)) + 2 * max(beside)
-        ended = beta <= 1e-13 * norm  # an invariant space
-        if len(diagonal) % CHECK_EVERY and not ended:
-            continue
-        energies, states = eigh_tridiagonal(
-            diagonal, beside[:-1], select="i", select_range=(0, 0)
-        )  # (1,), (steps, 1)
-        residual = beta * abs(states[-1, 0])
-        converged = ended or residual <= tol * max(abs(energies[0]), 1e-6 * norm)
-        if converged or len(diagonal) >= MAX_STEPS:
-            break
-    return states[:, 0].tolist(), bool(converged)
-
-
-def _krylov(
-    product: Product | StoredProduct, first: Tensor, found: Tensor
-) -> Iterator[tuple[Tensor, float, float]]:
-    """(v_j, alpha_j, beta_j), v_0 = first and beta_j v_{j+1} = H v_j - alpha_j v_j - beta v_{j-1}.
-
-    All orthogonal to `found` (k, D). v_j (D,) is overwritten by the next but one.
-    """
-    current, other, beta = first.clone(), torch.zeros_like(first), 0.0
-    while True:
-        other.mul_(-beta)
-        product.add(current, other)
-        alpha = float(torch.vdot(current, other).real)
-        other.sub_(current, alpha=alpha)
-        _orthogonalise(other, found)
-        beta = float(other.norm())
-        yield current, alpha, beta
-        other.div_(beta)
-        current, other = other, current
-
-
-def _orthogonalise(vector: Tensor, found: Tensor) -> None:
-    """Takes the components along the rows of `found` (k, D), orthonormal, out of `vector` (D,)."""
-    for state in found:
-        vector.sub_(state, alpha=torch.vdot(state, vector).item())
 
 
 class Product:
@@ -400,6 +449,7 @@ class StoredProduct:
     def __init__(self, H: Hamiltonian, n_up: int | None = None) -> None:
         self.matrix = sparse_matrix(H, n_up)
         self.size = self.matrix.shape[0]
+        self.diagonal = torch.from_numpy(self.matrix.diagonal().real.copy())  # (D,)
         self.dtype = torch.complex128 if H.is_complex else torch.float64
 
     def __call__(self, psi: Tensor) -> Tensor:
@@ -496,19 +546,19 @@ def _reversal(sites: list[int], n_sites: int) -> tuple[tuple[int, ...], tuple[in
     return (*shape, 2 ** (n_sites - done)), tuple(axes)
 
 
-def memory_estimate(n_sites: int, k: int = 2) -> int:
+def memory_estimate(n_sites: int, k: int = 2) -> float:
     """Bytes of memory `ground_state` needs at least for a real Hamiltonian (twice if complex)."""
     return _bytes(2**n_sites, k, False)
 
 
-def memory_needed(H: Hamiltonian, k: int = 2, n_up: int | None = None) -> int:
+def memory_needed(H: Hamiltonian, k: int = 2, n_up: int | None = None) -> float:
     """Bytes of memory `ground_state(H, k, n_up=n_up)` needs at least; ValueError as there."""
     size, _ = _sector_size(H, n_up)
     return _bytes(size, k, H.is_complex)
 
 
-def _bytes(size: int, k: int, is_complex: bool) -> int:
-    return size * (16 if is_complex else 8) * (k + WORK_VECTORS)
+def _bytes(size: int, k: int, is_complex: bool, vectors: int = lanczos.VECTORS) -> float:
+    return float(min(size, LARGEST_SIZE)) * (16 if is_complex else 8) * (k + vectors)
 
 
 def _matrix_bytes(H: Hamiltonian, size: int) -> int:
@@ -516,7 +566,7 @@ def _matrix_bytes(H: Hamiltonian, size: int) -> int:
     return 2 * size * (len(H.flips) + 1) * (32 if H.is_complex else 24)
 
 
-def _check_memory(name: str, needed: int, max_memory_gb: float) -> None:
+def _check_memory(name: str, needed: float, max_memory_gb: float) -> None:
     """Raises ValueError unless it fits."""
     if needed > 1e9 * max_memory_gb:
         raise ValueError(

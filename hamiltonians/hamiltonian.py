@@ -115,6 +115,14 @@ class Hamiltonian(ABC):
         """
         return None
 
+    @property
+    def diagonal_rounding(self) -> float:
+        """Rounding error of `diagonal` beyond 2^-52 of each value: that of large terms that cancel.
+
+        0 unless a class says otherwise.
+        """
+        return 0.0
+
     def pauli_terms(self) -> list[PauliTerm]:
         """H as a sum of Pauli strings, without the rotation, for bridges to other programs.
 

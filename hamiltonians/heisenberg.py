@@ -83,6 +83,11 @@ class Exchange(Hamiltonian):
         return torch.where(antiparallel, self._elements, 0.0)  # (B, G)
 
     @property
+    def diagonal_rounding(self) -> float:
+        """2^-52 (sum |Jz| + sum |h|): bonds and fields may cancel."""
+        return 2**-52 * float(self.Jz.abs().sum() + self.h.abs().sum())
+
+    @property
     def infinite_temperature_energy(self) -> float:
         """0: every term is traceless."""
         return 0.0

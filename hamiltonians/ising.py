@@ -58,6 +58,11 @@ class TransverseFieldIsing(Hamiltonian):
         return self._elements.expand(len(configs), -1)  # (B, G)
 
     @property
+    def diagonal_rounding(self) -> float:
+        """2^-52 sum |J|: bonds of both signs may cancel."""
+        return 2**-52 * float(self.J.abs().sum())
+
+    @property
     def constant_off_diagonal(self) -> Tensor:
         return self._elements
 

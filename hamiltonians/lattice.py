@@ -20,7 +20,6 @@ Cells (lattice constant 1):
 
 from __future__ import annotations
 
-import csv
 import math
 import operator
 from collections import deque
@@ -33,9 +32,10 @@ import torch
 from torch import Tensor
 
 from hamiltonians import symmetry
+from hamiltonians.positions_file import read_positions
 
-MAX_SITES = 32_768
-"""Largest lattice: its table of distances holds N^2 float64 (8.6 GB)."""
+MAX_SITES = 10_000
+"""Largest lattice: tables of N^2 numbers (distances, couplings, flips) take 0.8 GB each."""
 
 SHELL_TOLERANCE = 1e-6
 """Distances that differ by less than this fraction belong to one shell of neighbours."""
@@ -70,7 +70,7 @@ class Lattice:
         periodic: tuple[bool, ...],
     ) -> None:
         n_sites = shape[0] * shape[1] * len(basis)
-        _check_site_count(type(self).__name__, n_sites)
+        check_site_count(type(self).__name__, n_sites)
         self.shape = shape
         self.n_basis = len(basis)
         self.periodic = periodic
@@ -99,8 +99,13 @@ class Lattice:
         Do not write into it: it is computed once and kept.
         """
         if self._distances is None:
-            delta = self.positions[:, None] - self.positions[None, :]  # (N, N, d)
-            self._distances = shortest_length(delta, self.periods())
+            periods = self.periods()
+            self._distances = torch.cat(
+                [
+                    shortest_length(rows[:, None] - self.positions, periods)  # (512, N)
+                    for rows in self.positions.split(512)
+                ]
+            )
         return self._distances
 
     def bonds(self, order: int = 1) -> Tensor:
@@ -270,31 +275,19 @@ class Positions(Lattice):
 
     @classmethod
     def from_csv(cls, path: str | Path, *, tolerance: float = SHELL_TOLERANCE) -> Self:
-        """Read a file with header `x,y` or `x,y,z` and one site per line.
+        """Read a file with header `x,y` or `x,y,z` and one site per line (positions_file.py).
 
         Raises ValueError, naming file and line, where that is not what the file holds.
         """
         try:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if row]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"positions file {path}: cannot be read ({error})") from None
-        if not rows:
-            raise ValueError(f"positions file {path}: is empty; it needs a header x,y or x,y,z")
-        header = [name.strip() for name in rows[0][1]]
-        if header not in (["x", "y"], ["x", "y", "z"]):
-            raise ValueError(
-                f"positions file {path}: the header is {','.join(header)!r}; "
-                "it must be x,y or x,y,z"
-            )
-        sites = [_csv_site(path, line, row, len(header)) for line, row in rows[1:]]
-        try:
-            return cls(sites, tolerance=tolerance)
+            return cls(read_positions(path, MAX_SITES), tolerance=tolerance)
         except ValueError as error:
             raise ValueError(f"positions file {path}: {error}") from None
 
     def _refuse_coinciding_sites(self) -> None:
         distances = self.distances()
+        if not distances.isfinite().all():
+            raise ValueError("Positions: distances overflow; use another unit of length")
         i, j = torch.triu_indices(self.n_sites, self.n_sites, offset=1)
         together = distances[i, j] <= 1e-9 * distances.max()
         if together.any():
@@ -364,9 +357,14 @@ def positive_integer(owner: str, name: str, value: int) -> int:
     return number
 
 
-def _check_site_count(name: str, n_sites: int) -> None:
+def check_site_count(name: str, n_sites: int) -> None:
+    """Raises ValueError for more sites than tables of N x N numbers allow."""
     if n_sites > MAX_SITES:
-        raise ValueError(f"{name}: {n_sites} sites asked for; at most {MAX_SITES} are allowed")
+        shown = str(n_sites) if n_sites < 10**15 else f"about 10^{len(str(n_sites)) - 1}"
+        raise ValueError(
+            f"{name}: {shown} sites asked for; at most {MAX_SITES} are allowed (tables of N x N "
+            "numbers have to fit into memory)"
+        )
 
 
 def _checked_positions(positions: Tensor | np.ndarray | Sequence[Sequence[float]]) -> Tensor:
@@ -381,7 +379,7 @@ def _checked_positions(positions: Tensor | np.ndarray | Sequence[Sequence[float]
         raise ValueError(
             f"Positions: given an array of shape {tuple(table.shape)}; it must be (N, 2) or (N, 3)"
         )
-    _check_site_count("Positions", len(table))
+    check_site_count("Positions", len(table))
     bad = ~torch.isfinite(table).all(dim=1)
     if bad.any():
         site = int(bad.nonzero()[0])
@@ -390,16 +388,3 @@ def _checked_positions(positions: Tensor | np.ndarray | Sequence[Sequence[float]
             "coordinates must be finite"
         )
     return table
-
-
-def _csv_site(path: str | Path, line: int, row: list[str], dimension: int) -> list[float]:
-    try:
-        site = [float(field) for field in row]
-    except ValueError:
-        site = []
-    if len(site) != dimension:
-        raise ValueError(
-            f"positions file {path}: line {line} is {','.join(row)!r}; "
-            f"it must be {dimension} numbers"
-        )
-    return site

@@ -7,6 +7,7 @@ the same matrices. Traps that the bridge takes care of:
 - NetKet's `Ising` is H = -h sum sx + J sum sz sz: the other sign of J.
 - Its `Heisenberg` is J sum sigma . sigma (Pauli matrices, not spins 1/2) and flips the sign of the
   xy part on bipartite graphs if sign_rule is set; the operator is taken as it is.
+- What is rotated here (`Hamiltonian.rotated`) is rotated back: operators are those asked for.
 """
 
 from __future__ import annotations

@@ -26,13 +26,18 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm
-from hamiltonians.lattice import Lattice, positive_integer
+from hamiltonians.lattice import Lattice, check_site_count, positive_integer
 from hamiltonians.rotation import rotation_for
+from hamiltonians.text_file import read_text, shortened
 
 PauliString = str | Mapping[int, str]
 
 MAX_ENUMERATED = 16
 """Largest number of sites whose sign patterns `_element_range` enumerates."""
+
+
+MAX_LETTERS = 2**28
+"""Most strings times sites: their masks take 5 bytes each."""
 
 
 @final
@@ -57,11 +62,18 @@ class PauliSum(Hamiltonian):
         lattice: Lattice | None = None,
     ) -> None:
         n_sites = positive_integer("PauliSum", "n_sites", n_sites)
+        check_site_count("PauliSum", n_sites)
         if lattice is not None and lattice.n_sites != n_sites:
             raise ValueError(f"PauliSum: n_sites is {n_sites}, but the lattice is {lattice!r}")
         self.n_sites = n_sites
         self.lattice = lattice
         self._terms = _collected(n_sites, terms)
+        if len(self._terms) * n_sites > MAX_LETTERS:
+            raise ValueError(
+                f"PauliSum: {len(self._terms)} strings on {n_sites} sites; at most "
+                f"{MAX_LETTERS // n_sites} are allowed for so many sites (tables of one number a "
+                "string and site)"
+            )
         self._identity = self._terms.get((), 0.0)
         self._build_diagonal()
         self._build_off_diagonal()
@@ -74,17 +86,7 @@ class PauliSum(Hamiltonian):
         Raises ValueError, naming file and line, where a line is something else.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"Pauli file {path}: cannot be read ({error})") from None
-        terms = []
-        for number, line in enumerate(lines, 1):
-            words = line.split("#")[0].split(maxsplit=1)
-            if words:
-                terms.append(_file_term(f"Pauli file {path}: line {number}", words))
-        if not terms:
-            raise ValueError(f"Pauli file {path}: holds no term; write `coefficient string` lines")
-        try:
+            terms = _read_terms(path)
             if n_sites is None:
                 n_sites = max(1, *(_extent(string) for _, string in terms))
             return cls(n_sites, terms)
@@ -146,6 +148,11 @@ class PauliSum(Hamiltonian):
         values = _signs(configs, self._sign_masks) * self._weights  # (B, T)
         elements = values.new_zeros((len(configs), len(self.flips)))  # (B, G)
         return elements.index_add_(1, self._pattern, values)
+
+    @property
+    def diagonal_rounding(self) -> float:
+        """2^-52 of the sum of all absolute coefficients of Z strings and the identity."""
+        return 2**-52 * (float(self._diagonal_weights.abs().sum()) + abs(self._identity))
 
     @property
     def constant_off_diagonal(self) -> Tensor | None:
@@ -265,7 +272,7 @@ def _real(coefficient: complex, string: PauliString) -> float:
         number = complex(math.nan)
     if number.imag != 0 or not math.isfinite(number.real):
         raise ValueError(
-            f"coefficient of {string!r} is {coefficient!r}; it must be real and finite "
+            f"coefficient of {_shown(string)} is {coefficient!r}; it must be real and finite "
             "(H is Hermitian)"
         )
     return number.real
@@ -280,28 +287,42 @@ def _parsed(n_sites: int, string: PauliString) -> Key:
     elif string.strip():
         pairs = list(enumerate(string.strip()))
         if len(pairs) != n_sites:
-            raise ValueError(f"string {string!r} has {len(pairs)} letters for {n_sites} sites")
+            raise ValueError(
+                f"string {_shown(string)} has {len(pairs)} letters for {n_sites} sites"
+            )
     else:
         pairs = []
     for (site, _), (other, _) in itertools.pairwise(sorted(pairs, key=lambda pair: pair[0])):
         if site == other:
-            raise ValueError(f"string {string!r} names site {site} twice")
+            raise ValueError(f"string {_shown(string)} names site {site} twice")
     for site, letter in pairs:
         if letter not in ("I", "X", "Y", "Z"):
-            raise ValueError(f"string {string!r} has {letter!r}; letters are I, X, Y, Z")
+            raise ValueError(
+                f"string {_shown(string)} has {shortened(letter, 20)}; letters are I, X, Y, Z"
+            )
         if not 0 <= site < n_sites:
-            raise ValueError(f"string {string!r} names site {site}; sites are 0..{n_sites - 1}")
+            raise ValueError(
+                f"string {_shown(string)} names site {site}; sites are 0..{n_sites - 1}"
+            )
     return tuple(sorted((site, letter) for site, letter in pairs if letter != "I"))
 
 
 def _sparse_pairs(string: str) -> list[tuple[int, str]]:
     pairs = []
     for word in string.split():
-        match = re.fullmatch(r"([A-Za-z])(\d+)", word)
+        match = re.fullmatch(r"([A-Za-z])([0-9]{1,9})", word)
         if match is None:
-            raise ValueError(f"string {string!r} has {word!r}; write letter and site, like X0 Z3")
+            raise ValueError(
+                f"string {_shown(string)} has {shortened(word, 20)}; "
+                "write letter and site, like X0 Z3"
+            )
         pairs.append((int(match[2]), match[1]))
     return pairs
+
+
+def _shown(string: PauliString) -> str:
+    """In quotes, shortened."""
+    return shortened(string if isinstance(string, str) else str(dict(string)))
 
 
 def _extent(string: str) -> int:
@@ -311,12 +332,23 @@ def _extent(string: str) -> int:
     return len(string.strip())
 
 
-def _file_term(where: str, words: list[str]) -> tuple[complex, str]:
-    """The coefficient and string of one line; the string may be missing (the identity)."""
+def _read_terms(path: str | Path) -> list[tuple[complex, str]]:
+    """The coefficient and string of each line; the string may be missing (the identity)."""
+    terms = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        words = line.split("#")[0].split(maxsplit=1)
+        if words:
+            terms.append((_coefficient(number, words[0]), "".join(words[1:])))
+    if not terms:
+        raise ValueError("holds no term; write `coefficient string` lines")
+    return terms
+
+
+def _coefficient(line: int, word: str) -> complex:
     try:
-        coefficient = complex(words[0])
+        return complex(word if "_" not in word else "")
     except ValueError:
         raise ValueError(
-            f"{where} starts with {words[0]!r}; it must be `coefficient string`, like -1.0 Z0 Z1"
+            f"line {line} starts with {shortened(word)}; it must be a number with a decimal point, "
+            "a space and a string, like -1.0 Z0 Z1"
         ) from None
-    return coefficient, words[1] if len(words) > 1 else ""

@@ -15,6 +15,7 @@ Commun. Phys. 7, 90 (2024) (these units and signs).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self, final
 
@@ -42,7 +43,8 @@ class Rydberg(Hamiltonian):
         cutoff: pairs farther apart than this do not interact. Default: all pairs do.
 
     Raises ValueError for none or both of V and Rb, couplings that are not finite or not one per
-    site, Rb with an |Omega| that varies or is 0, cutoff <= 0.
+    site, Rb with an |Omega| that varies or is 0, a cutoff below the smallest distance, atoms so
+    close that V / r^6 overflows.
     """
 
     def __init__(
@@ -163,6 +165,20 @@ def _van_der_waals(lattice: Lattice, V: float, cutoff: float | None) -> Tensor:
         raise ValueError(f"Rydberg: cutoff is {cutoff}; it must be a distance above 0")
     distances = lattice.distances().clone()
     distances.fill_diagonal_(torch.inf)
+    smallest = float(distances.min())
     if cutoff is not None:
-        distances[distances > cutoff * (1 + lattice.tolerance)] = torch.inf
-    return V / distances**6
+        reach = cutoff * (1 + lattice.tolerance)
+        if reach < smallest < math.inf:
+            raise ValueError(
+                f"Rydberg: cutoff is {cutoff:g}, but the smallest distance is {smallest:.10g}, so "
+                "no pair would interact; give a larger cutoff, or V=0"
+            )
+        distances[distances > reach] = torch.inf
+    interactions = V / distances**6
+    if not torch.isfinite(interactions.sum()):
+        i, j = divmod(int(distances.argmin()), len(distances))
+        raise ValueError(
+            f"Rydberg: atoms {i} and {j} are {smallest:.3g} apart, so V / r^6 with V={V:g} is too "
+            "large a number; move them apart, give a smaller V or leave one out"
+        )
+    return interactions

@@ -67,3 +67,8 @@ def decoded(data: bytes) -> str:
     if "\0" in text:
         raise ValueError("holds zero bytes: it is not text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text in quotes, control characters escaped, cut after about `length` characters."""
+    return repr(text if len(text) <= length else text[:length] + "...")

@@ -58,7 +58,7 @@ def reweight_run(
     samples: Annotated[int, typer.Option(help="Configurations, 2 .. 1e7.")] = 20_000,
     lanczos_samples: Annotated[
         int,
-        typer.Option(help="Configurations of the improved energy, 2 .. 1e6; the costly part."),
+        typer.Option(help="Configurations of the improved energy, 2 .. 1e7; the costly part."),
     ] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
 ) -> None:
@@ -70,7 +70,7 @@ def reweight_run(
     from nqs.runs.reweight import reweight
 
     _check_samples("--samples", samples, 10**7)
-    _check_samples("--lanczos-samples", lanczos_samples, 10**6)
+    _check_samples("--lanczos-samples", lanczos_samples, 10**7)
     reweight(run, couplings, samples, lanczos_samples, seed)
 
 

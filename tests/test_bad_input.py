@@ -193,7 +193,7 @@ CASES = [
     # kind 5: accepted though meaningless
     ("train.steps=4 train.steps=5", ["train.steps=4 and train.steps=5", "twice"]),
     ("model=ptf model=rnn", ["model=ptf and model=rnn", "twice"]),
-    ("hamiltonian.cutoff=0.5", ["hamiltonian.cutoff=0.5", "no pair", "nearest sites are 1 apart"]),
+    ("hamiltonian.cutoff=0.5", ["cutoff is 0.5", "no pair", "smallest distance is 1"]),
     ("optimizer.max_norm=1e-300", ["optimizer.max_norm=1e-300", ">= 1e-06"]),
     ("optimizer.diagonal_shift=1e-300", ["optimizer.diagonal_shift=1e-300", ">= 1e-12"]),
     ("optimizer.final_shift_fraction=1e-300", ["final_shift_fraction=1e-300", ">= 1e-09"]),
@@ -489,7 +489,7 @@ NQS_CASES = [
     ("evaluate -x", ["-x"]),
     ("evaluate -- -x", ["-x"]),
     ("reweight run delta=1 --samples 1000000000", ["--samples=1000000000", "<= 10000000"]),
-    ("reweight run delta=1 --lanczos-samples 1000000000", ["--lanczos-samples=", "<= 1000000"]),
+    ("reweight run delta=1 --lanczos-samples 1000000000", ["--lanczos-samples=", "<= 10000000"]),
     ("evaluate run --seed -1", ["--seed=-1", ">= 0"]),
     ("evaluate run --sampels 10", ["--sampels", "--samples"]),
     ("evaluate run --subsystem 0,x", ["--subsystem=0,x", "0,1,2"]),

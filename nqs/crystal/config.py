@@ -54,6 +54,8 @@ MOST: Final = {
 """Largest values that make sense, of the keys that cost memory, time or processes."""
 LARGEST_RATE: Final = 1e6
 """Of a learning rate or a weight decay: beyond it nothing is left of the parameters."""
+LEAST_RATE: Final = 1e-15
+"""Of a learning rate: below it rounding undoes every step."""
 LARGEST_YAML: Final = 2**20
 """Bytes of a file of keys."""
 
@@ -154,31 +156,33 @@ class OptimizerConfig:
     """AdamW with a cosine schedule."""
 
     learning_rate: float = 2e-3
-    """Step size at the top of the schedule, > 0."""
+    """Step size at the top of the schedule, 1e-15 .. 1e6."""
     warmup_steps: int = 50
     """Steps over which it first rises from 0, >= 0 and < train.steps."""
     final_fraction: float = 0.02
-    """Learning rate at the last step as a fraction of learning_rate, in (0, 1]."""
+    """Learning rate at the last step as a fraction of learning_rate, 1e-9 .. 1."""
     weight_decay: float = 0.1
     """Decay of the matrices of linear layers, per step and learning rate, >= 0."""
     beta1: float = 0.9
-    """Decay of the mean gradient, in [0, 1)."""
+    """Decay of the mean gradient, 0 .. 0.999999."""
     beta2: float = 0.99
-    """Decay of the mean squared gradient, in [0, 1)."""
+    """Decay of the mean squared gradient, 0 .. 0.999999."""
     clip_norm: float = 1.0
-    """Longest gradient that is applied unscaled, > 0."""
+    """Longest gradient that is applied unscaled, 1e-12 .. 1e12."""
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
-        rule = f"must be a number > 0 and <= {LARGEST_RATE:g}"
-        require(0 < rate <= LARGEST_RATE, "optimizer.learning_rate", rate, rule)
-        require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be a number > 0")
+        rule = f"must be a number >= {LEAST_RATE:g} and <= {LARGEST_RATE:g}"
+        require(LEAST_RATE <= rate <= LARGEST_RATE, "optimizer.learning_rate", rate, rule)
+        rule = "must be a number >= 1e-12 and <= 1e+12"
+        require(1e-12 <= self.clip_norm <= 1e12, "optimizer.clip_norm", self.clip_norm, rule)
         for key in ("beta1", "beta2"):
             value = getattr(self, key)
-            require(0 <= value < 1, f"optimizer.{key}", value, "must be >= 0 and < 1")
+            rule = "must be >= 0 and <= 0.999999"
+            require(0 <= value <= 0.999999, f"optimizer.{key}", value, rule)
         _at_least("optimizer.warmup_steps", self.warmup_steps, 0)
-        rule = "must be > 0 and <= 1"
-        inside = 0 < self.final_fraction <= 1
+        rule = "must be >= 1e-09 and <= 1"
+        inside = 1e-9 <= self.final_fraction <= 1
         require(inside, "optimizer.final_fraction", self.final_fraction, rule)
         rule = f"must be a number >= 0 and <= {LARGEST_RATE:g}"
         decays = 0 <= self.weight_decay <= LARGEST_RATE

@@ -66,9 +66,9 @@ def digests(config: Config) -> dict[str, Any]:
     }
 
 
-def vocabulary_digest(tokeniser: Tokeniser) -> str:
+def vocabulary_digest(tokeniser: Tokeniser) -> dict[str, str]:
     """Of the tokens, in order."""
-    return hashlib.sha256("\0".join(tokeniser.vocabulary).encode()).hexdigest()
+    return {"sha256": hashlib.sha256("\0".join(tokeniser.vocabulary).encode()).hexdigest()}
 
 
 def _digest(path: Path) -> dict[str, Any]:

@@ -277,8 +277,9 @@ def resume(session: Session) -> None:
     if saved is None:
         session.log.say("no checkpoint yet, starting at step 0")
         return
-    training.load_state_dict(saved["optimizer"])
-    training.generator.set_state(saved["generator"].cpu())
+    with checkpoint.fitting(saved):
+        training.load_state_dict(saved["optimizer"])
+        training.generator.set_state(saved["generator"].cpu())
     training.step = session.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
     session.log.say(f"resumed at step {training.step}")

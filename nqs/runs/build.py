@@ -203,7 +203,7 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
         V = config.V
         if config.C6 is not None:  # lengths stay in lattice constants, or um of lattice=positions
             V = config.C6 / (config.spacing or 1.0) ** 6
-        atoms = Rydberg(
+        return Rydberg(
             lattice,
             V=V,
             delta=config.delta,
@@ -211,8 +211,6 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
             Rb=config.Rb,
             cutoff=config.cutoff,
         )
-        check_cutoff(config.cutoff, lattice)
-        return atoms
     if config.name == "tfim":
         assert config.J is not None and config.h is not None
         return TransverseFieldIsing(lattice, J=config.J, h=config.h)
@@ -220,17 +218,6 @@ def build_hamiltonian(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonia
         return build_exchange(config, lattice)
     assert config.file is not None
     return PauliSum.from_file(config.file, lattice.n_sites)
-
-
-def check_cutoff(cutoff: float | None, lattice: Lattice) -> None:
-    """Raises InputError for a cut-off that leaves no pair."""
-    if cutoff is not None and lattice.n_sites > 1:
-        nearest = float(lattice.distances().flatten().sort().values[lattice.n_sites])
-        if cutoff < nearest * (1 - 1e-9):
-            raise InputError(
-                f"hamiltonian.cutoff={cutoff:g}: leaves no pair, the nearest sites are "
-                f"{nearest:.4g} apart; write hamiltonian.V=0 for atoms on their own"
-            )
 
 
 def build_exchange(config: HamiltonianConfig, lattice: Lattice) -> Hamiltonian:

@@ -7,10 +7,11 @@ if everything in it is finite. Two are kept; if the newest is damaged, the older
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from nqs.runs import digests
 from nqs.runs.atomic import write_bytes
 from nqs.runs.config import RESUMABLE
 from nqs.runs.schema import InputError, flatten, shown
+
+if TYPE_CHECKING:
+    from nqs.vmc.optimizers import Optimizer
 
 FORMAT: Final = "nqs checkpoint 2"
 UNSEALED: Final = "nqs checkpoint 1"
@@ -152,11 +156,55 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, Any], bool]:
     try:
         with digests.unsealed(path) as (file, has_seal):
             content = torch.load(file, map_location=device, weights_only=True)
+            if not are_plain(content, file.seek(0, 2)):
+                raise digests.Damaged("it holds other tensors than were written")
     except digests.Damaged:
         raise
     except Exception:  # a damaged file can raise almost anything from the unpickler
         raise digests.Damaged("it cannot be read") from None
     return content if isinstance(content, dict) else {}, has_seal
+
+
+def are_plain(content: Any, room: int) -> bool:
+    """Whether all tensors in nested mappings and sequences are ordinary arrays of at most `room`
+    bytes: none that is sparse, or repeats a few numbers into many, or holds none at all."""
+    if isinstance(content, Tensor):
+        ordinary = content.layout == torch.strided and content.device.type != "meta"
+        return ordinary and content.numel() * content.itemsize <= room
+    if isinstance(content, Mapping):
+        return all(are_plain(value, room) for value in content.values())
+    if isinstance(content, str) or not isinstance(content, Sequence):
+        return True
+    return all(are_plain(value, room) for value in content)
+
+
+@contextlib.contextmanager
+def fitting(content: Mapping[str, Any]) -> Iterator[None]:
+    """Within: what goes wrong is that the optimizer's part of a checkpoint is of another kind."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"checkpoint at step {content['step']}: its optimizer does not fit this version's; use "
+            f"the version in the run's environment.json ({type(error).__name__}: {error})"
+        ) from None
+
+
+def restore_optimizer(optimizer: Optimizer, content: Mapping[str, Any], n_parameters: int) -> None:
+    """Puts a checkpoint's step and directions, (P,) each or None, into the optimizer. Raises
+    InputError if they do not fit."""
+    with fitting(content):
+        state = content["optimizer"]
+        for name in optimizer.state_dict():
+            value = state[name]
+            vector = isinstance(value, Tensor) and value.is_floating_point()
+            if name == "step" and (type(value) is not int or value < 0):
+                raise ValueError(f"step={shown(value)}")
+            if name != "step" and value is not None and not vector:
+                raise ValueError(f"{name} is no vector")
+            if vector and value.shape != (n_parameters,):
+                raise ValueError(f"{name} has the shape {tuple(value.shape)}")
+        optimizer.load_state_dict(state)
 
 
 def restore(model: torch.nn.Module, content: Mapping[str, Any]) -> None:

@@ -333,9 +333,10 @@ class OptimizerConfig:
     diagonal_shift: float | None = None
     """Added to the quantum metric, 1e-12 .. 1e6 (minsr); less is lost in its rounding."""
     momentum: float | str | None = None
-    """Share of the last direction that is kept, 0 (plain minSR) or 1e-6 .. 0.9999 (further
-    back than most runs are long); auto is 0.9, or 0 with model.phase, where momentum empties
-    configurations before their sign is found (minsr)."""
+    """Share of the last direction that is kept, at most, 0 (plain minSR) or 1e-6 .. 0.9999
+    (further back than most runs are long); less where steps are long, as at first under strong
+    repulsion. auto is 0.9, or 0 with model.phase, where momentum empties configurations before
+    their sign is found (minsr)."""
     max_norm: float | None = None
     """Largest standard deviation of the change of ln psi in one step, 1e-6 (below the rounding of
     float32) .. 1e6; null is none (minsr)."""

@@ -163,7 +163,7 @@ def findings(session: Session, evaluation: history.Evaluation) -> list[str]:
         start=None if start is None else (start.numbers["energy"], start.numbers["energy_error"]),
         exact_energy=session.exact_energy,
     )
-    return doubts_about(found, session.job.hamiltonian.to("cpu"))
+    return doubts_about(found, session.job.hamiltonian.to("cpu"), session.job.lattice)
 
 
 def remarks(content: history.RunFile, notes: Sequence[str]) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def resume(session: Session) -> None:
         session.log.say("no checkpoint yet, starting at step 0")
         return
     checkpoint.restore(job.wavefunction, saved)
-    job.optimizer.load_state_dict(saved["optimizer"])
+    checkpoint.restore_optimizer(job.optimizer, saved, job.n_parameters)
     session.step = session.saved_step = session.content.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
     last = {name: values[-1] for name, values in session.content.columns.items() if values}

@@ -190,7 +190,7 @@ def read_entries(path: Path) -> list[Any]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(read_text(path, LARGEST))
+        entries = summary.finite(json.loads(read_text(path, LARGEST)))
     except (ValueError, RecursionError, MemoryError):
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -27,9 +27,9 @@ from nqs.runs.build import build
 from nqs.runs.ground_state_run import run
 from nqs.runs.progress import duration
 from nqs.runs.scan_config import LauncherConfig
-from nqs.runs.scan_folder import Point, Scan, printable
+from nqs.runs.scan_folder import Point, Scan
 from nqs.runs.scan_neighbours import Bound
-from nqs.runs.schema import InputError
+from nqs.runs.schema import InputError, printable
 from nqs.runs.signals import Interrupted, StopRequests
 from nqs.runs.summary import is_finished
 
@@ -319,7 +319,7 @@ def energy(result: dict[str, Any]) -> str:
 def say(scan: Scan, line: str) -> None:
     """A line of scan.log, which every process of the scan writes to."""
     with contextlib.suppress(OSError), plain_file(scan.path / "scan.log", "a") as log:
-        log.write(f"{printable(line)}\n".encode())
+        log.write("".join(f"{printable(part)}\n" for part in line.split("\n")).encode())
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@
     collected.nc, phase_diagram.png     from nqs collect
 
 scan.json holds all that the points need: a scan resumes alike whatever happens to the defaults. It
-carries the SHA-256 of its own content, and nothing in it leads out of the scan's folder.
+carries the sha256 of its own content, and nothing in it leads out of the scan's folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -28,10 +27,12 @@ from typing import Any, Final
 
 from nqs.runs.atomic import write_text
 from nqs.runs.config import Config
+from nqs.runs.digests import KEY, verified, vouched
 from nqs.runs.scan_config import ScanConfig
 from nqs.runs.schema import (
     InputError,
     from_mapping,
+    printable,
     require,
     require_choice,
     shown,
@@ -45,7 +46,7 @@ LONGEST_NAME: Final = 200
 """Bytes of a folder's name; file systems take 255."""
 NAME: Final = re.compile(r"\w[\w.,=+\-\[\]]*=[\w.,=+\-\[\]]*(~[0-9]+)?")
 """What a point's folder may be called: no way out of the scan's folder, no control character."""
-KEY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+SCANNED_KEY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 AGAIN: Final = "~again"
 FIRST: Final = "~first"
 MOST_POINTS: Final = 20_000
@@ -234,17 +235,12 @@ class _Names:
 
 def text(value: Any) -> str:
     """A value as the names of points and the terminal show it."""
-    return f"{value:.12g}" if isinstance(value, float) else printable(shown(value))
+    return f"{value:.12g}" if isinstance(value, float) else shown(value)
 
 
 def whole_text(value: Any) -> str:
     """`text`, however long."""
-    return printable(value).replace("\n", "\\n") if isinstance(value, str) else text(value)
-
-
-def printable(text: str) -> str:
-    """Text without control characters but the ends of its lines."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return printable(value) if isinstance(value, str) else text(value)
 
 
 def write(scan: Scan) -> None:
@@ -256,14 +252,7 @@ def write(scan: Scan) -> None:
         "axes": [dataclasses.asdict(axis) for axis in scan.axes],
         "chains": [[dataclasses.asdict(point) for point in chain] for chain in scan.chains],
     }
-    content["digest"] = digest(content)
-    write_text(scan.path / "scan.json", json.dumps(content, indent=1) + "\n")
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of everything in a scan.json but its digest."""
-    rest = {key: value for key, value in content.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    write_text(scan.path / "scan.json", json.dumps(vouched(content), indent=1) + "\n")
 
 
 def read(path: Path) -> Scan:
@@ -297,9 +286,8 @@ def _read(path: Path, content: Any) -> Scan:
     _expect(isinstance(content, dict), "it is not a mapping")
     known = (FORMAT, WITHOUT_DIGEST)
     _expect(content.get("format") in known, f"its format is not one of {', '.join(known)}")
-    if content["format"] == FORMAT:
-        fits = content.get("digest") == digest(content)
-        _expect(fits, "it was changed after it was written: its digest does not fit")
+    _expect(content["format"] != FORMAT or KEY in content, "it has no sha256")
+    content = verified(content)
     entries: list[Any] = [content.get(key) for key in ("command", "axes", "chains")]
     command, axes, chains = entries
     _expect(_all(command, str), "command is not a list of words")
@@ -326,7 +314,7 @@ def _read_axis(entry: dict[str, Any]) -> Axis:
     values: Any = entry.get("values")
     key = entry.get("key")
     _expect(entry.keys() == {"key", "values"}, "an axis has other entries than key and values")
-    _expect(isinstance(key, str) and bool(KEY.fullmatch(key)), f"{text(key)} is no key")
+    _expect(isinstance(key, str) and bool(SCANNED_KEY.fullmatch(key)), f"{text(key)} is no key")
     _expect(isinstance(values, list) and bool(values), f"{key} has no list of values")
     numbers = [v for v in values if isinstance(v, int | float)]
     _expect(all(abs(v) < 1e300 for v in numbers), f"{key} has a value that is too large")

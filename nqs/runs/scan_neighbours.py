@@ -34,15 +34,15 @@ from typing import Any, Final
 import torch
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.runs import checkpoint, directory, summary
+from nqs.runs import checkpoint, digests, directory, summary
 from nqs.runs.atomic import write_text
 from nqs.runs.build import Job, build, build_hamiltonian
 from nqs.runs.config import Config
 from nqs.runs.machine import derived_seed
 from nqs.runs.scan_attempts import attempts
-from nqs.runs.scan_folder import Point, Scan, digest, is_numeric, text
+from nqs.runs.scan_folder import Point, Scan, is_numeric, text
 from nqs.runs.schema import InputError
-from nqs.runs.text_file import read_bytes, read_text
+from nqs.runs.text_file import read_bytes
 from nqs.vmc.local_energy import local_energies
 from nqs.vmc.reweighting import shared_local_energies, weighted_mean
 from nqs.wavefunctions.wavefunction import Samples
@@ -55,7 +55,6 @@ DRAWS_WITH_FLIPS: Final = 1_024
 KIND: Final = "neighbour: "
 FILE: Final = "neighbours.json"
 FORMAT: Final = "nqs neighbours 1"
-LARGEST: Final = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -325,11 +324,11 @@ class _Memory:
         self._entries: dict[str, list[float]] = {}
         self._changed = False
         try:
-            content = json.loads(read_text(self._path, LARGEST))
-            if content["format"] == FORMAT and content["digest"] == digest(content):
+            content, has_digest = digests.read_mapping(self._path)
+            if content["format"] == FORMAT and has_digest:
                 entries = content["bounds"].items()
                 self._entries = {key: [float(e), float(error)] for key, (e, error) in entries}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass  # none yet, or not ours: everything is computed again
 
     def get(self, result: dict[str, Any], point: Point) -> list[float] | None:
@@ -344,9 +343,9 @@ class _Memory:
     def save(self) -> None:
         """Writes the file where there is something new."""
         if self._changed:
-            content: dict[str, Any] = {"format": FORMAT, "bounds": self._entries}
+            content = digests.vouched({"format": FORMAT, "bounds": self._entries})
             with contextlib.suppress(OSError):  # nothing that cannot be computed again
-                write_text(self._path, json.dumps(content | {"digest": digest(content)}, indent=1))
+                write_text(self._path, json.dumps(content, indent=1) + "\n")
 
     def _key(self, result: dict[str, Any], point: Point) -> str:
         state = [result[name] for name in ("energy", "energy_error", "steps", "seed")]

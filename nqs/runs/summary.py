@@ -28,8 +28,6 @@ ENDED: Final = ("finished", "budget")
 """States after which nothing is left to do."""
 GOOD: Final = "good"
 DOUBTFUL: Final = "doubtful"
-LARGEST: Final = 16 * 2**20
-"""Bytes of a summary that are read at most."""
 LONGEST_VALUE: Final = 400
 """Characters of a value that are shown at most."""
 REQUIRED: Final = ("status", "energy", "variance", "v_score", "n_sites", "n_parameters", "steps")

@@ -112,9 +112,9 @@ def evaluate(
     rounded = torch.finfo(dtype).eps * float(rounding.estimate().value)
     energy = checked_statistics(
         spread.energy,
-        math.hypot(spread.error, (spread.outside / (n_samples - 1)) ** 0.5, rounded),
+        math.hypot(spread.error, (spread.outside / (residual.n - 1)) ** 0.5, rounded),
         spread.variance,
-        n_samples,
+        residual.n,
         hamiltonian.n_sites,
         hamiltonian.infinite_temperature_energy,
         spread.outside,

@@ -23,7 +23,8 @@ psi lacks (Epstein & Nesbet; Rayleigh & Schroedinger), E - E_0 is
 
 with s' the neighbour of s with the largest amplitude, if that is larger than that of s: to put a
 little weight on s costs what the diagonal says, and at least w = max_g |H_g|, half the width of a
-flip: the gap, which it stands for, is not known, and often lies between. Unlike Var(H) / w it does not count what a strong repulsion rightly keeps empty.
+flip: the gap, which it stands for, is not known, and often lies between. Unlike Var(H) / w it does
+not count what a strong repulsion rightly keeps empty.
 
 Everything is scaled by the largest amplitude of a row: psi(s) = 0 and ratios beyond the range of
 floating point are ordinary values here.

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hamiltonians.equivalent_sites import equivalent_sites
 from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.lattice import Lattice
 from nqs.vmc.residual import scale_of_flips
 
 TOLERANCE = 1e-3
@@ -64,8 +65,9 @@ class Findings:
     exact_energy: float | None = None
 
 
-def doubts(found: Findings, hamiltonian: Hamiltonian) -> list[str]:
-    """The reasons not to rely on the energy, none if it is good."""
+def doubts(found: Findings, hamiltonian: Hamiltonian, lattice: Lattice | None = None) -> list[str]:
+    """The reasons not to rely on the energy, none if it is good. lattice: where the sites are, by
+    default the Hamiltonian's."""
     flip = scale_of_flips(hamiltonian)
     known = found.exact_energy is not None
     reasons = [
@@ -73,7 +75,7 @@ def doubts(found: Findings, hamiltonian: Hamiltonian) -> list[str]:
         None if known else _lacking(found, flip, len(hamiltonian.flips)),
         _risen(found, flip),
         _above_start(found, flip),
-        None if found.density is None else _unequal(*found.density, hamiltonian),
+        None if found.density is None else _unequal(*found.density, hamiltonian, lattice),
     ]
     return [reason for reason in reasons if reason is not None]
 
@@ -161,9 +163,11 @@ def _above_start(found: Findings, flip: float) -> str | None:
     )
 
 
-def _unequal(density: Tensor, error: Tensor, hamiltonian: Hamiltonian) -> str | None:
+def _unequal(
+    density: Tensor, error: Tensor, hamiltonian: Hamiltonian, lattice: Lattice | None
+) -> str | None:
     """The two sites of one label that differ most."""
-    labels = equivalent_sites(hamiltonian)
+    labels = equivalent_sites(hamiltonian, lattice)
     worst, reason = 0.0, None
     for label in labels.unique():
         sites = (labels == label).nonzero().squeeze(1)

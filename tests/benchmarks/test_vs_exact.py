@@ -188,7 +188,7 @@ BAD_FILES = [
     ("- {name: a}\n- {name: a}", "entry 2: the name a is taken already"),
     ("- {name: a, seed: 1}", "seed: is the command line's to say"),
     ("- {name: a, run.dir: x}", "run.dir: is the command line's to say"),
-    ("- {name: a, lattice: {Lx: 4}}", "lattice={'Lx': 4}: must be a number, a word or a list"),
+    ("- {name: a, lattice: {Lx: 4}}", "lattice={Lx:4}: must be a number, a word or a list"),
     ("- {name: a, lattice.Lz: 4}", "a: lattice.Lz: unknown key"),
     ("- {name: a, lattice.Lx: -1}", "a: lattice.Lx=-1: must be a whole number >= 1"),
     ("- {name: a, hamiltonian.delta: [1, 2]}", "a: hamiltonian: Rydberg: delta has shape (2,)"),

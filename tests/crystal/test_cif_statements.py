@@ -92,6 +92,8 @@ def test_operators_under_dotted_tags(tag: str) -> None:
         ((f"{NAME} 'Q m -3 m'",), ("Q m -3 m", "not understood")),
         (("_space_group_symbol_of_mine 'F m -3 m'",), ("_space_group_symbol_of_mine",)),
         (("_sg_number 225",), ("_sg_number 225",)),
+        ((f"{NAME} 'Q m -3 m'", f"{NUMBER} 1"), ("Q m -3 m", "not understood")),
+        (("loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n?",), ("not known",)),
         (("_space_group_point_group_H-M m-3m",), ("m-3m", "not understood")),
         ((f"{NAME} 'P 1'", f"{NUMBER} 225"), ("225", "P 1", "contradict")),
         ((f"{NAME} 'F m -3 m'", f"{HALL} '-P 4 2 3'"), ("F m -3 m", "-P 4 2 3", "contradict")),

@@ -271,7 +271,7 @@ BAD = [
     ("train data.workers=0", ["data.workers=0", ">= 1"]),
     ("train data.infilling=1", ["data.infilling=1", "[0, 1)"]),
     ("train data.max_atoms=1", ["data.train", "no crystal is left"]),
-    ("train optimizer.learning_rate=0", ["optimizer.learning_rate=0", "> 0"]),
+    ("train optimizer.learning_rate=0", ["optimizer.learning_rate=0", ">= 1e-15"]),
     ("train optimizer.warmup_steps=9 train.steps=5", ["optimizer.warmup_steps=9", "train.steps=5"]),
     ("train train.precision=float16", ["train.precision=float16", "bfloat16"]),
     ("train train.patience=0", ["train.patience=0", ">= 1"]),

@@ -95,7 +95,7 @@ def test_the_digests_are_checked_themselves(made: Path, capsys: pytest.CaptureFi
             path.write_text(text)
             assert crystal("generate", made / "run", "n=1", f"out={made / 'never'}") == 2
             one_line(capsys, "tables.json: damaged")
-        saved["vocabulary"] = "0" * 64
+        saved["vocabulary"] = {"sha256": "0" * 64}
         from nqs.runs.digests import vouched
 
         path.write_text(json.dumps(vouched({k: v for k, v in saved.items() if k != "sha256"})))

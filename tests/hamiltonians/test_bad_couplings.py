@@ -30,6 +30,15 @@ CHAIN = Chain(3)
         (lambda: Rydberg(CHAIN, Rb=-1.2), "Rb is -1.2; it must be 0 or more"),
         (lambda: Rydberg(CHAIN, 7.0, cutoff=0.0), "cutoff is 0.0; it must be a distance above 0"),
         (lambda: Rydberg(CHAIN, 7.0, cutoff=math.nan), "cutoff is nan"),
+        (
+            lambda: Rydberg(CHAIN, 7.0, cutoff=0.5),
+            "cutoff is 0.5, but the smallest distance is 1, so no pair would interact",
+        ),
+        (
+            lambda: Rydberg(Positions([[0, 0], [0, 1e-60]]), 7.0),
+            r"atoms 0 and 1 are 1e-60 apart, so V / r\^6 with V=7 is too large",
+        ),
+        (lambda: Rydberg(CHAIN, 1e308), "atoms 0 and 1 are 1 apart.*too large"),
         (lambda: TransverseFieldIsing(CHAIN, J=[1.0] * 3), r"J has shape.*one per bond \(2\)"),
         (lambda: TransverseFieldIsing(CHAIN, h=None), "h is None; it must be a number"),
         (lambda: TransverseFieldIsing(CHAIN, h=[[1.0]]), r"h has shape \(1, 1\)"),
@@ -48,6 +57,19 @@ CHAIN = Chain(3)
         ),
         (lambda: XXZ(Positions([[0, 0], [1, 0], [0.5, 3**0.5 / 2]]), marshall=True), "odd loops"),
         (lambda: PauliSum(0, []), "n_sites is 0"),
+        (lambda: PauliSum(10**9, []), "1000000000 sites asked for; at most 10000"),
+        (lambda: PauliSum(2, [(1.0, "X" * 5_000_000)]), r"'X{60}\.\.\.' has 5000000 letters"),
+        (lambda: PauliSum(2, [(1.0, "X1" * 5_000_000)]), r"has 'X1X1.*\.\.\.'; write letter"),
+        (lambda: PauliSum(2, [(1.0, "X" + "9" * 5_000)]), "write letter and site"),
+        (
+            lambda: PauliSum(
+                10_000,
+                [(1.0, {i % 3: "X", 3 + i: "Z"}) for i in range(9_997)]
+                + [(1.0, {i % 3: "Y", 3 + i: "Z"}) for i in range(9_997)]
+                + [(1.0, {i: "Z"}) for i in range(9_997)],
+            ),
+            "strings on 10000 sites; at most 26843",
+        ),
         (lambda: PauliSum(2.5, []), "n_sites is 2.5"),
         (lambda: PauliSum(2, [(1j, "XX")]), "coefficient of 'XX' is 1j; it must be real"),
         (lambda: PauliSum(2, [(math.nan, "XX")]), "must be real and finite"),
@@ -71,7 +93,13 @@ def test_refused_in_one_line(build, message: str) -> None:
     [
         ("", "holds no term"),
         ("# only a comment\n", "holds no term"),
-        ("1.0 XX\nXX 1.0\n", "line 2 starts with 'XX'"),
+        ("1.0 XX\nXX 1.0\n", "line 2 starts with 'XX'; it must be a number with a decimal point"),
+        ("0,5 XX\n", "line 1 starts with '0,5'; it must be a number with a decimal point"),
+        ("0.5;XX\n", "line 1 starts with '0.5;XX'; it must be a number with a decimal point"),
+        ("1_0 XX\n", "line 1 starts with '1_0'"),
+        ("9" * 5_000_000 + "x XX\n", r"line 1 starts with '9{60}\.\.\.'"),
+        ("1 X99999999\n", "100000000 sites asked for; at most 10000"),
+        ("1 X" + "9" * 5_000 + "\n", "write letter and site"),
         ("1.0 XX\n1.0 XXX\n", "'XX' has 2 letters for 3 sites"),
         ("1j XX\n", "must be real"),
     ],
@@ -82,6 +110,7 @@ def test_bad_pauli_files_name_the_file(tmp_path: Path, content: str, message: st
     with pytest.raises(ValueError, match=message) as error:
         PauliSum.from_file(path)
     assert "terms.txt" in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 def test_missing_pauli_file(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ FAST_AND_GENERAL = [
 ]
 
 
+WIDE = [
+    Rydberg(Square(2, 5), 1e7, Omega=-1.0),
+    PauliSum(10, [(1e5, "Z0 Z1"), (2e4, "Z3 Z4 Z8"), *random_chiral_sum(10, 5).pauli_terms()]),
+]
+
+
 @pytest.mark.parametrize("H", FAST_AND_GENERAL, ids=lambda H: H.describe()[:50])
 @pytest.mark.parametrize("kind", [Product, StoredProduct])
 def test_product_is_the_matrix(H: Hamiltonian, kind: type[Product] | type[StoredProduct]) -> None:
@@ -110,7 +116,7 @@ def test_product_is_the_matrix(H: Hamiltonian, kind: type[Product] | type[Stored
     np.testing.assert_allclose(product, matrix @ psi, atol=1e-11)
 
 
-@pytest.mark.parametrize("H", [FAST_AND_GENERAL[0], FAST_AND_GENERAL[-1]], ids=repr)
+@pytest.mark.parametrize("H", [FAST_AND_GENERAL[0], FAST_AND_GENERAL[-1], *WIDE], ids=repr)
 def test_without_room_for_the_matrix(H: Hamiltonian) -> None:
     """As it is off the CPU, where no matrix is stored."""
     found, again = ground_state(H, 2), ground_state(H, 2, device="cpu", max_memory_gb=2e-4)
@@ -120,7 +126,7 @@ def test_without_room_for_the_matrix(H: Hamiltonian) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("H", FAST_AND_GENERAL, ids=lambda H: H.describe()[:50])
+@pytest.mark.parametrize("H", [*FAST_AND_GENERAL, *WIDE], ids=lambda H: H.describe()[:50])
 def test_vectors_on_a_gpu(H: Hamiltonian) -> None:
     found, here = ground_state(H, 2, device="cuda"), ground_state(H, 2)
     np.testing.assert_allclose(found.energies, here.energies, rtol=1e-10)

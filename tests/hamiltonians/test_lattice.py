@@ -201,7 +201,7 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         Positions.from_csv(tmp_path / "absent.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="has the mark of utf-16-le and is not that"):
         Positions.from_csv(tmp_path / "binary.csv")
 
 
@@ -216,7 +216,9 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
         (lambda: Square(4, "3"), "Square: Ly is '3'"),
         (lambda: Square(4, 4, periodic=1), "Square: periodic is 1"),
         (lambda: Kagome(4, 4, periodic=(True,)), r"Kagome: periodic is \(True,\)"),
-        (lambda: Square(1000, 1000), "Square: 1000000 sites asked for; at most 32768"),
+        (lambda: Square(1000, 1000), "Square: 1000000 sites asked for; at most 10000"),
+        (lambda: Chain(10**9), "Chain: 1000000000 sites asked for; at most 10000"),
+        (lambda: Kagome(10**300, 10**300), r"Kagome: about 10\^600 sites asked for"),
         (lambda: Square(2, 2).bonds(0), "bonds: order is 0"),
         (lambda: Square(2, 2).bonds(3), r"order is 3, but Square\(2, 2\) has only 2"),
         (lambda: Positions([]), "no sites given"),
@@ -224,6 +226,8 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
         (lambda: Positions([[1.0, 2.0], [3.0]]), "same number of coordinates"),
         (lambda: Positions([[0.0, 0.0], [1.0, np.inf]]), r"site 1 is at \(1.0, inf\)"),
         (lambda: Positions([[1.0, 2.0], [1.0, 2.0]]), "sites 0 and 1 coincide"),
+        (lambda: Positions([[0.0, 0.0], [1e-200, 0.0]]), "sites 0 and 1 coincide"),
+        (lambda: Positions([[0.0, 0.0], [1e200, 0.0]]), "distances overflow"),
         (lambda: Positions([[1.0, 2.0]], tolerance=0), "tolerance is 0"),
     ],
 )

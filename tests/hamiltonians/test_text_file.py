@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hamiltonians.text_file import read_text
+from hamiltonians.text_file import read_text, shortened
 
 TEXT = "0.5 Z0 Z1\nLängstes Ångström\n"
 
@@ -35,3 +35,9 @@ def test_pipes_folders_and_devices_are_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero"), tmp_path / "missing", "a\0b"):
         with pytest.raises(ValueError, match="cannot be read"):
             read_text(path)
+
+
+def test_quotes_are_short_and_harmless() -> None:
+    assert shortened("a b") == "'a b'"
+    assert shortened("x" * 70) == repr("x" * 60 + "...")
+    assert shortened("\x1b[31m\n") == r"'\x1b[31m\n'"

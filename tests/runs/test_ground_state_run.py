@@ -289,12 +289,8 @@ def test_energy_that_is_not_a_number(
 def test_exploding_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = Adam.update
-
-    def explode(self: Adam, *arguments: Any) -> torch.Tensor:
-        return original(self, *arguments) * 1e38
-
-    monkeypatch.setattr(Adam, "update", explode)
+    update = Adam.update
+    monkeypatch.setattr(Adam, "update", lambda *arguments: 1e38 * update(*arguments))
     assert run(tmp_path / "run", train__checkpoint_every=1) == 1
     assert "not finite" in capsys.readouterr().err
     assert result(tmp_path / "run")["status"] == "failed"

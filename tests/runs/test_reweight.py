@@ -12,6 +12,7 @@ from hamiltonians import Rydberg
 from hamiltonians.exact import ground_state
 from hamiltonians.lattice import Square
 from nqs.cli import main as nqs
+from nqs.runs import summary
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_file_of_any_content(
         (["delta=inf"], ["hamiltonian.delta=inf", "finite"]),
         (["delta=" + ",".join("1" * 2000)], ["2000 sets of couplings", "1000"]),
         (["delta=1", "--samples", "1000000000000000"], ["--samples=", "10000000"]),
-        (["delta=1", "--lanczos-samples", "9999999999"], ["--lanczos-samples=", "10000000"]),
+        (["delta=1", "--lanczos-samples", "9999999999"], ["--lanczos-samples=", "1000000"]),
         ([f"delta={','.join(map(str, range(900)))}", "--samples", "9000000"], ["GB", "fewer"]),
     ],
     ids=["twice", "inf", "many", "samples", "lanczos", "memory"],
@@ -116,7 +117,7 @@ def test_a_doubtful_run_says_so(trained: Path, capsys: pytest.CaptureFixture[str
     file = trained / "summary.json"
     before = file.read_text()
     doubts = ["collapsed: a handful of configurations holds everything \x1b[2J"]
-    file.write_text(json.dumps(json.loads(before) | {"verdict": "doubtful", "doubts": doubts}))
+    summary.write(file, summary.read(file) | {"verdict": "doubtful", "doubts": doubts})
     try:
         command = ["reweight", str(trained), "delta=1.1", "--samples", "100"]
         assert nqs([*command, "--lanczos-samples", "100"]) == 0

@@ -16,6 +16,7 @@ import torch
 from nqs.runs import checkpoint, directory, ground_state_run, scan_folder, scan_neighbours, summary
 from nqs.runs import scan as scans
 from nqs.runs.build import build
+from nqs.runs.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -39,10 +40,13 @@ TINY = [
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)
+    monkeypatch.setattr(ground_state_run, "judged", lambda session: [])  # tested elsewhere
 
 
 def scan(*words: str) -> int:
-    return train.main(["-m", *TINY, "scan.dir=scan", *words])
+    given = {word.partition("=")[0] for word in words}
+    tiny = [word for word in TINY if word.partition("=")[0] not in given]
+    return train.main(["-m", *tiny, "scan.dir=scan", *words])
 
 
 def result(point: str) -> dict[str, Any]:
@@ -53,10 +57,10 @@ def neighbour_doubts(point: str) -> list[str]:
     return [doubt for doubt in result(point)["doubts"] if doubt.startswith("neighbour: ")]
 
 
-def expectation(folder: Path, target: Path) -> float:
-    """<psi|H|psi> from all amplitudes of the state in `folder`, H of the run in `target`."""
+def expectation(folder: Path, target: Config) -> float:
+    """<psi|H|psi> from all amplitudes of the state in `folder`, with the H of `target`."""
     config = directory.read_config(folder)
-    job, other = build(config), build(directory.read_config(target))
+    job, other = build(config), build(target)
     saved = checkpoint.newest(
         folder / "checkpoints", directory.portable(config), torch.device("cpu"), warn=print
     )
@@ -97,7 +101,7 @@ def test_the_bound_is_the_energy_of_the_other_state(words: list[str]) -> None:
     assert len(found) == 2
     for point in read.points:
         (bound,) = found[point.name]
-        exact = expectation(bound.folder, read.folder(point))
+        exact = expectation(bound.folder, directory.read_config(read.folder(point)))
         assert abs(bound.energy - exact) < 5 * bound.error + 1e-9
         assert 0 < bound.error < 0.1
     assert not list(Path("scan").rglob(".*-*"))
@@ -123,10 +127,7 @@ def test_flips_that_only_one_side_has() -> None:
     fewer = dataclasses.replace(config.hamiltonian, h=(0.0, 1.0, 1.0, 1.0))
     target = config.replace(hamiltonian=fewer)
     ((energy, error),) = scan_neighbours.energies(folders[0], result(read.points[0].name), [target])
-    text = (folders[1] / "config.yaml").read_text()
-    assert "h: 1.0\n" in text
-    (folders[1] / "config.yaml").write_text(text.replace("h: 1.0\n", "h: [0.0, 1.0, 1.0, 1.0]\n"))
-    exact = expectation(folders[0], folders[1])
+    exact = expectation(folders[0], target)
     assert abs(energy - exact) < 5 * error + 1e-9 and error < 0.2
 
 
@@ -136,7 +137,7 @@ def badly(warm: bool) -> Any:
 
     def spoilt(config: Any, command: Any) -> int:
         if config.hamiltonian.delta == 1 and (config.train.start_from is not None) == warm:
-            wild = dataclasses.replace(config.optimizer, learning_rate=30.0, implicit=False)
+            wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
         return run(config, command)
 
@@ -154,11 +155,11 @@ def test_a_diverged_scan_point_is_doubtful(
     monkeypatch.setattr(scans, "run", badly(warm=True))
     assert scan(*WARM, "scan.repeat=false") == 0
     bad = result("hamiltonian.delta=1")
-    assert bad["relative_error"] > 0.05 and bad["verdict"] == "doubtful"
+    assert bad["relative_error"] > 0.02 and bad["verdict"] == "doubtful"
     (doubt,) = neighbour_doubts("hamiltonian.delta=1")
     assert "standard errors) above" in doubt and "the state at hamiltonian.delta=" in doubt
     for good in ("hamiltonian.delta=0.75", "hamiltonian.delta=1.25"):
-        assert result(good)["relative_error"] < 0.05 and not neighbour_doubts(good)
+        assert result(good)["relative_error"] < 0.02 and not neighbour_doubts(good)
     out = capsys.readouterr().out
     assert "doubtful: hamiltonian.delta=1: neighbour: " in out
     assert "1 doubtful: hamiltonian.delta=1\n" in out
@@ -179,7 +180,7 @@ def test_it_is_repaired_from_the_product_state(
     point = "hamiltonian.delta=1"
     assert abs(result(point)["relative_error"]) < 0.02 and not neighbour_doubts(point)
     first = result(f"{point}~first")
-    assert first["relative_error"] > 0.05 and first["verdict"] == "doubtful"
+    assert first["relative_error"] > 0.02 and first["verdict"] == "doubtful"
     assert result(point)["steps"] == 30 and first["steps"] == 8
     assert f"kept another attempt at {point}" in capsys.readouterr().out
     before = {p: p.stat().st_mtime_ns for p in Path("scan").rglob("*.json")}
@@ -196,7 +197,7 @@ def test_a_cold_point_is_repaired_from_its_best_neighbour(
     assert abs(result(point)["relative_error"]) < 0.02 and not neighbour_doubts(point)
     source = directory.read_config(Path("scan") / point).train.start_from
     assert source in ("scan/hamiltonian.delta=0.75", "scan/hamiltonian.delta=1.25")
-    assert result(f"{point}~first")["relative_error"] > 0.05
+    assert result(f"{point}~first")["relative_error"] > 0.02
 
 
 def test_a_worse_second_attempt_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,8 +222,7 @@ def test_a_worse_second_attempt_is_put_aside(monkeypatch: pytest.MonkeyPatch) ->
 def test_seeds_and_hyperparameters_are_judged_and_left_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = [word for word in TINY if not word.startswith("train.steps")]
-    assert train.main(["-m", *words, "scan.dir=scan", "train.steps=1,60", "seed=0,1"]) == 0
+    assert scan("train.steps=1,60", "seed=0,1") == 0
     names = [point.name for point in scan_folder.read(Path("scan")).points]
     short = [name for name in names if "train.steps=1," in name]
     assert len(short) == 2 and any(neighbour_doubts(name) for name in short)
@@ -230,9 +230,8 @@ def test_seeds_and_hyperparameters_are_judged_and_left_as_they_are(
 
 
 def test_models_and_lattices_that_differ_are_not_compared() -> None:
-    words = [word for word in TINY if not word.startswith(("model.d_model", "lattice.Lx"))]
-    axes = ["model.d_model=4,8", "lattice.Lx=1,2", "scan.dir=scan"]
-    assert train.main(["-m", *words, *axes, "train.n_samples=8", "train.eval_samples=32"]) == 0
+    axes = ["model.d_model=4,8", "lattice.Lx=1,2"]
+    assert scan(*axes, "train.n_samples=8", "train.eval_samples=32", "train.steps=1") == 0
     assert scan_neighbours.pairs(scan_folder.read(Path("scan"))) == []
     assert not (Path("scan") / "neighbours.json").exists()
 
@@ -242,7 +241,7 @@ def test_both_directions_are_compared_but_stay(monkeypatch: pytest.MonkeyPatch) 
 
     def spoilt(config: Any, command: Any) -> int:
         if config.run.dir.endswith("delta=1,backward"):
-            wild = dataclasses.replace(config.optimizer, learning_rate=30.0, implicit=False)
+            wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
         return run(config, command)
 
@@ -268,12 +267,12 @@ def test_a_damaged_neighbour_loses_nothing(capsys: pytest.CaptureFixture[str]) -
 def test_an_older_summary_without_verdict_gets_no_good_one() -> None:
     assert scan("hamiltonian.delta=0,0.5", "train.steps=1", "scan.repeat=false") == 0
     path = Path("scan/hamiltonian.delta=0/summary.json")
-    older = result("hamiltonian.delta=0")
+    older = summary.read(path)
     del older["verdict"], older["doubts"]
-    path.write_text(json.dumps(older | {"energy": older["energy"] + 100}))
+    summary.write(path, older | {"energy": older["energy"] + 100})
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true", "launcher=sequential"]) == 0
     assert result("hamiltonian.delta=0")["verdict"] == "doubtful"
-    path.write_text(json.dumps(result("hamiltonian.delta=0") | {"energy": older["energy"]}))
+    summary.write(path, summary.read(path) | {"energy": older["energy"]})
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert result("hamiltonian.delta=0")["verdict"] is None
 

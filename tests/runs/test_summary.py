@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nqs.cli import main as nqs
-from nqs.runs import summary
+from nqs.runs import digests, summary
 from nqs.runs.history import Evaluation
 from nqs.runs.schema import InputError
 
@@ -74,6 +74,23 @@ def test_show_prints_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFix
     assert "[/b]" in out and "\x1b" not in out and "doubtful" in out
 
 
+CHANGES: list[dict[str, Any]] = [
+    {"energy": "low"},
+    {"energy": [1]},
+    {"energy_error": {}},
+    {"n_sites": 0},
+    {"n_sites": None},
+    {"steps": "many"},
+    {"status": ["finished"]},
+    {"verdict": "fine"},
+    {"doubts": "many"},
+    {"doubts": [1]},
+    {"observables": [1]},
+    {"observables": {"a": 1}},
+    {"flip_precision": 3},
+    {"wall_seconds": None},
+    {"exact_energy": "x"},
+]
 HOSTILE = [
     "",
     "{}",
@@ -86,26 +103,7 @@ HOSTILE = [
     '{"energy": NaN}',
     "[" * 100_000,
     '{"energy": ' + "9" * 5_000 + "}",
-    *(
-        json.dumps(made(exact=-2.1) | change)
-        for change in (
-            {"energy": "low"},
-            {"energy": [1]},
-            {"energy_error": {}},
-            {"n_sites": 0},
-            {"n_sites": None},
-            {"steps": "many"},
-            {"status": ["finished"]},
-            {"verdict": "fine"},
-            {"doubts": "many"},
-            {"doubts": [1]},
-            {"observables": [1]},
-            {"observables": {"a": 1}},
-            {"flip_precision": 3},
-            {"wall_seconds": None},
-            {"exact_energy": "x"},
-        )
-    ),
+    *(json.dumps(digests.vouched(made(exact=-2.1) | change)) for change in CHANGES),
 ]
 
 

@@ -293,7 +293,11 @@ def test_the_joined_evaluation_is_that_of_all_draws(found: list[dict[str, Any]])
     assert sum(x.n_samples for x in draws) == N_EVALUATED
     alone = plain(measured(Replay(psi, draws), ALONE, CHUNK * len(draws)))
     assert alone["n_samples"] == N_EVALUATED
-    assert_close(found[0]["evaluation"], alone, rtol=1e-9, atol=1e-12)
+    joined = dict(found[0]["evaluation"])
+    for name in ("energy", "energy_error", "variance", "v_score", "variance_outside", "excess"):
+        # sums about the first draws' energy, which are others: equal to second order
+        assert joined.pop(name) == pytest.approx(alone.pop(name), rel=0.02)
+    assert_close(joined, alone, rtol=1e-9, atol=1e-12)
 
 
 def test_moments_of_one_rank_stay(generator: torch.Generator) -> None:

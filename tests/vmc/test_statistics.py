@@ -74,10 +74,12 @@ def test_energy_statistics() -> None:
 def test_degenerate_cases() -> None:
     single = RunningMoments().add(torch.tensor([2.0]), torch.tensor([1]))
     assert float(single.estimate().value) == 2 and math.isnan(float(single.estimate().error))
+    two = RunningMoments().add(torch.tensor([0.0, 2.0]), torch.tensor([2, 2]))
+    assert energy_statistics(two, 4, 1.0).v_score == math.inf
     at_infinity = energy_statistics(
         RunningMoments().add(torch.ones(2), torch.tensor([1, 3])), 4, 1.0
     )
-    assert at_infinity.v_score == math.inf
+    assert at_infinity.v_score == 0.0  # an eigenstate all the same
     constant = energy_statistics(RunningMoments().add(torch.ones(2), torch.tensor([1, 3])), 4, 0.0)
     assert (constant.energy_error, constant.variance, constant.v_score) == (0.0, 0.0, 0.0)
 

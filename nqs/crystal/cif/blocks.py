@@ -22,7 +22,7 @@ _TYPOGRAPHY = str.maketrans(
     "\u2010\u2011\u2012\u2013\u2212\u00a0\u2009\u202f\u2018\u2019", "-----   ''", "\ufeff"
 )
 """What word processors make of a minus, a space and a quote."""
-_UNKNOWN = ("?", ".")
+_UNKNOWN = ("?", ".", "")
 
 
 class Block:
@@ -67,7 +67,7 @@ class Block:
 
     def texts(self, tag: str) -> list[str]:
         """The known values under a tag, without their quotes."""
-        return [_text(value) for value in self.raw(tag) or () if value not in _UNKNOWN]
+        return [text for text in map(_text, self.raw(tag) or ()) if text not in _UNKNOWN]
 
     def one(self, *tags: str) -> str | None:
         """What the first of the tags that is there and known says. Raises CrystalError where it

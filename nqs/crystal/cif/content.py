@@ -118,7 +118,7 @@ def _whole(block: Block) -> int | None:
         return None
     value = number(text)
     if not (1 <= value <= 1e6 and value == int(value)):
-        raise CrystalError(f"{_UNITS[0]} {shown(text)}: must be a whole number >= 1")
+        raise CrystalError(f"_cell_formula_units_Z {shown(text)}: must be a whole number >= 1")
     return int(value)
 
 

@@ -284,7 +284,10 @@ def _equal(one: Structure, other: Structure) -> bool:
 
 def _distances(structure: Structure) -> tuple[Indices, Indices, Floats]:
     """(i, j, distance of their nearest images) of all pairs of atoms i < j."""
-    vectors = relevant_vectors(structure.matrix)
+    try:
+        vectors = relevant_vectors(structure.matrix)
+    except ValueError as error:
+        raise CrystalError(str(error)) from None
     first, second = np.triu_indices(structure.n_atoms, k=1)
     differences = structure.positions[second] - structure.positions[first]
     differences = differences @ structure.matrix @ np.linalg.inv(vectors[:3])

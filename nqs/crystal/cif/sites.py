@@ -150,6 +150,14 @@ def _multiplicities(block: Block, n_sites: int) -> tuple[float, ...] | None:
     for tag in _MULTIPLICITIES:
         column = _column(block, tag, n_sites)
         if column is not None:
+            if any(text in ("?", ".") for text in column):
+                return None
             values = tuple(map(number, column))
-            return values if bool(np.all(np.isfinite(values))) else None
+            for index, value in enumerate(values):
+                if not 1 <= value <= MOST_ATOMS:
+                    raise CrystalError(
+                        f"atom {index} has multiplicity {shown(column[index])}: a whole number is "
+                        f"needed"
+                    )
+            return values
     return None

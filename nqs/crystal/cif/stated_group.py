@@ -183,6 +183,8 @@ def stated_group(block: Block) -> StatedGroup:
     for other in statements[1:]:
         if other.number != first.number:
             raise CrystalError(_contradiction(first.where, other.where))
+    if first.number == 1 and found.riddles:
+        raise CrystalError(f"{found.riddles[0]}: not understood, and {first.where} is no answer")
     if first.number not in system:
         said = next(_said(block, tag) for tag in _SYSTEMS if block.texts(tag))
         raise CrystalError(_contradiction(said, first.where))
@@ -244,6 +246,8 @@ def _collected(block: Block) -> _Collected:
     for tag in (*_OPERATORS, *_GENERATORS):
         triplets = tuple(block.texts(tag))
         if triplets:
+            if len(triplets) < len(block.raw(tag) or ()):
+                raise CrystalError(f"{block.spelled(tag)}: some symmetry operators are not known")
             group = operators.of_triplets(triplets, generators=tag in _GENERATORS)
             where = f"{block.spelled(tag)} ({len(triplets)} operators of group {group.number})"
             found.listed.append(_Statement(where, (), group))
