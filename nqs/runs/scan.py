@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import shlex
 import signal
 import stat
 import sys
@@ -198,12 +200,19 @@ def report(scan: Scan, outcomes: Sequence[Outcome], left: bool, seconds: float, 
         code = 128 + signum
         lines.append("stopped by a signal")
     if code:
-        lines.append(f"resume with: python train.py -m scan.dir={scan.path} scan.resume=true")
-    lines.append(f"collect with: nqs collect {scan.path}")
+        lines.append(f"resume with: python train.py -m {folder_word(scan)} scan.resume=true")
+    lines.append(f"collect with: nqs collect {shlex.quote(str(scan.path))}")
     for line in lines:
         say(scan, line)
         tell(f"{printable(line)}\n", sys.stderr if line.startswith("failed") else sys.stdout)
     return code
+
+
+def folder_word(scan: Scan) -> str:
+    """scan.dir=PATH as the shell, and then Hydra, take it."""
+    path = str(scan.path)
+    plain = re.fullmatch(r"[\w./~@-]+", path)
+    return f"scan.dir={path}" if plain else shlex.quote(f"scan.dir='{path}'")
 
 
 def run_chain(scan: Scan, chain: Sequence[Point], skipped: Sequence[str] = ()) -> list[Outcome]:
