@@ -1,6 +1,6 @@
 """Error bars of energies and of <sigma^x> cover what they say, over many evaluations.
 
-    pytest -s -m slow tests/campaigns/test_coverage.py
+    pytest -s -m slow tests/campaigns/test_error_bars.py
 
 Three states of a 2x3 Rydberg array, by enumeration: near the ground state, with configurations far
 too small, and a network with random parameters. Two-sided false-alarm rate 1e-5 for each share.
