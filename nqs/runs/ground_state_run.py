@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -112,7 +113,7 @@ class Session:
     def resume_command(self) -> str:
         """How to go on."""
         word = f"run.dir={self.path}"
-        if set(",=") & set(str(self.path)):  # the folder of a scan's point, quoted for Hydra
+        if not re.fullmatch(r"[A-Za-z0-9_./+-]+", str(self.path)):  # quoted for Hydra
             word = shlex.quote(f"run.dir='{self.path}'")
         command = distributed.started_by(["python", "train.py"])
         return f"{shlex.join(command)} {word} run.resume=true"
