@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,18 @@ def test_signals_during_the_evaluation(
     assert len(steps_of(tmp_path / "run")["step"]) == 8
 
 
-def test_several_signals() -> None:
+@pytest.fixture
+def usual_handlers() -> Iterator[None]:
+    """Those of a process in the foreground, whatever this one was started with."""
+    usual = {signum: signal.SIG_DFL for signum in SIGNALS}
+    usual[signal.SIGINT] = signal.default_int_handler
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def test_several_signals(usual_handlers: None) -> None:
     """What a closing session sends, SIGHUP and SIGTERM, asks once; SIGTERM again ends at once."""
     with StopRequests() as stop:
         for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):

@@ -36,17 +36,29 @@ def estimated(words: str) -> float:
     return max(sum(terms.values()) for terms in peaks.values())
 
 
+PEAK = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as error:
+    assert not error.code
+print("peak", next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+"""(What wait4 says of a child contains the size of the process that started it.)"""
+
+
 def measured(words: str, folder: Path) -> float:
     """Bytes that the run takes at its peak."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words.split(), f"run.dir={folder / 'run'}"],
+    arguments = [str(ROOT / "train.py"), *words.split(), f"run.dir={folder / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = status
-    assert status == 0
-    return usage.ru_maxrss * 1024.0
+    return 1024.0 * float(done.stdout.rpartition("peak VmHWM:")[2].split()[0])
 
 
 SHORT = "train.exact=false train.steps=1"
