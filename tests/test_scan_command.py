@@ -642,9 +642,9 @@ def test_workers_end_with_their_parent(launcher: str) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
-    running = Path("scan/train.steps=100000/checkpoints/step-000000002.pt")
+    running = Path("scan/train.steps=100000/checkpoints")
     deadline = time.monotonic() + 120
-    while not running.exists() and time.monotonic() < deadline:
+    while not any(running.glob("step-*.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     while not Path("scan/train.steps=1/summary.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

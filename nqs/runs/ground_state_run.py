@@ -38,6 +38,7 @@ from nqs.runs.start import put_at_start, starting_file, with_source_patches
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.local_flips import EXACT_FRACTION, LocalFlips
 from nqs.vmc.optimisation import StepRecord, optimise
+from nqs.vmc.product_state import product_energy, product_state
 from nqs.vmc.ranks import RankLost, Ranks
 from nqs.vmc.verdict import Findings
 from nqs.vmc.verdict import doubts as doubts_about
@@ -77,6 +78,7 @@ class Session:
         notes: what did not work beside the result, and what is to be said about its files.
         evaluation: the final one, once it is there.
         exact_energy: of exact diagonalisation, once it is there.
+        product: energy and error of the best product state, where it was asked for.
     """
 
     path: Path
@@ -92,6 +94,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     evaluation: history.Evaluation | None = None
     exact_energy: float | None = None
+    product: tuple[float, float] | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -162,9 +165,22 @@ def findings(session: Session, evaluation: history.Evaluation) -> list[str]:
         density=(density, error),
         history=(columns["energy"], columns["energy_error"]),
         start=None if start is None else (start.numbers["energy"], start.numbers["energy_error"]),
+        product=product_bound(session, start is not None),
         exact_energy=session.exact_energy,
+        warning=session.warning and session.warning.removeprefix("warning: "),
     )
     return doubts_about(found, session.job.hamiltonian.to("cpu"), session.job.lattice)
+
+
+def product_bound(session: Session, elsewhere: bool) -> tuple[float, float] | None:
+    """Energy and standard error of the best product state, where the run started `elsewhere` and
+    any number of 1 bits is allowed: worked out once."""
+    job = session.job
+    if elsewhere and job.config.model.n_up is None and session.product is None:
+        generator = build_generator(session.config.seed, "product_state", job.device)
+        chances = product_state(job.hamiltonian, generator)
+        session.product = product_energy(job.hamiltonian, chances, generator)
+    return session.product
 
 
 def remarks(content: history.RunFile, notes: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,10 @@ TOLERANCE. Each doubt is a sentence that begins with its kind:
     variance          the second-order estimate of what the state lacks (nqs.vmc.residual) is large
     support           no term of H leads anywhere: nothing tells this configuration from lower ones
     rose              the optimisation has been lower, or started lower, beyond the noise
+    falling           it was still going down in its last half
+    product state     a product state lies lower: the run is stuck where it started
+    signs             the wavefunction cannot have the signs or the symmetry that the ground state
+                      may have
     equivalent sites  densities differ where symmetries of the Hamiltonian make them equal: the
                       state is one of several patterns, or not converged
 
@@ -50,7 +54,9 @@ class Findings:
         density: (N,) <n_i> and its standard error, None where it was not measured.
         history: (steps,) energies and standard errors of the optimisation.
         start: energy and standard error of the state it started from, where that was another run's.
+        product: energy and standard error of a product state found without the run.
         exact_energy: by exact diagonalisation, None where that was not done.
+        warning: what the wavefunction cannot be, where the ground state may be that.
     """
 
     energy: float
@@ -62,7 +68,9 @@ class Findings:
     density: tuple[Tensor, Tensor] | None = None
     history: tuple[Sequence[float], Sequence[float]] = ((), ())
     start: tuple[float, float] | None = None
+    product: tuple[float, float] | None = None
     exact_energy: float | None = None
+    warning: str | None = None
 
 
 def doubts(found: Findings, hamiltonian: Hamiltonian, lattice: Lattice | None = None) -> list[str]:
@@ -73,8 +81,11 @@ def doubts(found: Findings, hamiltonian: Hamiltonian, lattice: Lattice | None = 
     reasons = [
         _exact(found, flip),
         None if known else _lacking(found, flip, len(hamiltonian.flips)),
+        None if known or found.warning is None else f"signs: {found.warning}",
+        None if known else _falling(found, flip),
         _risen(found, flip),
-        _above_start(found, flip),
+        _above(found.start, "rose: {} above the state it started from, {}", found, flip),
+        _above(found.product, "product state: {} above a product state, {}", found, flip),
         None if found.density is None else _unequal(*found.density, hamiltonian, lattice),
     ]
     return [reason for reason in reasons if reason is not None]
@@ -92,7 +103,7 @@ def _exact(found: Findings, flip: float) -> str | None:
     sigmas = difference / found.energy_error if found.energy_error > 0 else math.inf
     relative = difference / _scale(found.exact_energy, flip)
     if relative > TOLERANCE:
-        return f"exact: {relative:.1%} above the exact energy {found.exact_energy:.8g}"
+        return f"exact: {100 * relative:.3g} % above the exact energy {found.exact_energy:.8g}"
     if relative < -1e-9 and (relative < -TOLERANCE or sigmas < -RISEN):
         return (
             f"exact: {-difference:.2g} ({-sigmas:.1f} standard errors) below the exact energy, "
@@ -113,17 +124,15 @@ def _lacking(found: Findings, flip: float, n_flips: int) -> str | None:
         )
     if found.excess <= TOLERANCE * scale:
         return None
-    relative = found.excess / scale
+    too_high = f"the energy may be some {100 * found.excess / scale:.2g} % too high"
     outside = found.variance_outside / found.variance
     if outside > 0.5:
         return (
-            f"collapsed: {outside:.0%} of the variance {found.variance:.3g} lies in configurations "
-            f"that the state does not visit; the energy may be some {relative:.1%} too high"
+            f"collapsed: {100 * outside:.0f} % of the variance {found.variance:.3g} lies in "
+            f"configurations that the state does not visit; {too_high}"
         )
-    return (
-        f"variance: {found.variance:.3g}, sqrt(Var) / |E| = {found.variance**0.5 / scale:.1%}; the "
-        f"energy may be some {relative:.1%} too high"
-    )
+    share = 100 * found.variance**0.5 / scale
+    return f"variance: {found.variance:.3g}, sqrt(Var) / |E| = {share:.2g} %; {too_high}"
 
 
 def _risen(found: Findings, flip: float) -> str | None:
@@ -149,18 +158,39 @@ def _risen(found: Findings, flip: float) -> str | None:
     )
 
 
-def _above_start(found: Findings, flip: float) -> str | None:
-    if found.start is None:
+def _falling(found: Findings, flip: float) -> str | None:
+    """The third quarter of the steps against the fourth: what is left is of the size of what the
+    last half gained, or more."""
+    energies, errors = (torch.tensor(column, dtype=torch.float64) for column in found.history)
+    length = len(energies) // 4
+    if length < 3:
         return None
-    energy, error = found.start
+    before, after = slice(-2 * length, -length), slice(-length, None)
+    drop = float(energies[before].mean() - energies[after].mean())
+    squares = errors[before].square().mean() + errors[after].square().mean()
+    sigma = float(squares / length) ** 0.5
+    if not math.isfinite(drop) or not math.isfinite(sigma):
+        return None
+    if drop <= RISEN * sigma or drop <= TOLERANCE / 2 * _scale(found.energy, flip):
+        return None
+    return (
+        f"falling: the energy of the last {length} steps was {drop:.2g} lower than that of the "
+        f"{length} before; go on with more train.steps"
+    )
+
+
+def _above(
+    bound: tuple[float, float] | None, text: str, found: Findings, flip: float
+) -> str | None:
+    """Whether the energy lies above a bound, (energy, standard error), beyond the noise."""
+    if bound is None:
+        return None
+    energy, error = bound
     rise = found.energy - energy
     sigmas = rise / math.hypot(error, found.energy_error, 1e-12 * _scale(energy, flip))
     if sigmas < BEYOND_START or rise < 1e-5 * _scale(energy, flip):
         return None
-    return (
-        f"rose: {rise:.2g} ({sigmas:.1f} standard errors) above the state it started from, "
-        f"{energy:.8g}"
-    )
+    return text.format(f"{rise:.2g} ({sigmas:.1f} standard errors)", f"{energy:.8g}")
 
 
 def _unequal(
