@@ -65,12 +65,16 @@ def good_and_wrong(settings: list[list[str]], folder: Path) -> list[str]:
 
 
 def absurd(generator: random.Random) -> list[str]:
-    """A system with an optimizer that nobody would choose."""
-    adam = generator.random() < 0.4
+    """A system with an optimizer that nobody would choose, or, every other time, one that might
+    just do."""
     words = [*generator.choice(SYSTEMS).split(), *SMALL, f"seed={generator.randrange(1000)}"]
+    if generator.random() < 0.5:
+        rate, shift = 10 ** generator.uniform(-2, 0), 10 ** generator.uniform(-4, -1)
+        words += [f"train.steps={generator.choice((60, 120, 240))}"]
+        return [*words, f"optimizer.learning_rate={rate:g}", f"optimizer.diagonal_shift={shift:g}"]
     words.append(f"train.steps={generator.choice((1, 3, 10, 40, 120))}")
     words.append(f"train.flip_fraction={generator.choice((0, 0.1, 0.5, 0.95))}")
-    if adam:
+    if generator.random() < 0.4:
         words += ["optimizer=adam", f"optimizer.learning_rate={10 ** generator.uniform(-5, 1.5):g}"]
         return words
     words.append(f"optimizer.learning_rate={10 ** generator.uniform(-4, 1):g}")

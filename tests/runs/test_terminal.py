@@ -107,6 +107,7 @@ def test_ctrl_c_while_modules_load(program: list[str], tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": f"{slow}:{ROOT}"},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in the foreground
     )
     for _ in range(600):
         if (slow / "here").exists():

@@ -25,7 +25,7 @@ from nqs.vmc.evaluation import evaluate
 from nqs.vmc.gradient import energy_gradient, flat_gradient
 from nqs.vmc.layer_jacobians import LayerJacobians
 from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient
+from nqs.vmc.natural_gradient import NaturalGradient, kept_share
 from nqs.vmc.optimisation import optimise
 from nqs.vmc.product_state import complex_product_state
 from nqs.vmc.time_step import time_step
@@ -195,7 +195,8 @@ def test_minsr_is_the_dense_solve(model: str) -> None:
         o = torch.cat([weights.sqrt()[:, None] * j for j in (real, imag)])
         centred = e_loc - weights.to(e_loc.dtype) @ e_loc
         e = torch.cat([weights.sqrt() * x for x in (centred.real, centred.imag)])
-        kept = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else MOMENTUM * old
+        share = MOMENTUM * kept_share(0.1 * centred, weights, SHIFT, psi.n_sites)
+        kept = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else share * old
         metric = o.T @ o + SHIFT * torch.eye(o.shape[1], dtype=torch.float64)
         old = torch.linalg.solve(metric, o.T @ (e - o @ kept)) + kept
         update = optimizer.update(psi, samples, e_loc)
