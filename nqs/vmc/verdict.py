@@ -9,7 +9,6 @@ TOLERANCE. Each doubt is a sentence that begins with its kind:
     variance          the second-order estimate of what the state lacks (nqs.vmc.residual) is large
     support           no term of H leads anywhere: nothing tells this configuration from lower ones
     rose              the optimisation has been lower, or started lower, beyond the noise
-    falling           it was still going down in its last half
     product state     a product state lies lower: the run is stuck where it started
     signs             the wavefunction cannot have the signs or the symmetry that the ground state
                       may have
@@ -82,7 +81,6 @@ def doubts(found: Findings, hamiltonian: Hamiltonian, lattice: Lattice | None = 
         _exact(found, flip),
         None if known else _lacking(found, flip, len(hamiltonian.flips)),
         None if known or found.warning is None else f"signs: {found.warning}",
-        None if known else _falling(found, flip),
         _risen(found, flip),
         _above(found.start, "rose: {} above the state it started from, {}", found, flip),
         _above(found.product, "product state: {} above a product state, {}", found, flip),
@@ -155,27 +153,6 @@ def _risen(found: Findings, flip: float) -> str | None:
         f"rose: steps {int(place) + 1} to {int(place) + length} had a mean energy of "
         f"{float(means[place]):.8g}, {float(rises[place]):.2g} lower; a smaller "
         "optimizer.learning_rate may help"
-    )
-
-
-def _falling(found: Findings, flip: float) -> str | None:
-    """The third quarter of the steps against the fourth: what is left is of the size of what the
-    last half gained, or more."""
-    energies, errors = (torch.tensor(column, dtype=torch.float64) for column in found.history)
-    length = len(energies) // 4
-    if length < 3:
-        return None
-    before, after = slice(-2 * length, -length), slice(-length, None)
-    drop = float(energies[before].mean() - energies[after].mean())
-    squares = errors[before].square().mean() + errors[after].square().mean()
-    sigma = float(squares / length) ** 0.5
-    if not math.isfinite(drop) or not math.isfinite(sigma):
-        return None
-    if drop <= RISEN * sigma or drop <= TOLERANCE / 2 * _scale(found.energy, flip):
-        return None
-    return (
-        f"falling: the energy of the last {length} steps was {drop:.2g} lower than that of the "
-        f"{length} before; go on with more train.steps"
     )
 
 
