@@ -82,15 +82,13 @@ def evaluate(
         raise ValueError(
             f"n_samples={n_samples} must be at least {2 * ranks.size} for an error bar{each}"
         )
-    device = hamiltonian.flips.device
-    if sigma_x is None:
-        sigma_x = comes_with_the_energy(wavefunction, hamiltonian)
-    measurements = structural(hamiltonian.lattice if lattice is None else lattice, device, ranks)
-    if sigma_x:
+    if subsystems is not None and chunk < 2:
+        raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
+    place = hamiltonian.lattice if lattice is None else lattice
+    measurements = structural(place, hamiltonian.flips.device, ranks)
+    if comes_with_the_energy(wavefunction, hamiltonian) if sigma_x is None else sigma_x:
         measurements.append(SigmaX(wavefunction, hamiltonian, max_rows))
     if subsystems is not None:
-        if chunk < 2:
-            raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
         measurements.append(RenyiEntropy(wavefunction, subsystems, generator, max_rows))
     rounding = RunningMoments()
     residual = RunningResidual(wavefunction, hamiltonian, seed_beside(generator), max_rows, ranks)
@@ -107,18 +105,7 @@ def evaluate(
             measurement.add(samples, (elements, log_ratios))
     for total in (rounding, residual, largest):
         total.join(ranks)
-    spread = residual.spread()
-    dtype = next((p.dtype for p in wavefunction.parameters()), torch.float64)
-    rounded = torch.finfo(dtype).eps * float(rounding.estimate().value)
-    energy = checked_statistics(
-        spread.energy,
-        math.hypot(spread.error, (spread.outside / (residual.n - 1)) ** 0.5, rounded),
-        spread.variance,
-        residual.n,
-        hamiltonian.n_sites,
-        hamiltonian.infinite_temperature_energy,
-        spread.outside,
-    )
+    energy = _energy(residual, rounding, wavefunction, hamiltonian)
     observables: dict[str, Estimate] = {}
     coordinates: dict[str, Tensor] = {}
     for measurement in measurements:
@@ -127,10 +114,31 @@ def evaluate(
         coordinates |= measurement.coordinates()
     return Evaluation(
         **vars(energy),
-        excess=spread.excess,
+        excess=residual.spread().excess,
         largest_share=largest.share,
         observables=observables,
         coordinates=coordinates,
+    )
+
+
+def _energy(
+    residual: RunningResidual,
+    rounding: RunningMoments,
+    wavefunction: Wavefunction,
+    hamiltonian: Hamiltonian,
+) -> EnergyStatistics:
+    """With the error bar of `evaluate`."""
+    spread = residual.spread()
+    dtype = next((p.dtype for p in wavefunction.parameters()), torch.float64)
+    rounded = torch.finfo(dtype).eps * float(rounding.estimate().value)
+    return checked_statistics(
+        spread.energy,
+        math.hypot(spread.error, (spread.outside / (residual.n - 1)) ** 0.5, rounded),
+        spread.variance,
+        residual.n,
+        hamiltonian.n_sites,
+        hamiltonian.infinite_temperature_energy,
+        spread.outside,
     )
 
 
