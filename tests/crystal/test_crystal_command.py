@@ -197,7 +197,7 @@ def wait_for_a_checkpoint(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 def test_resumed_after_its_budget_is_uninterrupted(tmp_path: Path) -> None:
     words, path = [*TINY, "train.steps=24"], tmp_path / "run"
-    assert crystal("train", *words, "train.max_seconds=0.3", f"run.dir={path}") == 0
+    assert crystal("train", *words, "train.max_seconds=0.02", f"run.dir={path}") == 0
     stopped = json.loads((path / "summary.json").read_text())["steps"]
     assert 0 < stopped < 24
     resume = ["run.resume=true", "train.max_seconds=null"]

@@ -28,6 +28,14 @@ TINY = [
 ]  # fmt: skip
 
 
+# Background jobs inherit an ignored SIGINT. Not preexec_fn: where JAX is loaded, a fork warns.
+IN_THE_FOREGROUND = [
+    sys.executable, "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execv(sys.argv[1], sys.argv[1:])",
+]  # fmt: skip
+
+
 def raising(error: BaseException) -> Callable[[], int]:
     def command() -> int:
         raise error
@@ -103,11 +111,10 @@ def test_ctrl_c_while_modules_load(program: list[str], tmp_path: Path) -> None:
         text = f"import pathlib, time\npathlib.Path({str(slow / 'here')!r}).touch()\ntime.sleep(60)"
         (slow / f"{module}.py").write_text(text)
     process = subprocess.Popen(
-        [*program, "seed=1"],
+        [*IN_THE_FOREGROUND, *program, "seed=1"],
         env=os.environ | {"PYTHONPATH": f"{slow}:{ROOT}"},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in the foreground
     )
     for _ in range(600):
         if (slow / "here").exists():
