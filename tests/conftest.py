@@ -1,7 +1,9 @@
-"""What the whole suite shares: reproducible hypothesis, seeded generators, the chi-square law."""
+"""What the whole suite shares: reproducible hypothesis, seeded generators, the chi-square law,
+signals as a terminal leaves them."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +21,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("suite")
+
+# A background job or nohup has these ignored, and processes started by the tests inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FALSE_ALARM = 1e-6
 """Chance that a chi-square test below rejects a correct sampler, per test and choice of seed."""

@@ -28,14 +28,6 @@ TINY = [
 ]  # fmt: skip
 
 
-# Background jobs inherit an ignored SIGINT. Not preexec_fn: where JAX is loaded, a fork warns.
-IN_THE_FOREGROUND = [
-    sys.executable, "-c",
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
-    "os.execv(sys.argv[1], sys.argv[1:])",
-]  # fmt: skip
-
-
 def raising(error: BaseException) -> Callable[[], int]:
     def command() -> int:
         raise error
@@ -111,7 +103,7 @@ def test_ctrl_c_while_modules_load(program: list[str], tmp_path: Path) -> None:
         text = f"import pathlib, time\npathlib.Path({str(slow / 'here')!r}).touch()\ntime.sleep(60)"
         (slow / f"{module}.py").write_text(text)
     process = subprocess.Popen(
-        [*IN_THE_FOREGROUND, *program, "seed=1"],
+        [*program, "seed=1"],
         env=os.environ | {"PYTHONPATH": f"{slow}:{ROOT}"},
         stderr=subprocess.PIPE,
         text=True,
