@@ -41,22 +41,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nqs.runs import legacy
-from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
-from nqs.runs.directory import holds_nothing, resumed_config
-from nqs.runs.scan_config import LAUNCHERS, LauncherConfig, ScanConfig
-from nqs.runs.scan_folder import MOST_POINTS, Axis, Scan, dimensions, make, read
-from nqs.runs.schema import (
-    InputError,
-    documentation,
-    flatten,
-    from_mapping,
-    one_line,
-    printable,
-    shown,
-    suggestion,
-)
-from nqs.runs.terminal import leads, run_command
+from nqs.cli import older_words
+from nqs.conf.sections import documentation, flatten, from_mapping
+from nqs.errors import InputError, one_line, printable, shown, suggestion
+from nqs.ground_states.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
+from nqs.runfolder.folder import holds_nothing, resumed_config
+from nqs.runfolder.terminal import leads, run_command
+from nqs.scans.config import LAUNCHERS, LauncherConfig, ScanConfig
+from nqs.scans.folder import MOST_POINTS, Axis, Scan, dimensions, make, read
 
 # Idle threads spin this often, then sleep. On two cores: within 5 % of the default, endless
 # spinning, on a machine of one's own; with 1000 spins half its time beside a second run. Sleeping
@@ -95,17 +87,17 @@ def job(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(help_text())
         return 0
-    if not legacy.is_legacy(arguments):
+    if not older_words.is_legacy(arguments):
         check_once([word for word in arguments if word not in MULTIRUN])
     if MULTIRUN & set(arguments):
         return run_scan([word for word in arguments if word not in MULTIRUN])
     command = ["python", "train.py", *arguments]
     if os.environ.get("WORLD_SIZE", "1") != "1":  # what one of them refuses, all do
-        from nqs.runs.ground_state_run import run_loaded
+        from nqs.ground_states.run import run_loaded
 
         return run_loaded(lambda: load_config(arguments), command)
     config = load_config(arguments)
-    from nqs.runs.ground_state_run import run  # torch: seconds that bad input need not wait for
+    from nqs.ground_states.run import run  # torch: seconds that bad input need not wait for
 
     listen_to_interrupts()
     return run(config, command)
@@ -119,8 +111,8 @@ def listen_to_interrupts() -> None:
 
 def load_config(arguments: list[str]) -> Config:
     """The checked configuration of a command line in today's or in the older form."""
-    if legacy.is_legacy(arguments):
-        translation = legacy.translate(arguments)
+    if older_words.is_legacy(arguments):
+        translation = older_words.translate(arguments)
         arguments = translation.overrides
         if translation.notes and leads():
             notes = ", ".join(translation.notes)
@@ -144,8 +136,8 @@ def run_scan(arguments: list[str]) -> int:
             "-m: a scan under torchrun; start it as python train.py -m ... launcher=joblib|submitit"
         )
     scan, launcher, resume = load_scan(arguments)
-    from nqs.runs import scan as scans
-    from nqs.runs.scan_launchers import check_installed
+    from nqs.scans import run as scans
+    from nqs.scans.launchers import check_installed
 
     check_installed(launcher)
     listen_to_interrupts()

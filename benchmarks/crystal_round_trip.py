@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.arguments import Parser, whole_number
-from nqs.crystal.structure import CrystalError, Structure
-from nqs.crystal.symmetry import canonical
-from nqs.crystal.tables import read_table
-from nqs.crystal.tokeniser import Conditions, Tokeniser
-from nqs.crystal.tokenisers import TOKENISERS, make_tokeniser
+from nqs.crystal.datasets.tables import read_table
+from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.structures.symmetry import canonical
+from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
+from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
 
 RETURNED = "came back"
 

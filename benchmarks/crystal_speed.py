@@ -31,11 +31,11 @@ from torch import Tensor
 from benchmarks.tables import aligned, write_csv
 from nqs.core.decoding import draw
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.config import ModelConfig
-from nqs.crystal.cores import build_core
-from nqs.crystal.generation import Filters, Request, generate
-from nqs.crystal.tokeniser import Conditions
-from nqs.crystal.tokenisers import make_tokeniser
+from nqs.crystal.commands.config import ModelConfig
+from nqs.crystal.model.cores import build_core
+from nqs.crystal.model.generation import Filters, Request, generate
+from nqs.crystal.tokens.tokeniser import Conditions
+from nqs.crystal.tokens.tokenisers import make_tokeniser
 
 COLUMNS = ("program", "tokens", "crystals", "seconds", "crystals_per_second", "times_faster")
 

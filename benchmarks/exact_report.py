@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.exact_comparison import Comparison
 from benchmarks.tables import aligned
-from nqs.runs.atomic import write_bytes, write_text
+from nqs.runfolder.atomic import write_bytes, write_text
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Comparison))
 TABLE_COLUMNS = (

@@ -5,7 +5,7 @@
 
 Default runs on L x L Rydberg arrays, V = 7, delta = Omega = 1, after --steps steps, or the newest
 checkpoints of the folders --runs. For 1/4, 1/8 and 1/16 of the flips exact (see
-nqs.vmc.local_flips), on draws of |psi|^2:
+nqs.vmc.energies.near_flips), on draws of |psi|^2:
 
     tokens        share of the exact pass's positions that the near patches need
     rms           of the near patches' error of E_loc alone, in standard deviations of E_loc
@@ -40,14 +40,19 @@ from torch import Tensor
 from benchmarks.arguments import Parser, made, positive, sample_number, seed, whole_number
 from benchmarks.tables import Rows, aligned
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.runs import directory
-from nqs.runs.build import build, build_hamiltonian, build_lattice, start_from_product_state
-from nqs.runs.ground_state_run import advance
-from nqs.runs.start import network, read_wavefunction
-from nqs.vmc.local_flips import LocalFlips, combined, random_subsets, terms
-from nqs.vmc.natural_gradient import implicit_energies
-from nqs.vmc.proposal import draw_around, importance
-from nqs.vmc.time_step import time_step
+from nqs.ground_states.build import (
+    build,
+    build_hamiltonian,
+    build_lattice,
+    start_from_product_state,
+)
+from nqs.ground_states.run import advance
+from nqs.ground_states.start import network, read_wavefunction
+from nqs.runfolder import folder
+from nqs.vmc.energies.near_flips import LocalFlips, combined, random_subsets, terms
+from nqs.vmc.energies.proposal import draw_around, importance
+from nqs.vmc.optimizers.natural_gradient import implicit_energies
+from nqs.vmc.optimizers.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.nearby import near_groups
 from nqs.wavefunctions.wavefunction import Samples
@@ -123,7 +128,7 @@ def trained(side: int, n_steps: int, number: int) -> State:
 def of_run(path: Path) -> State:
     """The newest checkpoint of a run. Raises ValueError if there is none, and for symmetrised
     states, which have no near flips."""
-    config = directory.read_config(path)
+    config = folder.read_config(path)
     psi, step = read_wavefunction(path, config)
     if not isinstance(psi, Autoregressive):
         raise ValueError(f"{path}: trained with symmetries; give a run without")

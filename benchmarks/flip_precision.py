@@ -22,13 +22,13 @@ import torch
 
 from benchmarks.matmul import synchronise
 from benchmarks.tables import aligned, write_csv
-from nqs.runs import checkpoint, directory
-from nqs.runs.build import Job, build
-from nqs.runs.schema import InputError
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.precision import rounding
-from nqs.vmc.products import PRODUCTS
-from nqs.vmc.proposal import drawn_around
+from nqs.errors import InputError
+from nqs.ground_states.build import Job, build
+from nqs.runfolder import checkpoint, folder
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.energies.precision import rounding
+from nqs.vmc.energies.proposal import drawn_around
+from nqs.vmc.energies.rounding import PRODUCTS
 from nqs.wavefunctions.wavefunction import Samples
 
 COLUMNS = (
@@ -40,11 +40,9 @@ SEED = 7
 
 def trained(path: Path) -> tuple[Job, int]:
     """The job of a run with the parameters of its newest checkpoint, and that one's step."""
-    config = directory.read_config(path)
+    config = folder.read_config(path)
     job = build(config)
-    saved = checkpoint.newest(
-        path / "checkpoints", directory.portable(config), job.device, warn=print
-    )
+    saved = checkpoint.newest(path / "checkpoints", folder.portable(config), job.device, warn=print)
     if saved is None:
         raise InputError(f"{path}: holds no checkpoint yet")
     checkpoint.restore(job.wavefunction, saved)

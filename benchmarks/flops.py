@@ -27,9 +27,9 @@ from torch import Tensor
 
 from benchmarks.core_flops import Call, CoreFlops, conditional_flops
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.vmc.layer_jacobians import LayerJacobians, bytes_per_row
-from nqs.vmc.natural_gradient import NaturalGradient, fewer_parameters
-from nqs.vmc.optimizers import Optimizer
+from nqs.vmc.optimizers.layer_jacobians import LayerJacobians, bytes_per_row
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient, fewer_parameters
+from nqs.vmc.optimizers.optimizer import Optimizer
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.flips import LAUNCH_TOKENS, SHARED_PAIRS, first_patches, in_chunks
 from nqs.wavefunctions.wavefunction import Samples

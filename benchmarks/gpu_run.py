@@ -41,8 +41,8 @@ from benchmarks.memory import peak_bytes
 from benchmarks.older_code import OlderCode, checkout
 from benchmarks.step_time import CASES, PARTS, Ours
 from benchmarks.trial import Setting, Trial, warm_up
-from nqs.runs.atomic import write_text
-from nqs.vmc.optimisation import StepRecord
+from nqs.runfolder.atomic import write_text
+from nqs.vmc.optimise import StepRecord
 from nqs.wavefunctions.transfer import transfer
 
 REFERENCES = {4: -7.254611338546459 / 16, 16: -0.38077, 32: -0.36891}

@@ -21,10 +21,10 @@ from typing import Any
 
 import yaml
 
-from hamiltonians.exact import memory_needed
-from nqs.runs.build import EXACT_GIGABYTES, build
-from nqs.runs.config import Config
-from nqs.runs.schema import InputError, shown
+from hamiltonians.exact.diagonalisation import memory_needed
+from nqs.errors import InputError, shown
+from nqs.ground_states.build import EXACT_GIGABYTES, build
+from nqs.ground_states.config import Config
 from train import load_config
 
 INSTANCES = Path(__file__).parent / "instances.yaml"

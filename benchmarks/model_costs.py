@@ -19,7 +19,7 @@ from benchmarks.matmul import synchronise
 from benchmarks.models import MODELS, Model
 from benchmarks.problems import LARGE, rydberg
 from benchmarks.tables import aligned
-from nqs.runs.build import build, start_from_product_state
+from nqs.ground_states.build import build, start_from_product_state
 
 OPERATIONS = ("sampling", "log_psi", "flips")
 TIME_KEY = ("operation", "model", "n_sites", "samples")

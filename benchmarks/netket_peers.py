@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.peer_settings import ARSettings, RBMSettings, settings
 from benchmarks.problems import Problem
 from benchmarks.programs import Program
-from hamiltonians.netket import to_netket
+from hamiltonians.bridges.netket import to_netket
 
 EVALUATION_CHAINS = 256
 EVALUATION_LENGTH = 8

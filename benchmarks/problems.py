@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.runs.build import build_hamiltonian, build_lattice
-from nqs.runs.config import Config
+from nqs.ground_states.build import build_hamiltonian, build_lattice
+from nqs.ground_states.config import Config
 from train import load_config
 
 REFERENCES = Path(__file__).parent / "references" / "energies.csv"

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nqs.runs.build import Job, build, start_from_product_state
-from nqs.runs.config import Config
-from nqs.runs.ground_state_run import advance
-from nqs.runs.machine import build_generator
+from nqs.ground_states.build import Job, build, start_from_product_state
+from nqs.ground_states.config import Config
+from nqs.ground_states.run import advance
+from nqs.runfolder.machine import build_generator
 from nqs.vmc.evaluation import Evaluation, evaluate
 
 

@@ -30,12 +30,12 @@ from benchmarks.matmul import matmul_rate, synchronise
 from benchmarks.older_code import OlderCode
 from benchmarks.tables import aligned, write_csv
 from hamiltonians import Rydberg
-from hamiltonians.lattice import Square
+from hamiltonians.lattices.lattice import Square
 from nqs.core.recurrent import Recurrent
 from nqs.core.transformer import Transformer
-from nqs.vmc.gradient import add_to_parameters
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.optimizers import Adam
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.optimizers.gradient import add_to_parameters
+from nqs.vmc.optimizers.optimizer import Adam
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 

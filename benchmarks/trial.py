@@ -19,15 +19,15 @@ import torch
 from benchmarks.flops import Work, flops, least_flops, prefix_counts
 from benchmarks.matmul import synchronise
 from hamiltonians import Rydberg
-from hamiltonians.lattice import Square
+from hamiltonians.lattices.lattice import Square
 from nqs.core.transformer import Transformer
-from nqs.runs.machine import build_generator
+from nqs.runfolder.machine import build_generator
 from nqs.vmc.evaluation import Evaluation, evaluate
-from nqs.vmc.natural_gradient import NaturalGradient
-from nqs.vmc.optimisation import StepRecord, optimise
+from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
+from nqs.vmc.optimizers.schedules import Schedule
+from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.product_state import product_state
-from nqs.vmc.schedules import Schedule
-from nqs.vmc.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 

@@ -30,7 +30,7 @@ from benchmarks.exact_comparison import Comparison, compare, exact
 from benchmarks.exact_report import draw, line, read, save, table, verdict
 from benchmarks.instances import INSTANCES, Instance, load
 from benchmarks.programs import Ours
-from nqs.runs.build import build
+from nqs.ground_states.build import build
 
 Key = tuple[str, str, int]
 """Instance, model and seed: what a row of the table is for."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import symmetry_test
-from hamiltonians.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice
 
 MAX_TRIED: Final = 4_096
 """Largest space group whose every element is tried."""

@@ -32,7 +32,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hamiltonians.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice
 
 PauliTerm = tuple[float, dict[int, str]]
 """A real coefficient and the sites its X, Y and Z act on; no site: the identity."""

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
-from hamiltonians.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.rotation import rotation_for
 
 PerBond = float | Sequence[float] | Tensor

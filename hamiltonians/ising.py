@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
-from hamiltonians.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice
 
 
 @final

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm
-from hamiltonians.lattice import Lattice, check_site_count, positive_integer
+from hamiltonians.lattices.lattice import Lattice, check_site_count, positive_integer
 from hamiltonians.rotation import rotation_for
 from hamiltonians.text_file import read_text, shortened
 

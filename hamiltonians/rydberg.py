@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
-from hamiltonians.lattice import Lattice, Positions
+from hamiltonians.lattices.lattice import Lattice, Positions
 
 PerSite = float | Sequence[float] | Tensor
 

@@ -11,7 +11,7 @@ def main() -> int:
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:  # Ctrl-C while modules load: end at once, without a word
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from nqs.cli import main as run
+    from nqs.cli.app import main as run
 
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nqs.cli import main as nqs
-from nqs.runs import digests
+from nqs.cli.app import main as nqs
+from nqs.runfolder import digests
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")

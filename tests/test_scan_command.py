@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 import torch
 
-from nqs.cli import main as nqs
-from nqs.runs import digests, ground_state_run, scan_folder
-from nqs.runs import scan as scans
-from nqs.runs.schema import InputError
+from nqs.cli.app import main as nqs
+from nqs.errors import InputError
+from nqs.ground_states import run as ground_state_run
+from nqs.runfolder import digests
+from nqs.scans import folder as scan_folder
+from nqs.scans import run as scans
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nqs.core.digits import DigitHead
-from nqs.runs.build import build
-from nqs.runs.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
-from nqs.runs.schema import InputError
+from nqs.errors import InputError
+from nqs.ground_states.build import build
+from nqs.ground_states.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Lattice
-from nqs.vmc.correlations import Correlations
-from nqs.vmc.local_energy import connected, magnitudes, summed
-from nqs.vmc.momenta import momentum_grid
-from nqs.vmc.observables import DiagonalAverages, Measurement
+from hamiltonians.lattices.lattice import Lattice
+from nqs.vmc.energies.local_energy import connected, magnitudes, summed
+from nqs.vmc.observables.correlations import Correlations
+from nqs.vmc.observables.measure import DiagonalAverages, Measurement
+from nqs.vmc.observables.momenta import momentum_grid
+from nqs.vmc.observables.renyi import RenyiEntropy
+from nqs.vmc.observables.sigma_x import SigmaX, comes_with_the_energy
+from nqs.vmc.observables.structure_factor import StructureFactor
 from nqs.vmc.ranks import ALONE, Ranks
-from nqs.vmc.renyi import RenyiEntropy
 from nqs.vmc.residual import RunningResidual
-from nqs.vmc.sigma_x import SigmaX, comes_with_the_energy
 from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, checked_statistics
-from nqs.vmc.structure_factor import StructureFactor
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 

@@ -39,8 +39,8 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.optimizers.time_step import largest_elements
 from nqs.vmc.ranks import ALONE, Ranks
-from nqs.vmc.time_step import largest_elements
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 LEAST_ROWS = 2_048

@@ -38,8 +38,8 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.vmc.local_energy import summed
-from nqs.vmc.observables import diagonal_observables
+from nqs.vmc.energies.local_energy import summed
+from nqs.vmc.observables.measure import diagonal_observables
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 

@@ -123,10 +123,10 @@ def sample_statistics(
     E_s the real parts.
 
     noise (U,): variance of each row's energy, if it is itself an unbiased estimate (see
-    nqs.vmc.local_flips). The error contains it, once for the draws that share a row; the variance
+    energies.near_flips). The error contains it, once for the draws that share a row; the variance
     and the V-score do not: noise is taken off, and with few samples may leave less than nothing.
 
-    outside: the part of the variance in rows whose weight is 0; see nqs.vmc.estimates.
+    outside: the part of the variance in rows whose weight is 0; see nqs.vmc.energies.estimates.
     """
     weights = samples.weights
     energy = weights @ local_energies.real

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from hamiltonians.equivalent_sites import equivalent_sites
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice
 from nqs.vmc.residual import scale_of_flips
 
 TOLERANCE = 1e-3

@@ -9,7 +9,7 @@ the positions that read the altered tokens; in every layer the others stand as t
 
 It is exact for an infinite radius. For one flip a patch the cost is that of a constant number of
 positions, instead of (T - 1) / 2 on average. The error is not small beside what natural gradients
-need: use it as a control variate (nqs.vmc.local_flips).
+need: use it as a control variate (nqs.vmc.energies.near_flips).
 
 Letters: B configurations, G flips, T patches, F flips of a group, R = B F rows, S positions that
 are computed again.

@@ -24,7 +24,7 @@ MAX_PATCH_SITES = 12  # a softmax over 4096 states
 
 
 class Geometry(Protocol):
-    """What patches need to know of a lattice (`hamiltonians.lattice.Lattice` has it)."""
+    """What patches need to know of a lattice (`hamiltonians.lattices.lattice.Lattice` has it)."""
 
     @property
     def n_sites(self) -> int: ...

@@ -20,10 +20,10 @@ from benchmarks.flops import (
     update_flops,
 )
 from hamiltonians import Heisenberg, Rydberg
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core import linear_attention
-from nqs.vmc.natural_gradient import NaturalGradient
-from nqs.vmc.optimizers import Adam, Optimizer
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
+from nqs.vmc.optimizers.optimizer import Adam, Optimizer
 from nqs.wavefunctions import flips as flip_pass
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples

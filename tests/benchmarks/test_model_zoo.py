@@ -19,7 +19,7 @@ from benchmarks.models import MODELS
 from benchmarks.problems import LARGE, PROBLEMS, ZOO
 from benchmarks.programs import Ours
 from benchmarks.tables import Rows
-from nqs.runs.config import MODELS as KINDS
+from nqs.ground_states.config import MODELS as KINDS
 
 
 def rows(path: Path) -> list[dict[str, str]]:

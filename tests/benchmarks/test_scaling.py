@@ -21,7 +21,7 @@ from benchmarks.scaling import Forecast, Point, measure, points
 from benchmarks.scaling_report import exponents
 from benchmarks.scaling_rows import Row, failed
 from benchmarks.trial import PARTS, Setting, Trial, profiled, timed
-from nqs.vmc.natural_gradient import NaturalGradient
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from nqs.runs import digests, directory, ground_state_run, summary
-from nqs.runs.build import build
-from nqs.runs.config import Config
-from nqs.runs.schema import InputError
-from nqs.runs.start import read_start
+from nqs.errors import InputError
+from nqs.ground_states import run as ground_state_run
+from nqs.ground_states import summary
+from nqs.ground_states.build import build
+from nqs.ground_states.config import Config
+from nqs.ground_states.start import read_start
+from nqs.runfolder import digests
+from nqs.runfolder import folder as directory
 
 STRINGS = "-1 Z0 Z1\n-0.5 Z1 Z2\n-0.7 X0\n-0.5 X1\n-0.25 X2\n"
 SITES = "x,y\n0,0\n1,0\n0,1.5\n"

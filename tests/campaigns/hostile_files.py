@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import yaml
 
-from nqs.runs import digests
+from nqs.runfolder import digests
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07\x1b[31m"
 TINY = [

@@ -122,8 +122,9 @@ def alarm(seconds: int) -> Iterator[None]:
 
 def stop_before_work(patch: pytest.MonkeyPatch) -> None:
     """Whatever is accepted ends there, once everything is built and checked."""
-    from nqs.crystal import training_run
-    from nqs.runs import ground_state_run, scan
+    from nqs.crystal.commands import training_run
+    from nqs.ground_states import run as ground_state_run
+    from nqs.scans import run as scan
 
     def accepted(*arguments: Any, **keywords: Any) -> None:
         raise Accepted

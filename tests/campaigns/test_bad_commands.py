@@ -13,7 +13,7 @@ import pytest
 from bad_commands import commands
 from outcome import ROOT, Outcome, outcome, report, stop_before_work, train_main
 
-from nqs.cli import main as nqs
+from nqs.cli.app import main as nqs
 
 
 def campaign(n: int, seed: int, patch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from hamiltonians.exact import ground_state
-from nqs.runs import summary
-from nqs.runs.build import build
-from nqs.runs.config import Config
-from nqs.runs.ground_state_run import run
+from hamiltonians.exact.diagonalisation import ground_state
+from nqs.ground_states import summary
+from nqs.ground_states.build import build
+from nqs.ground_states.config import Config
+from nqs.ground_states.run import run
 from train import compose_config
 
 TOLERANCE = 1e-3

@@ -570,8 +570,8 @@ def by_us(content: str | bytes) -> tuple[Counter[str], float]:
     import tempfile
     from pathlib import Path
 
-    from nqs.crystal.cif import read_cif
-    from nqs.crystal.elements import symbol
+    from nqs.crystal.structures.cif import read_cif
+    from nqs.crystal.structures.elements import symbol
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "crystal.cif"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nqs.crystal.structure import Structure
+from nqs.crystal.structures.structure import Structure
 
 FACE_CENTRED = [[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]
 CORNER_AND_CENTRE = [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]

@@ -7,14 +7,14 @@ import pytest
 from numpy.testing import assert_allclose
 from prototypes import caesium_chloride, perovskite, rock_salt, shaken
 
-from nqs.crystal.baselines import (
+from nqs.crystal.metrics.baselines import (
     are_perovskites,
     hedged_guesses,
     perovskite_guesses,
     template_guesses,
 )
-from nqs.crystal.matching import Matcher, reduced_composition
-from nqs.crystal.structure import Structure
+from nqs.crystal.metrics.matching import Matcher, reduced_composition
+from nqs.crystal.structures.structure import Structure
 
 pytest.importorskip("smact")
 
@@ -43,7 +43,7 @@ def test_other_counts_are_no_template() -> None:
 
 def test_the_exchange_is_the_best_of_all() -> None:
     """Brute force over all exchanges of the test's elements that keep the counts."""
-    from nqs.crystal.fingerprints import mendeleev_number
+    from nqs.crystal.metrics.fingerprints import mendeleev_number
 
     kinds = ((SR, TI), (K, 41), (57, 13), (20, 14))
     train = [perovskite(3.5 + 0.1 * i, a, b) for i, (a, b) in enumerate(kinds)]

@@ -16,17 +16,17 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure as TheirStructure
 from pymatgen.io.cif import CifParser, CifWriter
 
-from nqs.crystal.cif import (
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.datasets.tables import read_table
+from nqs.crystal.structures.cif import (
     cif_text,
     crystal_from_cif,
     read_cif,
     structure_from_cif,
     write_cif,
 )
-from nqs.crystal.examples import examples
-from nqs.crystal.structure import CrystalError, Structure
-from nqs.crystal.symmetry import ordered
-from nqs.crystal.tables import read_table
+from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.structures.symmetry import ordered
 
 EXAMPLES = {record.name: record.structure for record in examples()}
 SKEWED = Structure(

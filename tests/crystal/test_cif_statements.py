@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import spglib
 
-from nqs.crystal.cif import crystal_from_cif, crystals_from_cif, group_names, operators
-from nqs.crystal.cif.atom_names import CAPITALS, DEUTERIUM
-from nqs.crystal.cif.group_names import of_hermann_mauguin
-from nqs.crystal.structure import CrystalError
-from nqs.crystal.symmetry import call_spglib, space_group
+from nqs.crystal.structures.cif import crystal_from_cif, crystals_from_cif, group_names, operators
+from nqs.crystal.structures.cif.atom_names import CAPITALS, DEUTERIUM
+from nqs.crystal.structures.cif.group_names import of_hermann_mauguin
+from nqs.crystal.structures.structure import CrystalError
+from nqs.crystal.structures.symmetry import call_spglib, space_group
 
 ATOMS = """loop_
 _atom_site_label

@@ -18,9 +18,9 @@ from pymatgen.core import Lattice
 from pymatgen.core import Structure as TheirStructure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from nqs.crystal.cif import read_cif
-from nqs.crystal.elements import symbol
-from nqs.crystal.structure import CrystalError, Structure
+from nqs.crystal.structures.cif import read_cif
+from nqs.crystal.structures.elements import symbol
+from nqs.crystal.structures.structure import CrystalError, Structure
 
 CAMPAIGN = list(files(seed=20240))
 

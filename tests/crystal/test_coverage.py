@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from prototypes import caesium_chloride, perovskite, rock_salt, rock_salt_primitive
 
-from nqs.crystal import coverage as module
-from nqs.crystal.coverage import (
+from nqs.crystal.metrics import coverage as module
+from nqs.crystal.metrics.coverage import (
     CUTOFFS,
     DEVIATIONS,
     MEANS,
@@ -22,14 +22,14 @@ from nqs.crystal.coverage import (
     diversity,
     fingerprints,
 )
-from nqs.crystal.fingerprints import (
+from nqs.crystal.metrics.fingerprints import (
     COMPOSITION_SIZE,
     PROPERTIES,
     STRUCTURE_SIZE,
     composition_fingerprint,
     structure_fingerprint,
 )
-from nqs.crystal.structure import Structure
+from nqs.crystal.structures.structure import Structure
 
 pytest.importorskip("pymatgen")
 pytest.importorskip("smact")

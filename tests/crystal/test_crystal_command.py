@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from nqs.cli import main
+from nqs.cli.app import main
 from nqs.core.transformer import Transformer
-from nqs.crystal.training_run import COLUMNS, read_trained
-from nqs.runs.history import TIME_COLUMNS
+from nqs.crystal.commands.training_run import COLUMNS, read_trained
+from nqs.runfolder.history import TIME_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -64,7 +64,7 @@ def test_examples_are_learnt(trained: Path) -> None:
 
 def test_one_class_serves_both(trained: Path) -> None:
     """The crystal model is the very class that the wavefunctions use, not a copy of it."""
-    from nqs.runs.build import Transformer as OfWavefunctions
+    from nqs.ground_states.build import Transformer as OfWavefunctions
 
     assert type(read_trained(trained).model) is Transformer is OfWavefunctions
     assert Transformer.__module__ == "nqs.core.transformer"

@@ -11,11 +11,11 @@ import pytest
 from numpy.testing import assert_allclose
 from prototypes import caesium_chloride, cubic, perovskite, rock_salt, shaken
 
-from nqs.crystal.coverage import CUTOFFS
-from nqs.crystal.evaluation import SITE_ORDER_REMARK, evaluate_matches, evaluate_samples
-from nqs.crystal.report import Report
-from nqs.crystal.structure import Structure
-from nqs.runs.schema import InputError
+from nqs.crystal.metrics.coverage import CUTOFFS
+from nqs.crystal.metrics.evaluation import SITE_ORDER_REMARK, evaluate_matches, evaluate_samples
+from nqs.crystal.metrics.report import Report
+from nqs.crystal.structures.structure import Structure
+from nqs.errors import InputError
 
 for library in ("pymatgen", "smact", "spglib"):
     pytest.importorskip(library)

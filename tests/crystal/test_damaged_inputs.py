@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nqs.cli import main
-from nqs.crystal.cif import cif_text
-from nqs.crystal.examples import examples
-from nqs.crystal.training import check_finite
+from nqs.cli.app import main
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.model.training import check_finite
+from nqs.crystal.structures.cif import cif_text
 
 TINY = [
     *("model.d_model=8", "model.n_layers=1", "model.n_heads=1", "data.max_atoms=8"),
@@ -96,7 +96,7 @@ def test_the_digests_are_checked_themselves(made: Path, capsys: pytest.CaptureFi
             assert crystal("generate", made / "run", "n=1", f"out={made / 'never'}") == 2
             one_line(capsys, "tables.json: damaged")
         saved["vocabulary"] = {"sha256": "0" * 64}
-        from nqs.runs.digests import vouched
+        from nqs.runfolder.digests import vouched
 
         path.write_text(json.dumps(vouched({k: v for k, v in saved.items() if k != "sha256"})))
         assert crystal("generate", made / "run", "n=1", f"out={made / 'never'}") == 2

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 from prototypes import caesium_chloride, cubic, perovskite, rock_salt, rock_salt_primitive
 
-from nqs.crystal.distributions import density_distance, elements_distance
+from nqs.crystal.metrics.distributions import density_distance, elements_distance
 
 SALT = rock_salt()
 

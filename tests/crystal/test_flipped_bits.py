@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nqs.cli import main
+from nqs.cli.app import main
 
 TINY = [
     *("model.d_model=8", "model.n_layers=1", "model.n_heads=1", "data.max_atoms=8"),

@@ -13,14 +13,14 @@ from torch.testing import assert_close
 
 from nqs.core.decoding import restrict
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.config import CORES, ModelConfig
-from nqs.crystal.cores import build_core
-from nqs.crystal.examples import examples
-from nqs.crystal.generation import Filters, Request, Sample, batched, decode, generate
-from nqs.crystal.periodic_distances import shortest_distance
-from nqs.crystal.structure import CrystalError, Structure
-from nqs.crystal.tokeniser import Conditions, Tokeniser
-from nqs.crystal.tokenisers import make_tokeniser
+from nqs.crystal.commands.config import CORES, ModelConfig
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.model.cores import build_core
+from nqs.crystal.model.generation import Filters, Request, Sample, batched, decode, generate
+from nqs.crystal.structures.periodic_distances import shortest_distance
+from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
+from nqs.crystal.tokens.tokenisers import make_tokeniser
 
 SRTIO3 = {38: 1, 22: 1, 8: 3}
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from nqs.crystal.coordinate_fields import ANGLES, LEAST_FLATNESS, angle_table
-from nqs.crystal.examples import examples
-from nqs.crystal.formats import LARGEST_ANGLE, SMALLEST_ANGLE
-from nqs.crystal.structure import CrystalError, Structure, flatness
-from nqs.crystal.text_grammar import gamma_bounds
-from nqs.crystal.tokeniser import Conditions, Grammar, Tokeniser
-from nqs.crystal.tokenisers import TOKENISERS, make_tokeniser
-from nqs.crystal.written_number import WrittenNumbers
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.structures.structure import CrystalError, Structure, flatness
+from nqs.crystal.tokens.coordinate_fields import ANGLES, LEAST_FLATNESS, angle_table
+from nqs.crystal.tokens.formats import LARGEST_ANGLE, SMALLEST_ANGLE
+from nqs.crystal.tokens.text_grammar import gamma_bounds
+from nqs.crystal.tokens.tokeniser import Conditions, Grammar, Tokeniser
+from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
+from nqs.crystal.tokens.written_number import WrittenNumbers
 
 MOST = 5
 MADE = {name: make_tokeniser(name, MOST) for name in TOKENISERS}

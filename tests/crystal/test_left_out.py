@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from nqs.cli import main
-from nqs.crystal import tables
-from nqs.crystal.cif import cif_text
-from nqs.crystal.config import DataConfig
-from nqs.crystal.examples import examples
-from nqs.crystal.splits import left_out_table, remarks
-from nqs.crystal.structure import CrystalError
-from nqs.crystal.tables import read_table
+from nqs.cli.app import main
+from nqs.crystal.commands.config import DataConfig
+from nqs.crystal.datasets import tables
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.datasets.splits import left_out_table, remarks
+from nqs.crystal.datasets.tables import read_table
+from nqs.crystal.structures.cif import cif_text
+from nqs.crystal.structures.structure import CrystalError
 
 TEXTS = [cif_text(record.structure) for record in examples()[::20]]
 BROKEN = TEXTS[0].rstrip()[:-1] + "0.5\n"  # an occupancy
@@ -191,7 +191,7 @@ def test_names_are_safe_to_print_and_to_write(tmp_path: Path) -> None:
     (tmp_path / "good.cif").write_text(TEXTS[0])
     (refusal,) = read_table(tmp_path).refusals
     assert "\x1b" not in refusal.name
-    from nqs.crystal.splits import LeftOut
+    from nqs.crystal.datasets.splits import LeftOut
 
     row = LeftOut(os.fsdecode(b"\xff"), refusal.name, "kind", refusal.reason)
     assert left_out_table([row]).encode()

@@ -19,7 +19,7 @@ from prototypes import (
     shaken,
 )
 
-from nqs.crystal.matching import (
+from nqs.crystal.metrics.matching import (
     Matcher,
     Tolerances,
     match_all,
@@ -28,9 +28,9 @@ from nqs.crystal.matching import (
     to_pymatgen,
     unique,
 )
-from nqs.crystal.parallel import mapped
-from nqs.crystal.structure import Structure
-from nqs.runs.schema import InputError
+from nqs.crystal.metrics.parallel import mapped
+from nqs.crystal.structures.structure import Structure
+from nqs.errors import InputError
 
 pytest.importorskip("pymatgen")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from nqs.crystal.periodic_distances import (
+from nqs.crystal.structures.periodic_distances import (
     elongation,
     nearest_images,
     obtuse_superbase,

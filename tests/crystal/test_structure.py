@@ -14,10 +14,16 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Lattice
 from pymatgen.core import Structure as TheirStructure
 
-from nqs.crystal.elements import ELECTRONEGATIVITIES, NUMBERS, SYMBOLS, WEIGHTS
-from nqs.crystal.examples import examples
-from nqs.crystal.structure import CrystalError, Structure, cell_parameters, flatness, wrap
-from nqs.crystal.symmetry import canonical, ordered, space_group
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.structures.elements import ELECTRONEGATIVITIES, NUMBERS, SYMBOLS, WEIGHTS
+from nqs.crystal.structures.structure import (
+    CrystalError,
+    Structure,
+    cell_parameters,
+    flatness,
+    wrap,
+)
+from nqs.crystal.structures.symmetry import canonical, ordered, space_group
 
 SALT = Structure([5.6] * 3, [90.0] * 3, [11, 17], [[0, 0, 0], [0.5, 0.5, 0.5]])
 

@@ -8,14 +8,14 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nqs.crystal.coordinate import CoordinateTokeniser
-from nqs.crystal.coordinate_fields import ANGLES, HULLS, LENGTHS
-from nqs.crystal.elements import NUMBERS
-from nqs.crystal.examples import examples
-from nqs.crystal.structure import CrystalError, Structure
-from nqs.crystal.tokeniser import Conditions, Tokeniser, check_agreement, remaining_atoms
-from nqs.crystal.tokenisers import TOKENISERS, make_tokeniser
-from nqs.runs.schema import InputError
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.structures.elements import NUMBERS
+from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.tokens.coordinate import CoordinateTokeniser
+from nqs.crystal.tokens.coordinate_fields import ANGLES, HULLS, LENGTHS
+from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser, check_agreement, remaining_atoms
+from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
+from nqs.errors import InputError
 
 MADE = {name: make_tokeniser(name, 12) for name in TOKENISERS}
 ROUNDING = {  # of lengths (relative, absolute), angles

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nqs.crystal.config import CORES, ModelConfig, OptimizerConfig
-from nqs.crystal.coordinate import CoordinateTokeniser
-from nqs.crystal.cores import build_core
-from nqs.crystal.data import Encoded, Tasks, collate, encode
-from nqs.crystal.examples import examples
-from nqs.crystal.training import (
+from nqs.crystal.commands.config import CORES, ModelConfig, OptimizerConfig
+from nqs.crystal.datasets.data import Encoded, Tasks, collate, encode
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.model.cores import build_core
+from nqs.crystal.model.training import (
     StepRecord,
     Training,
     build_optimizer,
@@ -26,6 +25,7 @@ from nqs.crystal.training import (
     schedule,
     train,
 )
+from nqs.crystal.tokens.coordinate import CoordinateTokeniser
 
 TOKENISER = CoordinateTokeniser(8)
 TASKS = Tasks(batch_tokens=600)

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from nqs.crystal.config import ModelConfig
-from nqs.crystal.coordinate import CoordinateTokeniser
-from nqs.crystal.cores import build_core
-from nqs.crystal.examples import examples
-from nqs.crystal.translations import translations
+from nqs.crystal.commands.config import ModelConfig
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.model.cores import build_core
+from nqs.crystal.model.translations import translations
+from nqs.crystal.tokens.coordinate import CoordinateTokeniser
 
 TOKENISER = CoordinateTokeniser(8)
 

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nqs.crystal.elements import symbol
-from nqs.crystal.structure import Structure
-from nqs.crystal.validity import (
+from nqs.crystal.metrics.validity import (
     OXIDATION_TABLES,
     compositionally_valid,
     structurally_valid,
     validity,
 )
-from nqs.runs.schema import InputError
+from nqs.crystal.structures.elements import symbol
+from nqs.crystal.structures.structure import Structure
+from nqs.errors import InputError
 
 pytest.importorskip("smact")
 

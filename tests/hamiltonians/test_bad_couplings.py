@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hamiltonians import J1J2, XXZ, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.lattice import Chain, Kagome, Positions, Triangular
+from hamiltonians.lattices.lattice import Chain, Kagome, Positions, Triangular
 
 CHAIN = Chain(3)
 

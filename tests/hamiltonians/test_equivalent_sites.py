@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.equivalent_sites import equivalent_sites
-from hamiltonians.exact import basis, dense_matrix
-from hamiltonians.lattice import Chain, Honeycomb, Kagome, Positions, Square, Triangular
+from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Positions, Square, Triangular
 
 RING, UNEVEN = Chain(8, True), [1.0, 1.3, 1.0, 1.0, 0.8, 1.0, 1.1, 1.0]
 TORUS = Square(3, 3, True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import (
+from hamiltonians.exact.diagonalisation import (
     GroundState,
     Product,
     StoredProduct,
@@ -22,7 +22,7 @@ from hamiltonians.exact import (
     sector_basis,
     sparse_matrix,
 )
-from hamiltonians.lattice import Chain, Kagome, Square, Triangular
+from hamiltonians.lattices.lattice import Chain, Kagome, Square, Triangular
 
 # Total energies quoted for these systems in the project's table of exact references (exact
 # diagonalisation; 3x3 and 4x4 by three and four codes; the chain of 10 also in varbench,

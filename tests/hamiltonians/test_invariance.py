@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, dense_matrix
+from hamiltonians.exact.diagonalisation import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
-from hamiltonians.lattice import Chain, Kagome, Square, Triangular
+from hamiltonians.lattices.lattice import Chain, Kagome, Square, Triangular
 from hamiltonians.pauli import PauliSum
 
 SQUARE, RING = Square(2, 4), Chain(6, True)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hamiltonians.lattice import (
+from hamiltonians.lattices.lattice import (
     Chain,
     Honeycomb,
     Kagome,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hamiltonians.exact import basis
+from hamiltonians.exact.diagonalisation import basis
 from hamiltonians.ising import TransverseFieldIsing
-from hamiltonians.lattice import (
+from hamiltonians.lattices.lattice import (
     Chain,
     Honeycomb,
     Kagome,

@@ -8,13 +8,13 @@ import torch
 from minimal import Minimal
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import dense_matrix, ground_state
+from hamiltonians.exact.diagonalisation import dense_matrix, ground_state
 from hamiltonians.invariance import check_invariance
-from hamiltonians.lattice import Chain, Kagome, Square
+from hamiltonians.lattices.lattice import Chain, Kagome, Square
 from nqs.core.recurrent import Recurrent
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.natural_gradient import NaturalGradient
-from nqs.vmc.optimisation import optimise
+from nqs.vmc.optimise import optimise
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.product_state import commutes_with_spin_flip, complex_product_state, product_state
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches

@@ -21,8 +21,8 @@ from hamiltonians import (
     from_netket,
     to_netket,
 )
-from hamiltonians.exact import basis, dense_matrix
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.lattices.lattice import Chain, Square
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations inside NetKet and JAX at import

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hamiltonians import PauliSum
-from hamiltonians.exact import dense_matrix
-from hamiltonians.lattice import Square
+from hamiltonians.exact.diagonalisation import dense_matrix
+from hamiltonians.lattices.lattice import Square
 
 
 def test_dense_sparse_and_mapped_strings_agree() -> None:

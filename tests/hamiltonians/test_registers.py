@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from hamiltonians import Rydberg, from_bloqade, from_pulser
-from hamiltonians.lattice import Positions
-from hamiltonians.registers import (
+from hamiltonians.bridges.registers import (
     BLOQADE_C6,
     bloqade_positions,
     pulser_positions,
     write_positions,
 )
+from hamiltonians.lattices.lattice import Positions
 
 COORDINATES = {"left": [0.0, 0.0], "right": [6.0, 0.0], "top": [0.0, 7.5]}
 

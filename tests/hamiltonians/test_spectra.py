@@ -12,17 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from hamiltonians import (
-    J1J2,
-    XXZ,
-    Hamiltonian,
-    Heisenberg,
-    PauliSum,
-    Rydberg,
-    TransverseFieldIsing,
-    exact,
-)
-from hamiltonians.lattice import Chain, Kagome, Lattice, Square, Triangular
+from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
+from hamiltonians.exact import diagonalisation
+from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Square, Triangular
 
 LEVELS = 4
 Term = tuple[float, dict[int, str]]
@@ -111,6 +103,6 @@ def test_lowest_levels(
     levels: Callable[[int, list[Term]], np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exact, "SMALL_SIZE", 16)  # Lanczos, not the dense solver
-    found = exact.ground_state(H, LEVELS).energies
+    monkeypatch.setattr(diagonalisation, "SMALL_SIZE", 16)  # Lanczos, not the dense solver
+    found = diagonalisation.ground_state(H, LEVELS).energies
     np.testing.assert_allclose(found, levels(H.n_sites, terms), atol=1e-8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hamiltonians import PauliSum
-from hamiltonians.lattice import Positions
+from hamiltonians.lattices.lattice import Positions
 
 SITES = [[0.0, 0.0], [1.5, -2.0], [0.25, 3.0]]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "latin-1"]

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from hamiltonians import XXZ, Hamiltonian, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import (
+from hamiltonians.exact.diagonalisation import (
     dense_matrix,
     ground_state,
     memory_estimate,
     memory_needed,
     sparse_matrix,
 )
-from hamiltonians.lattice import Chain, Kagome, Positions, Square
+from hamiltonians.lattices.lattice import Chain, Kagome, Positions, Square
 
 CLOSE = Positions([[0, 0], [1, 0], [0.001, 0], [2, 2], [0, 2]])
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hamiltonians.exact import basis, dense_matrix, ground_state
+from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.pauli import PauliSum
 from nqs.core.decoding import split_counts
 from nqs.core.recurrent import Recurrent

@@ -17,16 +17,21 @@ from states import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact import basis
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.lattices.lattice import Chain, Square
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.energies.proposal import draw_around
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.gradient import add_to_parameters, energy_gradient, flat_gradient, flat_parameters
-from nqs.vmc.layer_jacobians import LayerJacobians
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient, kept_share
-from nqs.vmc.optimisation import StepRecord, optimise
-from nqs.vmc.optimizers import Adam
-from nqs.vmc.proposal import draw_around
+from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers.gradient import (
+    add_to_parameters,
+    energy_gradient,
+    flat_gradient,
+    flat_parameters,
+)
+from nqs.vmc.optimizers.layer_jacobians import LayerJacobians
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient, kept_share
+from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import RunningMoments, energy_statistics, sample_statistics
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -208,7 +213,8 @@ def test_natural_gradient_is_the_dense_solve(
 ) -> None:
     """Three steps with momentum, kept Jacobian or not, in either space."""
     monkeypatch.setattr(
-        "nqs.vmc.natural_gradient.fewer_parameters", lambda n_parameters, n_rows: parameter_space
+        "nqs.vmc.optimizers.natural_gradient.fewer_parameters",
+        lambda n_parameters, n_rows: parameter_space,
     )
     psi, old = build(model, mixed=mixed), None
     optimizer = NaturalGradient(RATE, diagonal_shift=SHIFT, momentum=MOMENTUM, memory_gb=memory_gb)

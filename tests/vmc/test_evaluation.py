@@ -15,12 +15,12 @@ from states import (
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, ground_state
-from hamiltonians.lattice import Chain, Square, Triangular
+from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.lattices.lattice import Chain, Square, Triangular
 from nqs.vmc import evaluation
+from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.observables import diagonal_observables
+from nqs.vmc.observables.measure import diagonal_observables
 
 LATTICE = Square(2, 3)
 HAMILTONIAN = Rydberg(LATTICE, V=7.0, delta=1.0, Omega=1.0)

@@ -16,9 +16,10 @@ from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Lattice, Square
+from hamiltonians.lattices.lattice import Chain, Lattice, Square
 from hamiltonians.pauli import PauliSum
-from nqs.vmc.gradient import (
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.optimizers.gradient import (
     CACHED_WORK,
     MOST_ROWS,
     add_to_parameters,
@@ -27,7 +28,6 @@ from nqs.vmc.gradient import (
     flat_parameters,
     rows_at_once,
 )
-from nqs.vmc.local_energy import local_energies
 from nqs.wavefunctions.wavefunction import Samples
 
 LATTICE: Lattice = Square(2, 3)

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, ground_state
+from hamiltonians.exact.diagonalisation import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Kagome, Square
+from hamiltonians.lattices.lattice import Chain, Kagome, Square
 from hamiltonians.pauli import PauliSum
-from nqs.vmc.local_energy import local_energies
+from nqs.vmc.energies.local_energy import local_energies
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 

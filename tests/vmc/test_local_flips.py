@@ -10,20 +10,14 @@ import torch
 from torch.testing import assert_close
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, dense_matrix
+from hamiltonians.exact.diagonalisation import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.local_flips import (
-    LocalFlips,
-    combined,
-    draw_locally,
-    random_subsets,
-    terms,
-)
-from nqs.vmc.optimisation import optimise
-from nqs.vmc.optimizers import Adam
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.energies.near_flips import LocalFlips, combined, draw_locally, random_subsets, terms
+from nqs.vmc.optimise import optimise
+from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches

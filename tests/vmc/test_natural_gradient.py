@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg
-from hamiltonians.exact import basis
-from hamiltonians.lattice import Square
+from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.lattices.lattice import Square
 from nqs.core import large_patched as large_patched_module
 from nqs.core.digits import digit_products
 from nqs.core.large_patched import LargePatched
@@ -19,17 +19,17 @@ from nqs.core.recurrent2d import Recurrent2D
 from nqs.core.sequence import EmbeddingModel
 from nqs.core.state_space import StateSpace
 from nqs.core.transformer import Transformer
-from nqs.vmc import natural_gradient
-from nqs.vmc.gradient import energy_gradient, flat_gradient
-from nqs.vmc.layer_jacobians import LayerJacobians, bytes_per_row
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import (
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.optimizers import natural_gradient
+from nqs.vmc.optimizers.gradient import energy_gradient, flat_gradient
+from nqs.vmc.optimizers.layer_jacobians import LayerJacobians, bytes_per_row
+from nqs.vmc.optimizers.natural_gradient import (
     NaturalGradient,
     implicit_energies,
     kept_share,
     solve_shifted,
 )
-from nqs.vmc.schedules import Schedule
+from nqs.vmc.optimizers.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.wavefunction import Samples

@@ -18,15 +18,23 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis
+from hamiltonians.exact.diagonalisation import basis
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square, Triangular
+from hamiltonians.lattices.lattice import (
+    Chain,
+    Honeycomb,
+    Kagome,
+    Lattice,
+    Positions,
+    Square,
+    Triangular,
+)
 from nqs.core.recurrent import Recurrent
-from nqs.runs.history import OBSERVABLES
-from nqs.vmc import sigma_x
+from nqs.runfolder.history import OBSERVABLES
 from nqs.vmc.evaluation import Evaluation, evaluate
-from nqs.vmc.momenta import momentum_grid, ordering_wavevectors, reciprocal_vectors
-from nqs.vmc.renyi import half, random_pairs, subsystem
+from nqs.vmc.observables import sigma_x
+from nqs.vmc.observables.momenta import momentum_grid, ordering_wavevectors, reciprocal_vectors
+from nqs.vmc.observables.renyi import half, random_pairs, subsystem
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.symmetrised import Symmetrised

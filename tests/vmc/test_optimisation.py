@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, ground_state
+from hamiltonians.exact.diagonalisation import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
 from nqs.core.transformer import Transformer
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.gradient import energy_gradient, flat_parameters
-from nqs.vmc.natural_gradient import NaturalGradient
-from nqs.vmc.optimisation import StepRecord, optimise
-from nqs.vmc.optimizers import Adam, Optimizer
+from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers.gradient import energy_gradient, flat_parameters
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
+from nqs.vmc.optimizers.optimizer import Adam, Optimizer
+from nqs.vmc.optimizers.schedules import Schedule
 from nqs.vmc.product_state import product_state
 from nqs.vmc.ranks import ALONE
-from nqs.vmc.schedules import Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 

@@ -12,11 +12,11 @@ from states import network
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg
-from hamiltonians.lattice import Square
-from nqs.vmc.gradient import add_to_parameters, energy_gradient, flat_parameters
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.optimizers import Adam
-from nqs.vmc.schedules import KINDS, Schedule
+from hamiltonians.lattices.lattice import Square
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.optimizers.gradient import add_to_parameters, energy_gradient, flat_parameters
+from nqs.vmc.optimizers.optimizer import Adam
+from nqs.vmc.optimizers.schedules import KINDS, Schedule
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples
 

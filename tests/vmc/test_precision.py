@@ -8,15 +8,15 @@ from states import network
 from torch import Tensor
 
 from hamiltonians import Rydberg
-from hamiltonians.exact import basis
-from hamiltonians.lattice import Square
-from nqs.vmc import precision
-from nqs.vmc.local_energy import connected, summed
-from nqs.vmc.optimisation import StepRecord, optimise
-from nqs.vmc.optimizers import Adam
-from nqs.vmc.precision import ProductsChoice, Rounding, kind_of, rounding
-from nqs.vmc.products import products_in
-from nqs.vmc.proposal import draw_around, drawn_around
+from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.lattices.lattice import Square
+from nqs.vmc.energies import precision
+from nqs.vmc.energies.local_energy import connected, summed
+from nqs.vmc.energies.precision import ProductsChoice, Rounding, kind_of, rounding
+from nqs.vmc.energies.proposal import draw_around, drawn_around
+from nqs.vmc.energies.rounding import products_in
+from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, dense_matrix
+from hamiltonians.exact.diagonalisation import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square, Triangular
+from hamiltonians.lattices.lattice import Chain, Square, Triangular
 from hamiltonians.pauli import PauliSum
 from nqs.vmc.product_state import (
     commutes_with_spin_flip,

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, dense_matrix
+from hamiltonians.exact.diagonalisation import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.proposal import draw_around, flip_some
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.energies.proposal import draw_around, flip_some
 from nqs.vmc.statistics import RunningMoments, energy_statistics, sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches

@@ -17,15 +17,15 @@ from torch.testing import assert_close
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.recurrent import Recurrent
+from nqs.vmc.energies.local_energy import connected, local_energies
+from nqs.vmc.energies.near_flips import LocalFlips, draw_locally
+from nqs.vmc.energies.precision import ProductsChoice
+from nqs.vmc.energies.proposal import at_least, draw_around, importance
 from nqs.vmc.evaluation import Evaluation, evaluate
-from nqs.vmc.gradient import add_to_parameters, energy_gradient
-from nqs.vmc.local_energy import connected, local_energies
-from nqs.vmc.local_flips import LocalFlips, draw_locally
-from nqs.vmc.natural_gradient import NaturalGradient
-from nqs.vmc.precision import ProductsChoice
-from nqs.vmc.proposal import at_least, draw_around, importance
+from nqs.vmc.optimizers.gradient import add_to_parameters, energy_gradient
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.ranks import ALONE, ProcessGroup, Ranks
 from nqs.vmc.statistics import RunningMoments, sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive

@@ -10,13 +10,13 @@ from states import TableWavefunction, exact_table, matrix, network, numbers, ran
 from torch import Tensor
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, ground_state
+from hamiltonians.exact.diagonalisation import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
+from nqs.vmc.energies.near_flips import LocalFlips, draw_locally
+from nqs.vmc.energies.proposal import draw_around
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.local_flips import LocalFlips, draw_locally
-from nqs.vmc.proposal import draw_around
 from nqs.vmc.residual import Rows, evaluated_rows, proposals, residuals, scale_of_flips
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.wavefunction import Wavefunction

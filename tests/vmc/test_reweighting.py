@@ -20,9 +20,9 @@ from states import (
 from torch import Tensor
 
 from hamiltonians import XXZ, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, ground_state
+from hamiltonians.exact.diagonalisation import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.reweighting import (
     best_step,
     connected_moments,

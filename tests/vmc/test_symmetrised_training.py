@@ -8,18 +8,18 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import basis, dense_matrix, ground_state
+from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Square
-from nqs.vmc import natural_gradient
+from hamiltonians.lattices.lattice import Chain, Square
+from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.energies.proposal import draw_around
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.gradient import energy_gradient, flat_gradient
-from nqs.vmc.layer_jacobians import LayerJacobians
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient
-from nqs.vmc.optimisation import StepRecord, optimise
+from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers import natural_gradient
+from nqs.vmc.optimizers.gradient import energy_gradient, flat_gradient
+from nqs.vmc.optimizers.layer_jacobians import LayerJacobians
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.product_state import complex_product_state
-from nqs.vmc.proposal import draw_around
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 from tests.vmc.states import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hamiltonians import J1J2, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
-from nqs.vmc.time_step import time_step
+from nqs.vmc.optimizers.time_step import time_step
 
 
 def test_known_values() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.verdict import Findings, doubts
 
 ATOMS = Rydberg(Square(2, 2), V=7.0)

@@ -19,8 +19,8 @@ from systems import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact import basis
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.recurrent import Recurrent
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2, XXZ
-from hamiltonians.exact import basis, ground_state
+from hamiltonians.exact.diagonalisation import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.lattice import Chain, Lattice, Square
+from hamiltonians.lattices.lattice import Chain, Lattice, Square
 from hamiltonians.pauli import PauliSum
+from nqs.vmc.energies.proposal import draw_around
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.natural_gradient import NaturalGradient
-from nqs.vmc.optimisation import optimise
-from nqs.vmc.proposal import draw_around
+from nqs.vmc.optimise import optimise
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 

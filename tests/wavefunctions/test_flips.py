@@ -10,7 +10,7 @@ from systems import SYSTEMS, build, build_system, every_case, every_model, rando
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.attention import RepeatedSoftmax
 from nqs.core.transformer import Transformer
 from nqs.wavefunctions import flips as flips_module

@@ -7,7 +7,7 @@ import torch
 from systems import all_probabilities, random_bits, scattered
 from torch.testing import assert_close
 
-from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Square, Triangular
+from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Lattice, Square, Triangular
 from nqs.core.large_patched import LargePatched
 from nqs.core.recurrent import Recurrent
 from nqs.core.transformer import Transformer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hamiltonians.lattice import Chain, Kagome, Square, Triangular
+from hamiltonians.lattices.lattice import Chain, Kagome, Square, Triangular
 from nqs.wavefunctions.patch_costs import LARGE_SITES, cheapest_spec, flip_cost, flip_tokens
 from nqs.wavefunctions.patches import Patches, auto_spec
 

@@ -7,8 +7,16 @@ import torch
 from systems import GROUPS, SYSTEMS, every_system, random_bits, scattered
 from torch.testing import assert_close
 
-from hamiltonians.exact import basis
-from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square, Triangular
+from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.lattices.lattice import (
+    Chain,
+    Honeycomb,
+    Kagome,
+    Lattice,
+    Positions,
+    Square,
+    Triangular,
+)
 from nqs.wavefunctions.patches import Patches, hilbert_order
 
 

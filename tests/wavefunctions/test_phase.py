@@ -18,17 +18,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2
-from hamiltonians.exact import basis, ground_state
-from hamiltonians.lattice import Square
+from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.lattices.lattice import Square
 from nqs.core.transformer import Transformer
+from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.gradient import energy_gradient, flat_gradient
-from nqs.vmc.layer_jacobians import LayerJacobians
-from nqs.vmc.local_energy import local_energies
-from nqs.vmc.natural_gradient import NaturalGradient, kept_share
-from nqs.vmc.optimisation import optimise
+from nqs.vmc.optimise import optimise
+from nqs.vmc.optimizers.gradient import energy_gradient, flat_gradient
+from nqs.vmc.optimizers.layer_jacobians import LayerJacobians
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient, kept_share
+from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.product_state import complex_product_state
-from nqs.vmc.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.symmetrised import Symmetrised

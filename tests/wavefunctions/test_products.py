@@ -10,9 +10,9 @@ from systems import build, every_model, random_bits
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg
-from hamiltonians.lattice import Square
-from nqs.vmc.local_energy import connected
-from nqs.vmc.products import products_in
+from hamiltonians.lattices.lattice import Square
+from nqs.vmc.energies.local_energy import connected
+from nqs.vmc.energies.rounding import products_in
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Samples
 

@@ -14,7 +14,7 @@ from systems import (
 )
 from torch.testing import assert_close
 
-from hamiltonians.lattice import Chain, Square
+from hamiltonians.lattices.lattice import Chain, Square
 
 N_SAMPLES = 8_000
 

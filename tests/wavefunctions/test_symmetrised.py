@@ -10,8 +10,8 @@ from scipy.stats import chi2
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact import basis
-from hamiltonians.lattice import Chain, Kagome, Lattice, Positions, Square
+from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Positions, Square
 from nqs.wavefunctions.permutation_group import packed, smallest
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction

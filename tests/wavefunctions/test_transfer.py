@@ -6,7 +6,7 @@ import pytest
 import torch
 from systems import MODELS, build, random_bits
 
-from hamiltonians.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
+from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
 from nqs.core.factored import PairWeights
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.transfer import (

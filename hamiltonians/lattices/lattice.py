@@ -1,0 +1,390 @@
+"""Sites in space: positions, distances, bonds and symmetries of the lattices atoms are put on.
+
+Conventions, the same for every lattice here:
+
+- The nearest-neighbour distance is 1 (the lattice constant of every formula of this house);
+  `Positions` alone keeps the unit of length its user chose.
+- A cell (x, y) sits at x a_1 + y a_2 and holds n_basis sites; the site number is
+  site = (x Ly + y) n_basis + b: cell x slowest, then cell y, then the site b of the cell.
+- Periodic directions identify r and r + L_k a_k. A distance is the shortest over all images of a
+  pair. A pair is one pair: where a short ring (length 2) bonds two sites through two images it is
+  listed, and counted in every energy, once. A site never interacts with its own image.
+
+Cells (lattice constant 1):
+
+    Chain, Square   a_1 = (1, 0)       a_2 = (0, 1)           b = (0, 0)
+    Triangular      a_1 = (1, 0)       a_2 = (1/2, sqrt3/2)   b = (0, 0)
+    Honeycomb       a_1 = (sqrt3, 0)   a_2 = (sqrt3/2, 3/2)   b = (0, 0), (sqrt3/2, 1/2)
+    Kagome          a_1 = (2, 0)       a_2 = (1, sqrt3)       b = (0, 0), (1, 0), (1/2, sqrt3/2)
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hamiltonians.lattices import symmetry_group
+from hamiltonians.lattices.positions_file import read_positions
+
+MAX_SITES = 10_000
+"""Largest lattice: tables of N^2 numbers (distances, couplings, flips) take 0.8 GB each."""
+
+SHELL_TOLERANCE = 1e-6
+"""Distances that differ by less than this fraction belong to one shell of neighbours."""
+
+Periodic = bool | Sequence[bool]
+
+
+class Lattice:
+    """N sites in space. Build one of the final classes below, never this one.
+
+    Attributes:
+        positions: (N, d) float64, in lattice constants.
+        shape: (Lx, Ly) cells in each direction ((n, 1) for a chain), None for `Positions`.
+        n_basis: sites per cell.
+        periodic: one bool per direction.
+        cell_vectors: (d, d) float64, row k is a_k; the identity for `Positions`.
+        tolerance: relative width of a shell of equal distances.
+    """
+
+    positions: Tensor
+    shape: tuple[int, int] | None
+    n_basis: int
+    periodic: tuple[bool, ...]
+    cell_vectors: Tensor
+    tolerance: float = SHELL_TOLERANCE
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        cell_vectors: Sequence[Sequence[float]],
+        basis: Sequence[Sequence[float]],
+        periodic: tuple[bool, ...],
+    ) -> None:
+        n_sites = shape[0] * shape[1] * len(basis)
+        check_site_count(type(self).__name__, n_sites)
+        self.shape = shape
+        self.n_basis = len(basis)
+        self.periodic = periodic
+        self.cell_vectors = torch.tensor(cell_vectors, dtype=torch.float64)  # (2, 2)
+        cells = torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1]))  # (Lx Ly, 2)
+        corners = cells.to(torch.float64) @ self.cell_vectors  # (Lx Ly, 2)
+        offsets = torch.tensor(basis, dtype=torch.float64)  # (n_basis, 2)
+        self.positions = (corners[:, None] + offsets).reshape(n_sites, 2)
+        self._distances: Tensor | None = None
+
+    @property
+    def n_sites(self) -> int:
+        """N."""
+        return self.positions.shape[0]
+
+    def periods(self) -> Tensor:
+        """(n_periodic, d) float64: the vectors L_k a_k of the periodic directions."""
+        if self.shape is None:
+            return self.positions.new_zeros((0, self.positions.shape[1]))
+        lengths = torch.tensor(self.shape, dtype=torch.float64)  # (2,)
+        return (lengths[:, None] * self.cell_vectors)[torch.tensor(self.periodic)]
+
+    def distances(self) -> Tensor:
+        """(N, N) float64: the shortest distance of each pair over its periodic images, 0 for i = j.
+
+        Do not write into it: it is computed once and kept.
+        """
+        if self._distances is None:
+            periods = self.periods()
+            self._distances = torch.cat(
+                [
+                    shortest_length(rows[:, None] - self.positions, periods)  # (512, N)
+                    for rows in self.positions.split(512)
+                ]
+            )
+        return self._distances
+
+    def bonds(self, order: int = 1) -> Tensor:
+        """(n_bonds, 2) int64: pairs i < j at the order-th smallest distance, each once, sorted.
+
+        Distances equal within `tolerance` form one shell. A lattice of one site has no bonds.
+        Raises ValueError where there is no such shell.
+        """
+        order = positive_integer("bonds", "order", order)
+        i, j = torch.triu_indices(self.n_sites, self.n_sites, offset=1)  # (N (N-1) / 2,) each
+        lengths = self.distances()[i, j]
+        upper = 0.0
+        for shell in range(1, order + 1):
+            beyond = lengths[lengths > upper]
+            if len(beyond) == 0 and self.n_sites > 1:
+                raise ValueError(
+                    f"bonds: order is {order}, but {self!r} has only {shell - 1} distances"
+                )
+            lower, upper = upper, float(beyond.min()) * (1 + self.tolerance) if len(beyond) else 0.0
+        chosen = (lengths > lower) & (lengths <= upper)
+        return torch.stack([i[chosen], j[chosen]], dim=1)
+
+    def sublattice_signs(self) -> Tensor | None:
+        """(N,) float64, +1 and -1 so that nearest neighbours differ, site 0 has +1.
+
+        None where no such signs exist (odd loops: triangular, kagome, odd rings) or where they are
+        not unique (the graph of nearest neighbours falls apart). For staggered magnetisations.
+        """
+        signs, n_parts = self._two_colouring()
+        return signs if n_parts == 1 else None
+
+    def bipartition(self) -> Tensor | None:
+        """(N,) float64, +1 and -1 so that nearest neighbours differ; None if odd loops forbid it.
+
+        Where the graph of nearest neighbours falls apart, the first site of each part has +1.
+        """
+        return self._two_colouring()[0]
+
+    def _two_colouring(self) -> tuple[Tensor | None, int]:
+        """Signs (N,) of `bipartition` and the number of connected parts (None and 0: odd loops)."""
+        neighbours: list[list[int]] = [[] for _ in range(self.n_sites)]
+        for i, j in self.bonds().tolist():
+            neighbours[i].append(j)
+            neighbours[j].append(i)
+        signs, n_parts = [0.0] * self.n_sites, 0
+        for first in range(self.n_sites):
+            if signs[first] != 0.0:
+                continue
+            signs[first], n_parts = 1.0, n_parts + 1
+            queue = deque([first])
+            while queue:
+                site = queue.popleft()
+                for other in neighbours[site]:
+                    if signs[other] == signs[site]:
+                        return None, 0
+                    if signs[other] == 0.0:
+                        signs[other] = -signs[site]
+                        queue.append(other)
+        return torch.tensor(signs, dtype=torch.float64), n_parts
+
+    def point_group(self) -> Tensor:
+        """(n_elements, N) int64: site i goes to row[i] under each rotation or reflection.
+
+        Isometries about the centre (open directions) and of the torus (periodic ones, about the
+        centre of highest symmetry); distinct permutations only, the identity first. They form a
+        group. Translations are apart, in `translations`.
+        """
+        return symmetry_group.point_group(self)
+
+    def translations(self) -> Tensor:
+        """(n_translations, N) int64: site i goes to row[i]; the identity first.
+
+        All translations by whole cells along the periodic directions.
+        """
+        return symmetry_group.translations(self)
+
+    def space_group(self) -> Tensor:
+        """(n_elements, N) int64: all translations times all of the point group, each once."""
+        return symmetry_group.space_group(self)
+
+    def __repr__(self) -> str:
+        assert self.shape is not None
+        sizes = ", ".join(map(str, self.shape))
+        periodic = f", periodic={self.periodic}" if any(self.periodic) else ""
+        return f"{type(self).__name__}({sizes}{periodic})"
+
+
+@final
+class Chain(Lattice):
+    """n sites on a line, a_1 = (1, 0); a ring of n sites if periodic."""
+
+    def __init__(self, n: int, periodic: bool = False) -> None:
+        n = positive_integer("Chain", "n", n)
+        if not isinstance(periodic, bool):
+            raise ValueError(f"Chain: periodic is {periodic!r}; it must be True or False")
+        super().__init__((n, 1), [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0]], (periodic, False))
+
+    def __repr__(self) -> str:
+        return f"Chain({self.n_sites}{', periodic=True' if self.periodic[0] else ''})"
+
+
+@final
+class Square(Lattice):
+    """Lx x Ly sites; site = x Ly + y."""
+
+    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
+        shape, ends = _cells("Square", Lx, Ly, periodic)
+        super().__init__(shape, [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0]], ends)
+
+
+@final
+class Triangular(Lattice):
+    """Lx x Ly sites in a rhombus of 60 degrees; site = x Ly + y."""
+
+    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
+        shape, ends = _cells("Triangular", Lx, Ly, periodic)
+        super().__init__(shape, [[1.0, 0.0], [0.5, math.sqrt(3) / 2]], [[0.0, 0.0]], ends)
+
+
+@final
+class Honeycomb(Lattice):
+    """Lx x Ly cells of 2 sites; site = 2 (x Ly + y) + b."""
+
+    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
+        shape, ends = _cells("Honeycomb", Lx, Ly, periodic)
+        half = math.sqrt(3) / 2
+        super().__init__(shape, [[2 * half, 0.0], [half, 1.5]], [[0.0, 0.0], [half, 0.5]], ends)
+
+
+@final
+class Kagome(Lattice):
+    """Lx x Ly cells of 3 sites; site = 3 (x Ly + y) + b."""
+
+    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
+        shape, ends = _cells("Kagome", Lx, Ly, periodic)
+        height = math.sqrt(3)
+        basis = [[0.0, 0.0], [1.0, 0.0], [0.5, height / 2]]
+        super().__init__(shape, [[2.0, 0.0], [1.0, height]], basis, ends)
+
+
+@final
+class Positions(Lattice):
+    """Sites wherever you put them, in any unit of length, with open boundaries.
+
+    positions: (N, 2) or (N, 3) numbers. tolerance: relative width of a shell of equal distances,
+    to be widened for measured positions. Raises ValueError for an empty list, positions that are
+    not finite and sites that coincide.
+    """
+
+    def __init__(
+        self,
+        positions: Tensor | np.ndarray | Sequence[Sequence[float]],
+        *,
+        tolerance: float = SHELL_TOLERANCE,
+    ) -> None:
+        if not 0 < tolerance < 1:
+            raise ValueError(f"Positions: tolerance is {tolerance}; it must be between 0 and 1")
+        self.positions = _checked_positions(positions)
+        self.shape = None
+        self.n_basis = 1
+        self.tolerance = tolerance
+        dimension = self.positions.shape[1]
+        self.periodic = (False,) * dimension
+        self.cell_vectors = torch.eye(dimension, dtype=torch.float64)
+        self._distances = None
+        self._refuse_coinciding_sites()
+
+    @classmethod
+    def from_csv(cls, path: str | Path, *, tolerance: float = SHELL_TOLERANCE) -> Self:
+        """Read a file with header `x,y` or `x,y,z` and one site per line (positions_file.py).
+
+        Raises ValueError, naming file and line, where that is not what the file holds.
+        """
+        try:
+            return cls(read_positions(path, MAX_SITES), tolerance=tolerance)
+        except ValueError as error:
+            raise ValueError(f"positions file {path}: {error}") from None
+
+    def _refuse_coinciding_sites(self) -> None:
+        distances = self.distances()
+        if not distances.isfinite().all():
+            raise ValueError("Positions: distances overflow; use another unit of length")
+        i, j = torch.triu_indices(self.n_sites, self.n_sites, offset=1)
+        together = distances[i, j] <= 1e-9 * distances.max()
+        if together.any():
+            first = int(together.nonzero()[0])
+            raise ValueError(
+                f"Positions: sites {int(i[first])} and {int(j[first])} coincide at "
+                f"{tuple(self.positions[i[first]].tolist())}; every site needs a place of its own"
+            )
+
+    def __repr__(self) -> str:
+        return f"Positions({self.n_sites} sites in {self.positions.shape[1]} dimensions)"
+
+
+def shortest_length(delta: Tensor, periods: Tensor) -> Tensor:
+    """min_n |delta + sum_k n_k periods_k| for delta (..., d) and at most two periods (k, d).
+
+    Exact for skewed cells: the periods are Gauss-reduced first, then delta is wrapped to the
+    nearest cell, and of a reduced basis only the 3 x 3 images around it can be nearer.
+    """
+    if len(periods) == 0:
+        return torch.linalg.vector_norm(delta, dim=-1)
+    basis = _gauss_reduced(periods)  # (k, d)
+    coordinates = delta @ torch.linalg.pinv(basis)  # (..., k)
+    wrapped = delta - torch.round(coordinates) @ basis  # (..., d)
+    steps = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * len(basis))
+    shortest = torch.full(delta.shape[:-1], math.inf, dtype=torch.float64)
+    for shift in steps.reshape(-1, len(basis)) @ basis:
+        shortest = torch.minimum(shortest, torch.linalg.vector_norm(wrapped + shift, dim=-1))
+    return shortest
+
+
+def _gauss_reduced(periods: Tensor) -> Tensor:
+    """The two shortest independent vectors of the lattice spanned by periods (k <= 2, d)."""
+    if len(periods) < 2:
+        return periods
+    short, long = sorted(periods, key=lambda v: float(v @ v))
+    while True:
+        long = long - torch.round(short @ long / (short @ short)) * short
+        if float(long @ long) >= float(short @ short) * (1 - 1e-12):
+            return torch.stack([short, long])
+        short, long = long, short
+
+
+def _cells(
+    name: str, Lx: int, Ly: int, periodic: Periodic
+) -> tuple[tuple[int, int], tuple[bool, bool]]:
+    """Checked (Lx, Ly) and one bool per direction."""
+    shape = (positive_integer(name, "Lx", Lx), positive_integer(name, "Ly", Ly))
+    if isinstance(periodic, bool):
+        return shape, (periodic, periodic)
+    ends = tuple(periodic) if isinstance(periodic, Sequence) else ()
+    if len(ends) != 2 or not all(isinstance(end, bool) for end in ends):
+        raise ValueError(
+            f"{name}: periodic is {periodic!r}; it must be True, False or one of them per "
+            "direction, like (True, False)"
+        )
+    return shape, (ends[0], ends[1])
+
+
+def positive_integer(owner: str, name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"{owner}: {name} is {value!r}; it must be a whole number, 1 or more")
+    return number
+
+
+def check_site_count(name: str, n_sites: int) -> None:
+    """Raises ValueError for more sites than tables of N x N numbers allow."""
+    if n_sites > MAX_SITES:
+        shown = str(n_sites) if n_sites < 10**15 else f"about 10^{len(str(n_sites)) - 1}"
+        raise ValueError(
+            f"{name}: {shown} sites asked for; at most {MAX_SITES} are allowed (tables of N x N "
+            "numbers have to fit into memory)"
+        )
+
+
+def _checked_positions(positions: Tensor | np.ndarray | Sequence[Sequence[float]]) -> Tensor:
+    """(N, d) float64 on the CPU, finite, N >= 1, d = 2 or 3."""
+    try:
+        table = torch.as_tensor(np.asarray(positions, dtype=np.float64)).clone()
+    except (TypeError, ValueError):
+        raise ValueError("Positions: every site needs the same number of coordinates") from None
+    if table.numel() == 0:
+        raise ValueError("Positions: no sites given; at least one is needed")
+    if table.dim() != 2 or table.shape[1] not in (2, 3):
+        raise ValueError(
+            f"Positions: given an array of shape {tuple(table.shape)}; it must be (N, 2) or (N, 3)"
+        )
+    check_site_count("Positions", len(table))
+    bad = ~torch.isfinite(table).all(dim=1)
+    if bad.any():
+        site = int(bad.nonzero()[0])
+        raise ValueError(
+            f"Positions: site {site} is at {tuple(table[site].tolist())}; "
+            "coordinates must be finite"
+        )
+    return table

@@ -1,0 +1,149 @@
+"""nqs evaluate | reweight | plot | show | collect: what one does with a finished run or scan;
+nqs crystal: the crystal language model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nqs.crystal.commands.app import app as crystal
+from nqs.errors import InputError, printable, require
+from nqs.runfolder.terminal import run_command
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
+
+# click's UsageError; newer versions of typer carry click inside themselves
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(crystal, name="crystal")
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+@app.callback()
+def about() -> None:
+    """Look at runs of neural quantum states, made by train.py, or work with crystals."""
+
+
+@app.command("evaluate")
+def evaluate_run(
+    run: RunFolder,
+    samples: Annotated[int, typer.Option(help="Fresh configurations, 2 .. 1e9.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
+    subsystem: Annotated[
+        list[str] | None,
+        typer.Option(help="Sites whose Renyi entropy to measure, 0,1,2; repeatable [half]."),
+    ] = None,
+) -> None:
+    """Measure the newest checkpoint again and add the result, with all observables, to run.h5."""
+    from nqs.ground_states.later_evaluation import evaluate_later
+
+    _check_samples("--samples", samples, 10**9)
+    evaluate_later(run, samples, seed, subsystem or ())
+
+
+@app.command("reweight")
+def reweight_run(
+    run: RunFolder,
+    couplings: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUES", help="E.g. hamiltonian.delta=1.05,1.1")
+    ],
+    samples: Annotated[int, typer.Option(help="Configurations, 2 .. 1e7.")] = 20_000,
+    lanczos_samples: Annotated[
+        int,
+        typer.Option(help="Configurations of the improved energy, 2 .. 1e7; the costly part."),
+    ] = 1_000,
+    seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
+) -> None:
+    """Estimate neighbouring couplings from the newest checkpoint; added to reweighting.json.
+
+    Upper bounds of the energy: of the trained state, and of the best state after one Lanczos step,
+    whose observables are means with importance weights. Few effective samples: too far away.
+    """
+    from nqs.ground_states.reweight import reweight
+
+    _check_samples("--samples", samples, 10**7)
+    _check_samples("--lanczos-samples", lanczos_samples, 10**7)
+    reweight(run, couplings, samples, lanczos_samples, seed)
+
+
+@app.command("plot")
+def plot_run(run: RunFolder) -> None:
+    """Draw convergence.png again, and observables.png, from run.h5."""
+    from nqs.ground_states import summary
+    from nqs.ground_states.build import build_lattice
+    from nqs.ground_states.observables_plot import save_observables
+    from nqs.ground_states.run import draw
+    from nqs.runfolder import folder, history
+
+    result = summary.read(run / "summary.json")
+    content = history.read(run / "run.h5")
+    draw(run, content, result)
+    print(run / "convergence.png")
+    if content.evaluations:
+        lattice = build_lattice(folder.read_config(run).lattice)
+        save_observables(run / "observables.png", content.evaluations[-1], lattice, run.name)
+        print(run / "observables.png")
+
+
+@app.command("show")
+def show_run(run: RunFolder) -> None:
+    """The summary of a run as a table."""
+    from nqs.ground_states import summary
+
+    table = Table(title=Text(printable(str(run))), show_header=False)
+    for name, text in summary.entries(summary.read(run / "summary.json")):
+        table.add_row(Text(name), Text(text))  # plain: brackets in a name are no markup
+    Console().print(table)
+
+
+@app.command("collect")
+def collect_scan(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Folder of a scan.")],
+    observable: Annotated[
+        list[str] | None, typer.Option(help="Draw this one; may be given several times.")
+    ] = None,
+) -> None:
+    """All points of a scan as one dataset, collected.nc, and phase_diagram.png."""
+    try:
+        import h5netcdf  # noqa: F401
+
+        from nqs.scans import collect, plot
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"collect: needs the package {error.name}; pip install 'nqs[scan]'"
+        ) from None
+    collected = collect.collect(scan)
+    for line in collect.lines(collected):
+        print(printable(line))
+    print(printable(str(collect.write(collected))))
+    print(printable(str(plot.save(collected, observable or []))))
+
+
+def _check_samples(option: str, given: int, most: int) -> None:
+    require(2 <= given <= most, option, given, f"must be a whole number >= 2 and <= {most}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script `nqs`; returns the exit code, 2 for bad input (one line)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: job(given))
+
+
+def job(arguments: list[str]) -> int:
+    """Runs the command of a command line."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="nqs", standalone_mode=False)
+    except UsageError as error:
+        raise InputError(error.format_message()) from None  # type: ignore[attr-defined]
+    except typer.Abort:  # typer's word for Ctrl-C
+        raise KeyboardInterrupt from None
+    return code if isinstance(code, int) else 0

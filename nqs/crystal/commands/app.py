@@ -1,0 +1,110 @@
+"""nqs crystal train | generate | evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nqs.conf.sections import documentation, from_mapping
+from nqs.crystal.commands import config as settings
+from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
+from nqs.errors import shown
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
+Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="See the list above.")]
+
+
+@app.callback()
+def about() -> None:
+    """Learn, draw and judge inorganic crystals, written as sequences of tokens."""
+
+
+def key_lines(section: Any, prefix: str = "") -> list[str]:
+    """One line a key with its default and documentation."""
+    lines = []
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        key = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hints[field.name]):
+            lines += key_lines(hints[field.name], f"{key}.")
+            continue
+        default = "" if field.default is dataclasses.MISSING else f"={shown(field.default)}"
+        lines.append(f"{key}{default}: {documentation(section)[field.name]}")
+    return lines
+
+
+def names(section: type) -> list[str]:
+    """The keys of a flat section."""
+    return [field.name for field in dataclasses.fields(section)]
+
+
+def help_text(summary: str, section: type) -> str:
+    """A command's help: what it does, then every key."""
+    return "\n\n".join([summary, *key_lines(section)])
+
+
+TRAIN = help_text(
+    "Train a crystal language model: nqs crystal train data.train=crystals.csv; go on with "
+    "run.dir=PATH run.resume=true.",
+    settings.Config,
+)
+GENERATE = help_text(
+    "Draw crystals from a run: nqs crystal generate RUN n=1000; each is a CIF file and a line of "
+    "samples.csv.",
+    GenerateConfig,
+)
+EVALUATE = help_text(
+    "Judge a folder of samples (validity, novelty, match rates beside baselines) or the model of a "
+    "run (perplexity, translations).",
+    EvaluateConfig,
+)
+
+
+@app.command("train", help=TRAIN)
+def train_command(
+    keys: Keys = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of keys; KEY=VALUE goes before it.")
+    ] = None,
+) -> int:
+    from nqs.crystal.commands.training_run import resumed_config, run
+    from nqs.runfolder import folder as directory
+
+    given = settings.parsed(keys or [])
+    words = ["nqs", "crystal", "train", *(keys or [])]
+    if config is not None:
+        words += ["--config", str(config)]
+    if given.get("run.resume") is True and isinstance(given.get("run.dir"), str):
+        begins = config is not None or any(not key.startswith("run.") for key in given)
+        if not (begins and directory.holds_nothing(Path(given["run.dir"]))):
+            return run(resumed_config(Path(given["run.dir"]), given), words)
+        given["run.resume"] = False  # one command line starts a run or goes on with it
+    base = {} if config is None else settings.read_yaml(config)
+    mapping = settings.merged(base, given, settings.known_keys())
+    return run(settings.Config.from_dict(mapping), words)
+
+
+@app.command("generate", help=GENERATE)
+def generate_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    keys: Keys = None,
+) -> int:
+    from nqs.crystal.commands.generation_run import run as generate
+
+    given = settings.merged({}, settings.parsed(keys or []), names(GenerateConfig))
+    return generate(run, from_mapping(GenerateConfig, given))
+
+
+@app.command("evaluate", help=EVALUATE)
+def evaluate_command(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|SAMPLES", help="Folder of either.")],
+    keys: Keys = None,
+) -> int:
+    from nqs.crystal.commands.evaluation_run import run as evaluate
+
+    given = settings.merged({}, settings.parsed(keys or []), names(EvaluateConfig))
+    return evaluate(folder, from_mapping(EvaluateConfig, given))

@@ -1,0 +1,171 @@
+"""nqs crystal evaluate: a folder of samples against the crystals they should be like, or a run.
+
+Samples that were asked for the compositions of known crystals (`like`) are matched with these;
+others are judged as a set (validity, novelty, distributions). A run's model is judged by its
+perplexity and by how much it minds where a crystal stands in its cell (model.translations).
+The table is printed, and written as evaluation.json and evaluation.csv into the folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nqs.conf.sections import from_mapping
+from nqs.crystal.commands.config import Config
+from nqs.crystal.commands.generation_run import compositions_of, remarks_on
+from nqs.crystal.commands.samples_folder import TABLE, FoundSamples, read_samples
+from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
+from nqs.crystal.commands.training_run import read_config, read_trained
+from nqs.crystal.datasets import inputs
+from nqs.crystal.datasets.data import encode
+from nqs.crystal.datasets.splits import NAMES, records, remarks, split
+from nqs.crystal.metrics.coverage import CUTOFFS
+from nqs.crystal.metrics.evaluation import evaluate_matches, evaluate_samples
+from nqs.crystal.metrics.report import Report, quantity
+from nqs.crystal.model.training import quality
+from nqs.crystal.model.translations import translations
+from nqs.crystal.structures.structure import Structure
+from nqs.crystal.tokens.tokeniser import Conditions
+from nqs.errors import InputError, require, shown
+from nqs.runfolder import folder
+from nqs.runfolder.atomic import write_text
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """Of a model on crystals it has not learnt."""
+
+    n_crystals: float = quantity("crystals", 0)
+    perplexity: float = quantity("perplexity a token")
+    nats: float = quantity("- ln p a crystal (nats)")
+    n_translated: float = quantity("crystals translated", 0)
+    increase: float = quantity("increase in perplexity under translations", 4)
+
+
+def run(path: Path, config: EvaluateConfig) -> int:
+    """Judges the samples or the run in folder `path`; returns the exit code.
+
+    Raises InputError for a folder that is neither, and for crystals that cannot be read.
+    """
+    judged = judged_samples if (path / TABLE).exists() else judged_model
+    report = judged(path, config)
+    print(report.table())
+    with folder.writing(path):
+        write_text(path / "evaluation.json", report.json())
+        write_text(path / "evaluation.csv", report.csv())
+    return 0
+
+
+def judged_samples(path: Path, config: EvaluateConfig) -> Report:
+    """The report on a folder of samples."""
+    asked = folder.saved_mapping(path)
+    source = Path(str(asked.pop("run", "")))
+    asked.pop("step", None)
+    trained_on = with_workers(read_config(source), config.workers)
+    found = read_samples(path)
+    inputs.check(source, trained_on)
+    train = [record.structure for record in split("train", trained_on)]
+    baseline = train if config.baselines else None
+    request = from_mapping(GenerateConfig, asked)
+    if request.like is not None and config.against is None:
+        references = compositions_of(request, trained_on)
+        check_requests(path, found, references)
+        guesses: list[list[Structure | None]] = [[] for _ in references]
+        for sample in found.samples:
+            guesses[sample.request].append(sample.structure)
+        report = evaluate_matches(
+            guesses,
+            references,
+            baseline,
+            n=config.n,
+            kept=found.kept,
+            oxidation_states=config.oxidation_states,
+            workers=config.workers,
+        )
+        return remarked(report, *found.remarks, *remarks_on(request, trained_on))
+    report = evaluate_samples(
+        found.structures,
+        compared_with(config, trained_on),
+        train,
+        cutoffs=None if config.coverage is None else CUTOFFS[config.coverage],
+        oxidation_states=config.oxidation_states,
+        at_most=config.at_most,
+        baselines=config.baselines,
+        kept=found.kept,
+        workers=config.workers,
+        seed=config.seed,
+    )
+    return remarked(report, *found.remarks, *said_of(config, trained_on))
+
+
+def remarked(report: Report, *lines: str) -> Report:
+    """The report with more remarks."""
+    return dataclasses.replace(report, remarks=(*report.remarks, *lines))
+
+
+def said_of(config: EvaluateConfig, run: Config) -> list[str]:
+    """What is worth saying of the tables that samples are compared with."""
+    paths = [run.data.train, run.data.validation]
+    if config.against is not None and config.against not in NAMES:
+        paths = [config.against]
+    return [line for path in paths if path is not None for line in remarks(path, run.data)]
+
+
+def with_workers(run: Config, workers: int) -> Config:
+    """The run's configuration, its tables read by so many processes."""
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, workers=workers))
+
+
+def check_requests(path: Path, found: FoundSamples, references: Sequence[Structure]) -> None:
+    """Raises InputError unless the samples were asked for the compositions of the references."""
+    for sample in found.samples:
+        known = sample.request < len(references)
+        if not known or sample.asked_formula != references[sample.request].formula:
+            raise InputError(
+                f"{path}: request {sample.request} asked for "
+                f"{shown(sample.asked_formula) or 'nothing'}, which the table of `like` does not "
+                f"have at its place; it has changed since: restore it or generate again"
+            )
+
+
+def compared_with(config: EvaluateConfig, run: Config) -> list[Structure]:
+    """The crystals to compare with."""
+    name = config.against or ("test" if run.data.validation is None else "validation")
+    if name in NAMES:
+        return [record.structure for record in split(name, run)]
+    exists = Path(name).exists()
+    require(exists, "against", name, f"no such table; give a path or {', '.join(NAMES)}")
+    return [record.structure for record in records(name, run.data)]
+
+
+def judged_model(path: Path, config: EvaluateConfig) -> Report:
+    """The report on the model of the run in folder `path`."""
+    trained = read_trained(path, config.device)
+    data = trained.config.data
+    if config.against in (None, *NAMES):
+        inputs.check(path, trained.config)
+    structures = compared_with(config, with_workers(trained.config, config.workers))
+    nothing = [(structure, Conditions()) for structure in structures]
+    crystals, refused = encode(trained.tokeniser, nothing)
+    require(bool(crystals), "against", config.against, "holds no crystal that can be written")
+    found = quality(trained.model, trained.tokeniser, crystals, data.batch_tokens)
+    chosen = crystals[: config.translations]
+    increases = [translations(trained.model, trained.tokeniser, c.body).increase for c in chosen]
+    metrics = ModelMetrics(
+        len(crystals),
+        found.perplexity,
+        found.nats,
+        len(chosen),
+        sum(increases) / len(increases),
+    )
+    settings: dict[str, float | str] = {
+        "tokeniser": data.tokeniser,
+        "translations": f"all {trained.tokeniser.n_bins} along each axis",
+        "crystals left out": len(refused),
+    }
+    title = "Model on crystals it has not learnt"
+    lines = said_of(config, trained.config)
+    return Report(title, {"model": metrics}, settings, tuple(lines))

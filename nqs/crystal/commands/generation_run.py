@@ -1,0 +1,239 @@
+"""nqs crystal generate: crystals from a trained run, as CIF files and a table.
+
+    <out>/config.yaml     what was asked for, and of which run
+    <out>/samples.csv     one line a crystal: file, request, formula, space group, ln p, ...
+    <out>/cif/000001.cif  ...
+    <out>/SHA256SUMS      of these
+
+The folder appears whole or not at all, and is never overwritten. Equal requests, settings and seeds
+give equal files on one machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nqs.conf.sections import to_mapping
+from nqs.crystal.commands.config import Config
+from nqs.crystal.commands.samples_folder import MOST_SAMPLES, TABLE, write_checksums
+from nqs.crystal.commands.task_config import GenerateConfig
+from nqs.crystal.commands.training_run import Trained, read_trained
+from nqs.crystal.datasets import inputs
+from nqs.crystal.datasets.splits import NAMES, records, remarks, split
+from nqs.crystal.model import memory
+from nqs.crystal.model.generation import Filters, Request, Sample, generate
+from nqs.crystal.structures.cif import cif_text, read_cif
+from nqs.crystal.structures.elements import SYMBOLS
+from nqs.crystal.structures.structure import CrystalError, Structure, formula_of
+from nqs.crystal.structures.symmetry import space_group
+from nqs.crystal.tokens.tokeniser import Conditions
+from nqs.errors import InputError, require
+from nqs.runfolder import folder as directory
+from nqs.runfolder.atomic import write_text
+from nqs.runfolder.machine import build_generator
+
+COLUMNS: Final = (
+    *("file", "request", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
+    *("log_likelihood", "n_tokens", "n_rejected"),
+)
+GROUP_TOLERANCE: Final = 0.1
+"""Angstrom by which symmetry may be off: coordinates are rounded to about 0.03."""
+
+
+def run(path: Path, config: GenerateConfig) -> int:
+    """Draws what is asked for from the run in folder `path`; returns the exit code.
+
+    Raises InputError for a run or a request that cannot be used.
+    """
+    trained = read_trained(path, config.device)
+    if config.like in NAMES:
+        inputs.check(path, trained.config)
+    requests = requested(config, trained)
+    rule = f"{len(requests)} requests of {config.n} crystals each; at most {MOST_SAMPLES} in all"
+    require(len(requests) * config.n <= MOST_SAMPLES, "n", config.n, rule)
+    memory.check_generation(
+        trained.config.model,
+        min(config.batch_size, len(requests) * config.n),
+        trained.tokeniser.max_length,
+        len(trained.tokeniser.vocabulary),
+        trained.device,
+    )
+    given = config.out or numbered(path)
+    taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
+    require(not taken, "out", given, "exists and is not an empty folder; choose another one")
+    samples = list(drawn(trained, requests, config))
+
+    def fill(folder: Path) -> None:
+        description = to_mapping(config) | {"run": str(path.resolve()), "step": trained.step}
+        write_text(folder / "config.yaml", yaml.safe_dump(description, sort_keys=False))
+        write_samples(folder, samples, requests)
+        write_checksums(folder)
+
+    try:
+        directory.make(given, "", fill)
+    except InputError as error:
+        raise InputError(str(error).replace("run.dir=", "out=")) from None
+    print(f"{len(samples)} crystals in {given}{thrown_away(samples, config)}")
+    return 0
+
+
+def thrown_away(samples: Sequence[Sample], config: GenerateConfig) -> str:
+    """How many draws were not kept, and why."""
+    if config.min_distance is None:
+        return ""
+    n_rejected = sum(sample.n_rejected for sample in samples)
+    return (
+        f"; {n_rejected} of {len(samples) + n_rejected} draws had atoms closer than "
+        f"{config.min_distance:g} Angstrom and were thrown away"
+    )
+
+
+def numbered(path: Path) -> str:
+    """samples-001 in the run's folder, or the next free number."""
+    taken = (n for n in range(1, 100_000) if not (path / f"samples-{n:03d}").exists())
+    return str(path / f"samples-{next(taken):03d}")
+
+
+def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
+    """The requests of a configuration. Raises InputError for what the model was not trained on."""
+    others = {
+        name: getattr(config, name)
+        for name in ("space_group", "formation_energy", "energy_above_hull")
+        if getattr(config, name) is not None
+    }
+    for name, value in others.items():
+        known = trained.config.data.conditions
+        rule = f"the run was trained with the conditions {', '.join(known) or 'none'} alone"
+        require(name in known, name, value, rule)
+    if config.like is not None:
+        structures = compositions_of(config, trained.config)
+        for line in remarks_on(config, trained.config):
+            print(line)
+        return [
+            Request(config.n, Conditions(composition=structure.composition, **others))
+            for structure in structures
+        ]
+    composition = None if config.formula is None else read_formula(config.formula)
+    partial = None if config.partial is None else read_cif(Path(config.partial))
+    conditions = Conditions(composition=composition, **others)
+    return [Request(config.n, conditions, partial)]
+
+
+def compositions_of(config: GenerateConfig, run: Config) -> list[Structure]:
+    """The crystals of `like`."""
+    assert config.like is not None
+    if config.like in NAMES:
+        found = split(config.like, run)
+    else:
+        exists = Path(config.like).exists()
+        require(exists, "like", config.like, f"no such table; give a path or {', '.join(NAMES)}")
+        found = records(config.like, run.data)
+    require(bool(found), "like", config.like, "holds no crystal")
+    fitting = [r.structure for r in found if r.structure.n_atoms <= run.data.max_atoms]
+    return fitting[: config.limit]
+
+
+def remarks_on(config: GenerateConfig, run: Config) -> list[str]:
+    """What is worth saying of the table of `like`: what of it is not asked for, and why."""
+    assert config.like is not None
+    own = config.like in NAMES
+    if own:
+        is_other = config.like == "validation" and run.data.validation is not None
+        path = str(run.data.validation) if is_other else run.data.train
+    else:
+        path = config.like
+    found = split(config.like, run) if own else records(path, run.data)
+    larger = sum(record.structure.n_atoms > run.data.max_atoms for record in found)
+    lines = remarks(path, run.data)
+    if larger:
+        most = f"the {run.data.max_atoms} that the model writes"
+        lines.append(f"{larger} of {len(found)} crystals have more atoms than {most}: left out")
+    return lines
+
+
+def read_formula(text: str) -> dict[int, int]:
+    """Atomic number -> number of atoms, of SrTiO3 or Sr2Ti2O6. Raises InputError for other text."""
+    parts = re.findall(r"([A-Z][a-z]?)(\d*)", text)
+    rule = "write symbols and numbers of atoms in the cell, e.g. SrTiO3 or Sr2Ti2O6"
+    require("".join(a + b for a, b in parts) == text and bool(parts), "formula", text, rule)
+    composition: dict[int, int] = {}
+    for name, count in parts:
+        require(name in SYMBOLS, "formula", text, f"{name} is no element")
+        number = SYMBOLS.index(name) + 1
+        composition[number] = composition.get(number, 0) + int(count or 1)
+    return composition
+
+
+def drawn(
+    trained: Trained, requests: Sequence[Request], config: GenerateConfig
+) -> Iterator[Sample]:
+    """The samples, with a bar on a terminal."""
+    filters = Filters(config.temperature, config.top_k, config.top_p)
+    generator = build_generator(config.seed, "samples", trained.device)
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("crystals"),
+        TimeRemainingColumn(),
+    )
+    console = Console()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=sum(request.n for request in requests))
+        for batch in generate(
+            trained.model,
+            trained.tokeniser,
+            requests,
+            filters=filters,
+            batch_size=config.batch_size,
+            generator=generator,
+            min_distance=config.min_distance,
+        ):
+            yield from batch
+            bar.advance(task, len(batch))
+
+
+def write_samples(folder: Path, samples: Sequence[Sample], requests: Sequence[Request]) -> None:
+    """The CIF files and samples.csv. Raises OSError."""
+    (folder / "cif").mkdir()
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for number, sample in enumerate(samples, start=1):
+        name = f"cif/{number:06d}.cif"
+        (folder / name).write_text(cif_text(sample.structure, f"sample_{number}"))
+        writer.writerow(entry(name, sample, requests[sample.request]))
+    write_text(folder / TABLE, text.getvalue())
+
+
+def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:
+    """One line of samples.csv; asked_formula is empty where none was asked for."""
+    structure, asked = sample.structure, request.conditions or Conditions()
+    return {
+        "file": name,
+        "request": sample.request,
+        "asked_formula": formula_of(dict(asked.formula)),
+        "formula": structure.formula,
+        "space_group": group_or_nothing(structure),
+        "n_atoms": structure.n_atoms,
+        "volume": f"{structure.volume:.3f}",
+        "log_likelihood": f"{sample.log_likelihood:.4f}",
+        "n_tokens": len(sample.tokens),
+        "n_rejected": sample.n_rejected,
+    }
+
+
+def group_or_nothing(structure: Structure) -> int | str:
+    """spglib's space group, empty where it finds none (atoms on one another)."""
+    try:
+        return space_group(structure, GROUP_TOLERANCE)
+    except CrystalError:
+        return ""

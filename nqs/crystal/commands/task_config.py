@@ -1,0 +1,119 @@
+"""The configuration of generation and evaluation: every key, its range and its default.
+
+`nqs crystal generate` and `nqs crystal evaluate` take them as KEY=VALUE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from nqs.errors import require, require_choice
+
+OXIDATION_STATES: Final = ("smact14", "icsd16", "icsd24", "pymatgen")
+DATA_SETS: Final = ("perov_5", "carbon_24", "mp_20")
+
+MOST: Final = {"n": 1_000_000, "batch_size": 65_536, "workers": 256}
+"""Largest values that make sense, of the keys that cost memory or processes."""
+HOTTEST, COLDEST = 1e6, 1e-6
+"""Temperatures beyond them are an even draw or the likeliest token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What to draw, and how."""
+
+    n: int = 100
+    """Crystals for each request, >= 1."""
+    formula: str | None = None
+    """Composition of the whole cell, met exactly, e.g. Sr1Ti1O3."""
+    space_group: int | None = None
+    """Number that is asked for, 1..230 (a model trained with this condition)."""
+    formation_energy: float | None = None
+    """eV per atom that is asked for (a model trained with this condition)."""
+    energy_above_hull: float | None = None
+    """eV per atom that is asked for, >= 0 (a model trained with this condition)."""
+    partial: str | None = None
+    """CIF file of a cell and atoms that every crystal starts with."""
+    like: str | None = None
+    """One request for each crystal of a table, for its composition: a table's path, or train,
+    validation or test for the run's own."""
+    limit: int | None = None
+    """Only the first so many crystals of `like`, >= 1."""
+    temperature: float = 1.0
+    """Divides logits, > 0: below 1 likely crystals become likelier."""
+    top_k: int | None = None
+    """Only the k likeliest tokens are drawn, >= 1."""
+    top_p: float | None = None
+    """Only the likeliest tokens that make up this chance are drawn, in (0, 1]."""
+    min_distance: float | None = 0.5
+    """Least distance of two atoms in Angstrom, images included, > 0: crystals with closer ones are
+    drawn again, and counted; null keeps them."""
+    batch_size: int = 256
+    """Crystals drawn side by side, >= 1."""
+    seed: int = 0
+    """Seed of the draws, >= 0."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu or cuda."""
+    out: str | None = None
+    """Folder of the crystals; null makes a numbered one in the run's folder. Never overwritten."""
+
+    def __post_init__(self) -> None:
+        for key in ("n", "limit", "top_k", "batch_size"):
+            value, most = getattr(self, key), MOST.get(key)
+            rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
+            require(value is None or 1 <= value <= (most or value), key, value, rule)
+        apart = self.min_distance is None or self.min_distance > 0
+        require(apart, "min_distance", self.min_distance, "must be a number > 0, or null")
+        warm = COLDEST <= self.temperature <= HOTTEST
+        rule = f"must be a number > 0, within {COLDEST:g}..{HOTTEST:g}"
+        require(warm, "temperature", self.temperature, rule)
+        inside = self.top_p is None or 0 < self.top_p <= 1
+        require(inside, "top_p", self.top_p, "must be > 0 and <= 1")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))
+        both = self.like is not None and (self.formula or self.partial)
+        require(not both, "like", self.like, "asks for compositions; leave formula and partial out")
+        rule = "means something with like=TABLE alone"
+        require(self.limit is None or self.like is not None, "limit", self.limit, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How to judge."""
+
+    against: str | None = None
+    """Crystals to compare with: train, validation or test of the run, or a table's path; null is
+    test, or validation where the run had separate tables."""
+    n: tuple[int, ...] = (1, 20)
+    """Numbers of guesses a composition for which match rates are given, each >= 1."""
+    at_most: int = 1000
+    """Crystals compared in pairs (uniqueness, novelty, coverage), >= 1; drawn from more."""
+    oxidation_states: str = "smact14"
+    """Table of compositional validity: smact14 (what papers use), icsd16, icsd24 or pymatgen."""
+    coverage: str | None = None
+    """Data set whose cut-offs of coverage to use: perov_5, carbon_24 or mp_20; null leaves coverage
+    and diversity out."""
+    baselines: bool = True
+    """Judge the test and training crystals too: the ceilings."""
+    translations: int = 20
+    """Crystals of which all translations are scored, >= 1 (a run)."""
+    workers: int = 1
+    """Processes, >= 1."""
+    seed: int = 0
+    """Seed of what is drawn, >= 0."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu or cuda (a run)."""
+
+    def __post_init__(self) -> None:
+        rule = "must be whole numbers >= 1"
+        require(bool(self.n) and min(self.n) >= 1, "n", self.n, rule)
+        for key in ("at_most", "workers", "translations"):
+            value, most = getattr(self, key), MOST.get(key)
+            rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
+            require(1 <= value <= (most or value), key, value, rule)
+        require_choice("oxidation_states", self.oxidation_states, OXIDATION_STATES)
+        if self.coverage is not None:
+            require_choice("coverage", self.coverage, DATA_SETS)
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))

@@ -1,0 +1,231 @@
+"""Crystals as batches of tokens: what each one asks of the model is drawn anew in every epoch.
+
+A crystal is encoded once, without conditions, and once for each set of conditions that is drawn for
+it. In an epoch it becomes, by chance,
+
+    generation   bos, those of its conditions that are not dropped, body, eos:  every token counts
+                 but the conditions (they are always given, never drawn)
+    infilling    bos, body with one of its elements hidden, question, answer:  the answer counts
+
+(the tasks of Gruver et al., arXiv:2402.04379), moved by a random vector and with its atoms in a
+random order if asked for. Crystals of about the same length share a batch of about a constant
+number of tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
+
+LENGTH_NOISE = 0.1
+"""Relative noise on lengths before crystals are sorted by them: batches differ between epochs."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One crystal as tokens.
+
+    Attributes:
+        body: bos, body, eos: the crystal without conditions.
+        elements: its atomic numbers, each once.
+        structure, known: what else it takes to write it with conditions.
+        names: the conditions that may be asked for and are known.
+        variants: its tokens with some of them, as they have been needed so far.
+    """
+
+    body: tuple[int, ...]
+    elements: tuple[int, ...]
+    structure: Structure
+    known: Conditions
+    names: tuple[str, ...]
+    variants: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens to read (R, L) int64, and what follows each: targets (R, L), pad where none counts."""
+
+    tokens: Tensor
+    targets: Tensor
+    pad: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.tokens.to(device), self.targets.to(device), self.pad)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What crystals are made into; see DataConfig for the fields of the same names."""
+
+    condition_dropout: float = 0.5
+    infilling: float = 0.1
+    translate: bool = False
+    permute: bool = False
+    batch_tokens: int = 2048
+
+
+def encode(
+    tokeniser: Tokeniser,
+    crystals: Iterable[tuple[Structure, Conditions]],
+    conditions: Sequence[str] = (),
+) -> tuple[list[Encoded], list[str]]:
+    """The crystals that the tokeniser can write, and one line for each that it cannot."""
+    encoded, refused = [], []
+    for structure, known in crystals:
+        try:
+            encoded.append(encode_one(tokeniser, structure, known, conditions))
+        except CrystalError as error:
+            refused.append(f"{structure.formula}: {error}")
+    return encoded, refused
+
+
+def encode_one(
+    tokeniser: Tokeniser, structure: Structure, known: Conditions, conditions: Sequence[str]
+) -> Encoded:
+    """One crystal with those of the named conditions that are known of it. Raises CrystalError."""
+    body = tuple(tokeniser.encode(structure))
+    elements = tuple(sorted({int(number) for number in structure.numbers}))
+    names = tuple(name for name in conditions if getattr(known, name) is not None)
+    crystal = Encoded(body, elements, structure, known, names)
+    generation(tokeniser, crystal, names)  # refused here, not in the middle of the training
+    return crystal
+
+
+class Epoch:
+    """One pass over the crystals: batch i, 0 <= i < len, depends on the generator's state at the
+    start and on i alone, so that a resumed run goes on in the middle.
+
+    Raises ValueError if there is no crystal.
+    """
+
+    def __init__(
+        self,
+        tokeniser: Tokeniser,
+        crystals: Sequence[Encoded],
+        tasks: Tasks,
+        generator: torch.Generator,
+    ) -> None:
+        if not crystals:
+            raise ValueError("an epoch needs at least one crystal")
+        self._tokeniser, self._translate = tokeniser, tasks.translate
+        if tasks.permute:
+            crystals = [permuted(tokeniser, crystal, generator) for crystal in crystals]
+        n_crystals, n_names = len(crystals), max(len(crystal.names) for crystal in crystals)
+        hides = torch.rand(n_crystals, generator=generator) < tasks.infilling
+        chosen = torch.rand(n_crystals, generator=generator, dtype=torch.float64)
+        kept = torch.rand(n_crystals, n_names, generator=generator) >= tasks.condition_dropout
+        self._rows = [
+            infilling(tokeniser, crystal, int(chance * len(crystal.elements)))
+            if hide
+            else generation(tokeniser, crystal, tuple(itertools.compress(crystal.names, keep)))
+            for crystal, hide, chance, keep in zip(
+                crystals, hides.tolist(), chosen.tolist(), kept.tolist(), strict=True
+            )
+        ]
+        lengths = torch.tensor([len(tokens) for tokens, _ in self._rows])
+        self._batches = bucketed(lengths, tasks.batch_tokens, generator)
+        self._seeds = torch.randint(2**62, (len(self._batches),), generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = [self._rows[row] for row in self._batches[index]]
+        batch = collate(self._tokeniser, rows)
+        if not self._translate:
+            return batch
+        generator = torch.Generator().manual_seed(self._seeds[index])
+        shifts = torch.randint(self._tokeniser.n_bins, (len(rows), 3), generator=generator)
+        return translated(self._tokeniser, batch, shifts)
+
+
+def permuted(tokeniser: Tokeniser, crystal: Encoded, generator: torch.Generator) -> Encoded:
+    """The crystal with its atoms in a random order, every order equally likely."""
+    order = torch.randperm(crystal.structure.n_atoms, generator=generator).numpy()
+    structure = crystal.structure.ordered(order)
+    body = tuple(tokeniser.encode(structure))
+    return dataclasses.replace(crystal, body=body, structure=structure, variants={})
+
+
+def generation(
+    tokeniser: Tokeniser, crystal: Encoded, names: tuple[str, ...]
+) -> tuple[tuple[int, ...], int]:
+    """(tokens with the conditions `names`, how many tokens are given: bos and the conditions)."""
+    if not names:
+        return crystal.body, 1
+    if names not in crystal.variants:
+        conditions = Conditions(**{name: getattr(crystal.known, name) for name in names})
+        crystal.variants[names] = tuple(tokeniser.encode(crystal.structure, conditions))
+    tokens = crystal.variants[names]
+    pairs = zip(reversed(tokens), reversed(crystal.body), strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return tokens, max(1, len(tokens) - common)
+
+
+def infilling(tokeniser: Tokeniser, crystal: Encoded, which: int) -> tuple[list[int], int]:
+    """(tokens of the question which element was hidden and its answer, how many are given)."""
+    tokens, question = tokeniser.infilling(crystal.body, crystal.elements[which])
+    return tokens, question + 1
+
+
+def bucketed(lengths: Tensor, batch_tokens: int, generator: torch.Generator) -> list[list[int]]:
+    """Every row once, in batches in random order: rows times longest stays within batch_tokens.
+
+    Rows of about the same length go together: they are sorted by length times 1 + noise.
+    """
+    noise = 1 + LENGTH_NOISE * torch.rand(len(lengths), generator=generator)
+    order = (lengths * noise).argsort(stable=True).tolist()
+    batches: list[list[int]] = [[]]
+    longest = 0
+    for row, length in zip(order, lengths[order].tolist(), strict=True):
+        longest = max(longest, length)
+        if batches[-1] and longest * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+            longest = length
+        batches[-1].append(row)
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def collate(tokeniser: Tokeniser, rows: Sequence[tuple[Sequence[int], int]]) -> Batch:
+    """Rows (tokens, how many of them are given) as one batch."""
+    whole = tokeniser.padded([tokens for tokens, _ in rows])  # (R, L + 1)
+    given = torch.tensor([count for _, count in rows])
+    targets = whole[:, 1:].clone()
+    places = torch.arange(1, whole.shape[1])
+    targets[places < given[:, None]] = tokeniser.pad
+    return Batch(whole[:, :-1], targets, tokeniser.pad)
+
+
+def translated(tokeniser: Tokeniser, batch: Batch, shifts: Tensor) -> Batch:
+    """The batch with crystal r moved by shifts[r] (R, 3) bins along the axes."""
+    whole = torch.cat([batch.tokens, batch.targets[:, -1:]], dim=1)  # a row's last token counts
+    moved = whole.numpy().copy()
+    for row, shift in zip(moved, shifts.tolist(), strict=True):
+        row[:] = tokeniser.translated(row, (shift[0], shift[1], shift[2]))
+    tokens = torch.from_numpy(moved)
+    targets = torch.where(batch.targets == batch.pad, batch.pad, tokens[:, 1:])
+    return Batch(tokens[:, :-1], targets, batch.pad)
+
+
+def plain_batches(
+    tokeniser: Tokeniser, bodies: Sequence[Sequence[int]], batch_tokens: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """(which crystals, their batch) of all bodies, no conditions, in order of their lengths."""
+    order = sorted(range(len(bodies)), key=lambda i: (len(bodies[i]), i))
+    rows: list[int] = []
+    for index in order:
+        if rows and len(bodies[index]) * (len(rows) + 1) > batch_tokens:
+            yield rows, collate(tokeniser, [(bodies[i], 1) for i in rows])
+            rows = []
+        rows = [*rows, index]
+    if rows:
+        yield rows, collate(tokeniser, [(bodies[i], 1) for i in rows])

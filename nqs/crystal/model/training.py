@@ -1,0 +1,244 @@
+"""Training of a crystal language model: the algorithm.
+
+    loss = - mean over the tokens that count of  ln p(token | all before it)
+
+minimised with AdamW (Loshchilov & Hutter, arXiv:1711.05101) under a cosine schedule with warm-up;
+the parameters that judged best on the validation crystals are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nqs.core.sequence import SequenceModel
+from nqs.crystal.commands.config import OptimizerConfig
+from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, plain_batches
+from nqs.crystal.tokens.tokeniser import Tokeniser
+
+LARGEST_MEAN = 700.0
+"""Nats a token whose exponential still is a number."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step. validation, perplexity: of the step's look at the validation crystals, NaN at the
+    steps without one."""
+
+    step: int
+    epoch: int
+    loss: float
+    validation: float
+    perplexity: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well crystals are predicted.
+
+    Attributes:
+        nats: - ln p(crystal), mean over crystals; its exponential is the perplexity per crystal.
+        perplexity: exp of the same, summed, per token.
+    """
+
+    nats: float
+    perplexity: float
+
+
+@dataclass
+class Training:
+    """All that the next step depends on.
+
+    Attributes:
+        generator: draws what the next epoch is.
+        epoch, batches_done: number of the current epoch, from 1, and how far it has gone.
+        epoch_state: of the generator before the current epoch was drawn.
+        best: perplexity per token and parameters of the best look so far.
+        looks_without_gain: looks at the validation crystals since the best one.
+    """
+
+    model: SequenceModel
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+    epoch: int = 0
+    batches_done: int = 0
+    epoch_state: Tensor | None = None
+    best_perplexity: float = math.inf
+    best_parameters: dict[str, Tensor] = field(default_factory=dict)
+    looks_without_gain: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the model's parameters and the generator, as a checkpoint holds it."""
+        names = ("epoch", "batches_done", "best_perplexity", "looks_without_gain", "epoch_state")
+        state: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return state | {"adamw": self.optimizer.state_dict(), "best": self.best_parameters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from state_dict()."""
+        for name in ("epoch", "batches_done", "best_perplexity", "looks_without_gain"):
+            setattr(self, name, state[name])
+        self.epoch_state = state["epoch_state"].cpu()
+        self.optimizer.load_state_dict(state["adamw"])
+        self.best_parameters = dict(state["best"])
+
+
+def train(
+    training: Training,
+    tokeniser: Tokeniser,
+    crystals: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    tasks: Tasks,
+    config: OptimizerConfig,
+    *,
+    n_steps: int,
+    validate_every: int,
+    precision: str,
+    after_step: Callable[[StepRecord], bool],
+) -> None:
+    """Steps up to n_steps, or until after_step says True.
+
+    Raises FloatingPointError for a step after which the parameters are not finite.
+    """
+    model, optimizer = training.model, training.optimizer
+    device = model.head.weight.device
+    batches = following(training, tokeniser, crystals, tasks)
+    while training.step < n_steps:
+        started = time.perf_counter()
+        rate = config.learning_rate * schedule(config, training.step, n_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(device, precision):
+            loss = mean_loss(model, next(batches).to(device))
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        training.step += 1
+        check_finite(model, training.step)
+        look = Quality(math.nan, math.nan)
+        if training.step % validate_every == 0 or training.step == n_steps:
+            look = quality(model, tokeniser, validation, tasks.batch_tokens, precision)
+            keep_best(training, look)
+        record = StepRecord(
+            step=training.step,
+            epoch=training.epoch,
+            loss=loss.item(),
+            validation=look.nats,
+            perplexity=look.perplexity,
+            gradient_norm=float(norm),
+            learning_rate=rate,
+            seconds=time.perf_counter() - started,
+        )
+        if after_step(record):
+            return
+
+
+def following(
+    training: Training, tokeniser: Tokeniser, crystals: Sequence[Encoded], tasks: Tasks
+) -> Iterator[Batch]:
+    """The batches from where the training stands, epoch after epoch."""
+    if training.epoch_state is not None:  # in the middle of an epoch: draw the same one again
+        again = torch.Generator()
+        again.set_state(training.epoch_state)
+        epoch = Epoch(tokeniser, crystals, tasks, again)
+    while True:
+        if training.epoch_state is None or training.batches_done == len(epoch):
+            training.epoch_state = training.generator.get_state()
+            epoch = Epoch(tokeniser, crystals, tasks, training.generator)
+            training.epoch, training.batches_done = training.epoch + 1, 0
+        training.batches_done += 1
+        yield epoch[training.batches_done - 1]
+
+
+def check_finite(model: SequenceModel, step: int) -> None:
+    """Raises FloatingPointError for parameters that no later step and no checkpoint may hold."""
+    finite = torch.stack([parameter.isfinite().all() for parameter in model.parameters()])
+    if not bool(finite.all()):  # CPU-GPU sync
+        raise FloatingPointError(f"the update of step {step} is not finite")
+
+
+def mean_loss(model: SequenceModel, batch: Batch) -> Tensor:
+    """- ln p a token, mean over the targets that count; a scalar."""
+    logits, _ = model(batch.tokens)
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=batch.pad
+    )
+
+
+def negative_log_likelihoods(model: SequenceModel, batch: Batch) -> Tensor:
+    """- ln p of each row's targets that count, (R,) float64."""
+    logits, _ = model(batch.tokens)
+    losses = nn.functional.cross_entropy(
+        logits.transpose(1, 2).float(), batch.targets, ignore_index=batch.pad, reduction="none"
+    )
+    return losses.to(torch.float64).sum(1)
+
+
+@torch.no_grad()
+def quality(
+    model: SequenceModel,
+    tokeniser: Tokeniser,
+    crystals: Sequence[Encoded],
+    batch_tokens: int,
+    precision: str = "float32",
+) -> Quality:
+    """How well the model predicts crystals as they are, without conditions."""
+    device = model.head.weight.device
+    total, n_tokens = 0.0, 0
+    with autocast(device, precision):
+        bodies = [crystal.body for crystal in crystals]
+        for _, batch in plain_batches(tokeniser, bodies, batch_tokens):
+            total += float(negative_log_likelihoods(model, batch.to(device)).sum())
+            n_tokens += int((batch.targets != batch.pad).sum())
+    mean = total / n_tokens
+    return Quality(total / len(crystals), math.exp(mean) if mean < LARGEST_MEAN else math.inf)
+
+
+def keep_best(training: Training, look: Quality) -> None:
+    """Remembers the parameters if they are the best so far."""
+    training.looks_without_gain += 1
+    if look.perplexity < training.best_perplexity:
+        training.looks_without_gain = 0
+        training.best_perplexity = look.perplexity
+        training.best_parameters = copy.deepcopy(training.model.state_dict())
+
+
+def schedule(config: OptimizerConfig, step: int, n_steps: int) -> float:
+    """Factor of the learning rate at step 0, 1, ...: linear warm-up, then half a cosine."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    progress = (step - config.warmup_steps) / max(1, n_steps - 1 - config.warmup_steps)
+    falling = (1 + math.cos(math.pi * progress)) / 2
+    return config.final_fraction + (1 - config.final_fraction) * falling
+
+
+def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW; only matrices of linear layers decay, not embeddings, positions, norms or biases."""
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    groups = [
+        {
+            "params": [p for p in model.parameters() if (id(p) in matrices) == decays],
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Products in bfloat16 where asked for; sums, norms and the loss stay in float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,91 @@
+"""A fresh evaluation of a run's newest checkpoint, added to its run.h5 and to summary.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hamiltonians.lattices.lattice import Lattice
+from nqs.errors import InputError, require
+from nqs.ground_states import summary
+from nqs.ground_states.build import build
+from nqs.ground_states.run import evaluated, remarks
+from nqs.ground_states.summary import with_error
+from nqs.runfolder import checkpoint, folder, history
+from nqs.runfolder.folder import writing
+from nqs.vmc.observables.renyi import half, subsystem
+
+
+def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[str] = ()) -> None:
+    """Measures everything in n_samples fresh draws and prints it; nothing of the run is lost, and
+    the same measurement is kept once.
+
+    subsystems: site numbers "0,1,2" of each subsystem whose Renyi entropy is measured; none given:
+    half of the lattice.
+    Raises InputError for a folder without a readable checkpoint, or one that is being worked on.
+    """
+    require(n_samples >= 2, "--samples", n_samples, "must be a whole number >= 2")
+    require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
+    config = folder.read_config(path)
+    with folder.locked(path), writing(path):
+        job = build(config.replace(device="auto"))
+        masks = chosen_subsystems(subsystems, job.lattice)
+        content = history.read(path / "run.h5")
+        saved = checkpoint.newest(
+            path / "checkpoints", folder.portable(config), job.device, warn=print
+        )
+        if saved is None:
+            raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
+        checkpoint.restore(job.wavefunction, saved)
+        evaluation = evaluated(
+            job, n_samples, seed, saved["step"], "later", sigma_x=True, subsystems=masks
+        )
+        content.keep(evaluation)
+        content.write(path / "run.h5")
+        if (path / "summary.json").exists():
+            result = summary.read(path / "summary.json")
+            summary.write(path / "summary.json", result | remarks(content, result.get("notes", [])))
+    numbers, n_sites = evaluation.numbers, job.hamiltonian.n_sites
+    energy, error = numbers["energy"], numbers["energy_error"]
+    print(f"step {saved['step']}, {n_samples} samples, seed {seed}")
+    print(f"energy                           {with_error(energy, error)}")
+    print(f"energy per site                  {with_error(energy / n_sites, error / n_sites)}")
+    print(f"variance                         {numbers['variance']:.4g}")
+    print(f"V-score                          {numbers['v_score']:.4g}")
+    for name, value in lines(evaluation):
+        print(f"{name:<31}  {value}")
+
+
+def chosen_subsystems(given: Sequence[str], lattice: Lattice) -> Tensor | None:
+    """(S, N) bool; None for a single site, which has no subsystem. Raises InputError."""
+    if not given:
+        return half(lattice)[None] if lattice.n_sites > 1 else None
+    masks = []
+    for text in given:
+        try:
+            sites = [int(site) for site in text.split(",")]
+        except ValueError:
+            raise InputError(f"--subsystem={text} must be site numbers like 0,1,2") from None
+        try:
+            masks.append(subsystem(sites, lattice.n_sites))
+        except ValueError as error:
+            raise InputError(f"--subsystem={text} {error}") from None
+    return torch.stack(masks)
+
+
+def lines(evaluation: history.Evaluation) -> list[tuple[str, str]]:
+    """(name, text) of the scalar observables and of each subsystem's entropy."""
+    rows = [
+        (name.replace("_", " "), with_error(float(value), float(error)))
+        for name, (value, error) in evaluation.observables.items()
+        if value.ndim == 0
+    ]
+    if "renyi2" in evaluation.observables:
+        value, error = evaluation.observables["renyi2"]
+        for inside, s, sigma in zip(evaluation.coordinates["renyi2"], value, error, strict=True):
+            sites = int(inside.sum())
+            rows.append((f"Renyi entropy S2, {sites} sites", with_error(float(s), float(sigma))))
+    return rows

@@ -1,0 +1,173 @@
+"""Where the parameters of a new run come from: the best product state, or another run.
+
+`train.start_from=RUN` reads the newest checkpoint of that run once, before anything else is done,
+and puts a copy of the parameters into the new run's folder (inputs/start.pt): a run that is resumed
+never looks at the other one again. Only parameters are carried over. The optimizer starts afresh:
+its momentum is a direction of descent of the other run's energy, and its schedules count this run's
+steps.
+
+The other run may be on a smaller or larger lattice of the same kind: see
+`nqs.wavefunctions.transfer`. model.patch=auto takes its patches, where they can be had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from nqs.errors import InputError, shown
+from nqs.ground_states.build import (
+    Job,
+    build_lattice,
+    build_wavefunction,
+    patch_spec,
+    start_from_product_state,
+    symmetrised,
+)
+from nqs.ground_states.config import Config
+from nqs.runfolder import checkpoint, digests, folder
+from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.patches import auto_spec
+from nqs.wavefunctions.symmetrised import Symmetrised
+from nqs.wavefunctions.transfer import transfer
+from nqs.wavefunctions.wavefunction import Wavefunction
+
+FORMAT: Final = "nqs start 2"
+UNSEALED: Final = "nqs start 1"
+"""The same without a seal, as older runs have it."""
+MAY_DIFFER: Final = ("symmetry", "spin_flip", "patch", "sub_patch", "n_up")
+"""Keys of the model that may differ: the network that is averaged is the same; patches are compared
+site by site, and the number of 1 bits goes with that of the sites."""
+
+
+def starting_file(job: Job) -> bytes | None:
+    """inputs/start.pt of a new run with train.start_from, None without.
+
+    Raises InputError, one line, if the other run has no checkpoint or its parameters have no place
+    in this run's model.
+    """
+    source = job.config.train.start_from
+    if source is None:
+        return None
+    with naming_source(source):
+        path = Path(source)
+        config = folder.read_config(path)
+        check_same_model(config, job.config)
+        state, step = read_wavefunction(path, config)
+        theirs = network(state)
+        ours = network(job.wavefunction)
+        if ours.n_up is not None:
+            start_from_product_state(job)  # sets the weights of what is left to fill the sector
+        lattice = build_lattice(config.lattice)
+        transfer(theirs, ours, lattice, job.lattice)
+    content = {"format": FORMAT, "step": step, "model": ours.state_dict()}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return digests.sealed(buffer.getvalue())
+
+
+def with_source_patches(config: Config) -> Config:
+    """The configuration of a new run with model.patch=auto replaced by the patches of the run it
+    starts from, if there is one and it has patches that do not list sites."""
+    source = config.train.start_from
+    if source is None or config.model.patch != "auto" or config.model.sub_patch is not None:
+        return config
+    with naming_source(source):
+        theirs = folder.read_config(Path(source))
+        lattice = build_lattice(theirs.lattice)
+        spec = patch_spec(theirs.model, lattice)
+    if spec == "auto":
+        spec = auto_spec(lattice)
+    if not isinstance(spec, str) or theirs.model.sub_patch is not None:
+        return config
+    return config.replace(model=dataclasses.replace(config.model, patch=spec))
+
+
+def load_wavefunction(path: Path) -> Wavefunction:
+    """The state of the run in `path` as it was trained, its symmetries included, at its newest
+    checkpoint, on the CPU. Raises InputError for a folder without one."""
+    return read_wavefunction(path, folder.read_config(path))[0]
+
+
+def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive | Symmetrised, int]:
+    """The same and its step, for a run with the configuration `config`."""
+    lattice = build_lattice(config.lattice)
+    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
+    saved = checkpoint.newest(
+        path / "checkpoints", folder.portable(config), torch.device("cpu"), warn=print
+    )
+    if saved is None:
+        raise InputError("holds no checkpoint yet; resume that run first")
+    checkpoint.restore(wavefunction, saved)
+    return wavefunction, saved["step"]
+
+
+def network(wavefunction: Wavefunction) -> Autoregressive:
+    """What a symmetrised wavefunction averages, any other itself."""
+    base = wavefunction.base if isinstance(wavefunction, Symmetrised) else wavefunction
+    assert isinstance(base, Autoregressive)
+    return base
+
+
+def check_same_model(there: Config, here: Config) -> None:
+    """Raises InputError naming the first key in which the models differ."""
+    ours, theirs = here.to_dict()["model"], there.to_dict()["model"]
+    for key in sorted(set(ours) | set(theirs), key=lambda key: (key != "name", key)):
+        if key not in MAY_DIFFER and ours.get(key) != theirs.get(key):
+            named = "model" if key == "name" else f"model.{key}"
+            raise InputError(
+                f"{named}={shown(theirs.get(key))} there and {shown(ours.get(key))} in this run; "
+                "the two must be the same"
+            )
+
+
+@contextlib.contextmanager
+def naming_source(source: str) -> Iterator[None]:
+    """Every refusal names the key it comes from."""
+    try:
+        yield
+    except ValueError as error:
+        line = str(error).removeprefix(f"{source}: ")
+        raise InputError(f"train.start_from={source}: {line}") from None
+
+
+def put_at_start(job: Job, path: Path, say: Callable[[str], None]) -> None:
+    """Puts the wavefunction where the run in folder `path` starts."""
+    source = job.config.train.start_from
+    if source is None:
+        start_from_product_state(job)
+        return
+    content = read_start(path / folder.START)
+    wavefunction = network(job.wavefunction)
+    try:
+        wavefunction.load_state_dict(content["model"])
+    except RuntimeError:
+        raise InputError(
+            f"{path / folder.START}: does not fit this version's model; use the version in "
+            "environment.json"
+        ) from None
+    say(f"starts from step {content['step']} of {source}")
+
+
+def read_start(path: Path) -> dict[str, Any]:
+    """The content of an inputs/start.pt. Raises InputError if it is missing, not as it was written
+    or no start of a run."""
+    if not path.exists():
+        raise InputError(f"{path}: missing; restore it from a copy, or start a new run")
+    try:
+        content, has_seal = checkpoint.load(path, torch.device("cpu"))
+        if content.get("format") not in (FORMAT, UNSEALED) or not {"step", "model"} <= set(content):
+            raise digests.Damaged("it is no start of a run")
+        if content["format"] == FORMAT and not has_seal:
+            raise digests.Damaged("its seal is gone")
+        if not checkpoint.is_sound(content["model"]):
+            raise digests.Damaged("it holds numbers that are not finite")
+    except digests.Damaged as error:
+        raise InputError(f"{path}: cannot be read ({error}); start a new run instead") from None
+    return content
