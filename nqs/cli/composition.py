@@ -34,7 +34,10 @@ def defaults(chosen: Mapping[str, str], scan: bool) -> dict[str, Any]:
     """All keys with their defaults, nested, for the kinds {group: name} that are chosen."""
     mapping = Config().to_dict()
     if scan:
-        mapping |= {"scan": to_mapping(ScanConfig()), LAUNCHER.name: LAUNCHER.defaults("sequential")}
+        mapping |= {
+            "scan": to_mapping(ScanConfig()),
+            LAUNCHER.name: LAUNCHER.defaults("sequential"),
+        }
     return mapping | {name: GROUPS_OF_SCANS[name].defaults(kind) for name, kind in chosen.items()}
 
 
