@@ -142,7 +142,7 @@ def all_terms(state: State, samples: Samples, radius: float) -> Terms:
     elements = hamiltonian.off_diagonal(samples.configs)
     log_flipped = psi.log_psi_flipped(samples.configs, hamiltonian.flips)
     exact = terms(elements, log_flipped - samples.log_psi[:, None])
-    near = terms(elements, psi.log_ratios_nearby(samples.configs, hamiltonian.flips, radius))
+    near = terms(elements, nearby_log_ratios(psi, samples.configs, hamiltonian.flips, radius))
     e_loc = hamiltonian.diagonal(samples.configs) + exact.sum(1)
     return Terms(samples.weights, exact, near, e_loc)
 
@@ -172,7 +172,7 @@ def weights_bias(
     drawn = draw_around(psi, hamiltonian, n_samples, MOVED, generator)
     samples, e_loc = drawn.samples, drawn.e_loc
     assert samples.importance is not None
-    near = psi.log_ratios_nearby(samples.configs, hamiltonian.flips, radius)
+    near = nearby_log_ratios(psi, samples.configs, hamiltonian.flips, radius)
     elements = hamiltonian.off_diagonal(samples.configs)
     share = samples.counts.double() / samples.n_samples
     approximate = importance(elements, near, MOVED)
@@ -236,7 +236,7 @@ def measured(state: State, args: argparse.Namespace) -> Iterator[Row]:
     exact, near, *subset = seconds(
         [
             lambda: psi.log_psi_flipped(samples.configs, flips),
-            lambda: psi.log_ratios_nearby(samples.configs, flips, radius),
+            lambda: nearby_log_ratios(psi, samples.configs, flips, radius),
             *(lambda m=mask: psi.log_psi_flipped(samples.configs, flips, m) for mask in masks),
         ],
         args.repeats,

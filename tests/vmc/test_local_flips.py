@@ -20,6 +20,7 @@ from nqs.vmc.optimise import optimise
 from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.nearby import nearby_log_ratios
 from nqs.wavefunctions.patches import Patches
 
 SYSTEMS: dict[str, Hamiltonian] = {
@@ -62,7 +63,7 @@ def test_the_mean_over_all_subsets_is_exact(system: str, phase: bool) -> None:
     with torch.no_grad():
         log_psi = psi.log_psi(configs)
         elements = hamiltonian.off_diagonal(configs)
-        near = terms(elements, psi.log_ratios_nearby(configs, flips, 1.0))
+        near = terms(elements, nearby_log_ratios(psi, configs, flips, 1.0))
         exact = terms(elements, psi.log_psi_flipped(configs, flips) - log_psi[:, None])
     values, noises = [], []
     for subset in itertools.combinations(range(n_flips), 3):
