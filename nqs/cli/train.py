@@ -26,7 +26,7 @@ from typing import Any
 from nqs.cli import older_words
 from nqs.cli.composition import compose
 from nqs.cli.help import help_text
-from nqs.cli.loading import find_modules_here, loading
+from nqs.cli.loading import loading
 from nqs.cli.scan import load_scan
 from nqs.cli.words import HELP, MULTIRUN, check_once
 from nqs.errors import InputError, one_line, printable
@@ -38,7 +38,6 @@ from nqs.runfolder.terminal import leads
 
 def job(arguments: Sequence[str]) -> int:
     """What the command line asks for: help, a scan or a run; returns the exit code."""
-    find_modules_here()
     if HELP & set(arguments):
         print(help_text([word for word in arguments if word not in HELP | MULTIRUN]))
         return 0

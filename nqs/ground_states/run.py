@@ -33,6 +33,7 @@ from nqs.ground_states.start import put_at_start, starting_file, with_source_pat
 from nqs.runfolder import checkpoint, folder, history
 from nqs.runfolder.console import tell
 from nqs.runfolder.folder import writing
+from nqs.runfolder.invocation import program
 from nqs.runfolder.machine import build_generator, derived_seed
 from nqs.runfolder.progress import Log, ProgressDisplay
 from nqs.runfolder.signals import Interrupted, StopRequests
@@ -123,7 +124,7 @@ class Session:
         word = f"run.dir={self.path}"
         if not re.fullmatch(r"[A-Za-z0-9_./+-]+", str(self.path)):  # quoted for Hydra
             word = shlex.quote(f"run.dir='{self.path}'")
-        command = distributed.started_by(["python", "train.py"])
+        command = distributed.started_by(program())
         return f"{shlex.join(command)} {word} run.resume=true"
 
     def report(self, status: str) -> dict[str, Any]:
