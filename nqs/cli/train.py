@@ -21,7 +21,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nqs.cli import older_words
 from nqs.cli.composition import compose
