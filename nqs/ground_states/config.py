@@ -65,23 +65,31 @@ class TrainConfig:
         require(named, "train.start_from", "''", "give the folder of a run")
 
 
+_SQUARE = LATTICE.read({"name": "square"})
+_RYDBERG = HAMILTONIAN.read({"name": "rydberg"})
+_PTF = MODEL.read({"name": "ptf"})
+_MINSR = OPTIMIZER.read({"name": "minsr"})
+_BLURRED = ENERGIES.read({"name": "blurred"})
+_RUN = RunConfig()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """All of a run. Two runs with equal configurations on one machine are equal bit for bit."""
 
-    lattice: Annotated[Selection, LATTICE] = LATTICE.read({"name": "square"})
+    lattice: Annotated[Selection, LATTICE] = _SQUARE
     """Sites in space."""
-    hamiltonian: Annotated[Selection, HAMILTONIAN] = HAMILTONIAN.read({"name": "rydberg"})
+    hamiltonian: Annotated[Selection, HAMILTONIAN] = _RYDBERG
     """Couplings."""
-    model: Annotated[Selection, MODEL] = MODEL.read({"name": "ptf"})
+    model: Annotated[Selection, MODEL] = _PTF
     """Wavefunction."""
-    optimizer: Annotated[Selection, OPTIMIZER] = OPTIMIZER.read({"name": "minsr"})
+    optimizer: Annotated[Selection, OPTIMIZER] = _MINSR
     """Update of the parameters."""
-    energies: Annotated[Selection, ENERGIES] = ENERGIES.read({"name": "blurred"})
+    energies: Annotated[Selection, ENERGIES] = _BLURRED
     """Where local energies come from."""
     train: TrainConfig = TrainConfig()
     """Optimisation and evaluation."""
-    run: RunConfig = RunConfig()
+    run: RunConfig = _RUN
     """Files."""
     seed: int = 0
     """Seed of the initial weights, the samples and the evaluation, >= 0."""
