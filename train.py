@@ -45,7 +45,8 @@ from nqs.cli import older_words
 from nqs.conf.sections import documentation, flatten, from_mapping
 from nqs.errors import InputError, one_line, printable, shown, suggestion
 from nqs.ground_states.config import HAMILTONIANS, LATTICES, MODELS, OPTIMIZERS, Config
-from nqs.runfolder.folder import holds_nothing, resumed_config
+from nqs.ground_states.run_folder import resumed_config
+from nqs.runfolder.folder import holds_nothing
 from nqs.runfolder.terminal import leads, run_command
 from nqs.scans.config import LAUNCHERS, LauncherConfig, ScanConfig
 from nqs.scans.folder import MOST_POINTS, Axis, Scan, dimensions, make, read
