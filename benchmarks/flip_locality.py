@@ -47,8 +47,8 @@ from nqs.ground_states.build import (
     start_from_product_state,
 )
 from nqs.ground_states.run import advance
+from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.start import network, read_wavefunction
-from nqs.runfolder import folder
 from nqs.vmc.energies.near_flips import LocalFlips, combined, random_subsets, terms
 from nqs.vmc.energies.proposal import draw_around, importance
 from nqs.vmc.optimizers.natural_gradient import implicit_energies
@@ -128,7 +128,7 @@ def trained(side: int, n_steps: int, number: int) -> State:
 def of_run(path: Path) -> State:
     """The newest checkpoint of a run. Raises ValueError if there is none, and for symmetrised
     states, which have no near flips."""
-    config = folder.read_config(path)
+    config = read_config(path)
     psi, step = read_wavefunction(path, config)
     if not isinstance(psi, Autoregressive):
         raise ValueError(f"{path}: trained with symmetries; give a run without")

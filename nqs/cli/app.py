@@ -110,14 +110,15 @@ def plot_run(run: RunFolder) -> None:
     from nqs.ground_states.build import build_lattice
     from nqs.ground_states.observables_plot import save_observables
     from nqs.ground_states.run import draw
-    from nqs.runfolder import folder, history
+    from nqs.ground_states.run_folder import read_config
+    from nqs.runfolder import history
 
     result = summary.read(run / "summary.json")
     content = history.read(run / "run.h5")
     draw(run, content, result)
     print(run / "convergence.png")
     if content.evaluations:
-        lattice = build_lattice(folder.read_config(run).lattice)
+        lattice = build_lattice(read_config(run).lattice)
         save_observables(run / "observables.png", content.evaluations[-1], lattice, run.name)
         print(run / "observables.png")
 

@@ -30,7 +30,8 @@ from nqs.cli.scan import load_scan
 from nqs.cli.words import HELP, MULTIRUN, check_once
 from nqs.errors import InputError, one_line, printable
 from nqs.ground_states.config import Config
-from nqs.runfolder.folder import holds_nothing, resumed_config
+from nqs.ground_states.run_folder import resumed_config
+from nqs.runfolder.folder import holds_nothing
 from nqs.runfolder.invocation import program
 from nqs.runfolder.terminal import leads
 

@@ -13,9 +13,11 @@ from nqs.errors import InputError, require
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.run import evaluated, remarks
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint, folder, history
-from nqs.runfolder.folder import writing
+from nqs.runfolder import checkpoint, history
+from nqs.runfolder.folder import locked, writing
 from nqs.vmc.observables.renyi import half, subsystem
 
 
@@ -29,14 +31,12 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
     """
     require(n_samples >= 2, "--samples", n_samples, "must be a whole number >= 2")
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
-    config = folder.read_config(path)
-    with folder.locked(path), writing(path):
+    config = read_config(path)
+    with locked(path), writing(path):
         job = build(config.replace(device="auto"))
         masks = chosen_subsystems(subsystems, job.lattice)
         content = history.read(path / "run.h5")
-        saved = checkpoint.newest(
-            path / "checkpoints", folder.portable(config), job.device, warn=print
-        )
+        saved = newest_checkpoint(path, config, job.device)
         if saved is None:
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         checkpoint.restore(job.wavefunction, saved)

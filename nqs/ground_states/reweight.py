@@ -18,10 +18,12 @@ from nqs.errors import InputError, require, shown, suggestion
 from nqs.ground_states import summary
 from nqs.ground_states.build import Job, build, build_hamiltonian, check_conserved, naming
 from nqs.ground_states.config import HAMILTONIANS, Config
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint, folder
+from nqs.runfolder import checkpoint
 from nqs.runfolder.atomic import write_text
-from nqs.runfolder.folder import writing
+from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.machine import build_generator
 from nqs.runfolder.text_file import read_text
 from nqs.vmc.reweighting import LOWEST_SHARE, Neighbour, neighbouring_couplings
@@ -49,15 +51,13 @@ def reweight(
     require(2 <= n_samples <= MOST_SAMPLES, "--samples", n_samples, rule)
     require(2 <= n_lanczos <= MOST_SAMPLES, "--lanczos-samples", n_lanczos, rule)
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
-    config = folder.read_config(path)
+    config = read_config(path)
     couplings = combinations(given, config)
-    with folder.locked(path), writing(path):
+    with locked(path), writing(path):
         earlier = read_entries(path / FILE)  # refused before the work, not after it
         job = build(config.replace(device="auto"))
         check_memory(job, n_samples, n_lanczos, len(couplings))
-        saved = checkpoint.newest(
-            path / "checkpoints", folder.portable(config), job.device, warn=print
-        )
+        saved = newest_checkpoint(path, config, job.device)
         if saved is None:
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         others = [at_couplings(job, values) for values in couplings]

@@ -29,10 +29,12 @@ from nqs.ground_states import distributed, summary
 from nqs.ground_states.build import EXACT_GIGABYTES, Job, build
 from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.distributed import together
+from nqs.ground_states.run_folder import create, portable, reopen
+from nqs.ground_states.saved_state import newest_checkpoint, restore_optimizer
 from nqs.ground_states.start import put_at_start, starting_file, with_source_patches
-from nqs.runfolder import checkpoint, folder, history
+from nqs.runfolder import checkpoint, history
 from nqs.runfolder.console import tell
-from nqs.runfolder.folder import writing
+from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.invocation import program
 from nqs.runfolder.machine import build_generator, derived_seed
 from nqs.runfolder.progress import Log, ProgressDisplay
@@ -301,7 +303,7 @@ def writer(path: Path, ranks: Ranks) -> Iterator[Log]:
         with open(os.devnull, "w") as nowhere, Log(Path(os.devnull), nowhere) as log:
             yield log
         return
-    with folder.locked(path), writing(path), Log(path / "run.log", sys.stdout) as log:
+    with locked(path), writing(path), Log(path / "run.log", sys.stdout) as log:
         yield log
 
 
@@ -310,12 +312,12 @@ def open_folder(job: Job, command: Sequence[str], notes: list[str]) -> Path:
     config = job.config
     if not config.run.resume:
         start = starting_file(job)
-        return folder.create(config, job.hamiltonian.n_sites, command, start)
+        return create(config, job.hamiltonian.n_sites, command, start)
     assert config.run.dir is not None
     path = Path(config.run.dir)
-    with writing(path), folder.locked(path):
+    with writing(path), locked(path):
         restored(path, job, warn=lambda line: None)  # refuse before a file of the run is touched
-        notes += folder.reopen(path, config, command)
+        notes += reopen(path, config, command)
     return path
 
 
@@ -363,7 +365,7 @@ def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, hi
     """The newest checkpoint (None before the first), its parameters in place, and the history up
     to its step."""
     content = history.read(path / "run.h5")
-    saved = checkpoint.newest(path / "checkpoints", folder.portable(job.config), job.device, warn)
+    saved = newest_checkpoint(path, job.config, job.device, warn)
     content.truncate(0 if saved is None else saved["step"], path)
     if saved is not None:
         checkpoint.restore(job.wavefunction, saved)
@@ -381,7 +383,7 @@ def resume(session: Session) -> None:
         session.log.say("no checkpoint yet, starting at step 0")
         return
     checkpoint.restore(job.wavefunction, saved)
-    checkpoint.restore_optimizer(job.optimizer, saved, job.n_parameters)
+    restore_optimizer(job.optimizer, saved, job.n_parameters)
     session.step = session.saved_step = session.content.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
     last = {name: values[-1] for name, values in session.content.columns.items() if values}
@@ -501,7 +503,7 @@ def save(session: Session) -> None:
             session.path / "checkpoints",
             step=session.step,
             elapsed=session.elapsed,
-            config=folder.portable(session.config),
+            config=portable(session.config),
             model=model,
             optimizer=optimizer,
             generators=generators,

@@ -28,14 +28,14 @@ from nqs.errors import InputError, printable
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.run import run
+from nqs.ground_states.run_folder import resumed_config
 from nqs.ground_states.summary import is_finished
-from nqs.runfolder import folder as directory
+from nqs.runfolder.folder import locked
 from nqs.runfolder.invocation import program
 from nqs.runfolder.progress import duration
 from nqs.runfolder.signals import Interrupted, StopRequests
 from nqs.scans import attempts, neighbours
-from nqs.scans import folder as scan_folder
-from nqs.scans.folder import Point, Scan
+from nqs.scans.folder import Point, Scan, create
 from nqs.scans.neighbours import Bound
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def check(scan: Scan) -> None:
 def start(scan: Scan, launcher: Launcher) -> int:
     """Checks and runs a new scan; returns the exit code as `resume` does."""
     check(scan)
-    return resume(scan_folder.create(scan), launcher)
+    return resume(create(scan), launcher)
 
 
 def resume(scan: Scan, launcher: Launcher) -> int:
@@ -98,7 +98,7 @@ def resume(scan: Scan, launcher: Launcher) -> int:
     Returns 0, 1 (a point failed) or 128 + signal (stopped).
     """
     began = time.monotonic()
-    with directory.locked(scan.path), StopRequests() as stop:
+    with locked(scan.path), StopRequests() as stop:
         check_folder(scan)
         attempts.mend(scan)
         (scan.path / STOP).unlink(missing_ok=True)
@@ -274,7 +274,7 @@ def run_point(scan: Scan, point: Point, source: Point | None) -> Outcome:
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             if (path / "config.yaml").exists():
-                config = directory.resumed_config(path, {})
+                config = resumed_config(path, {})
             else:
                 config = scan.config(point, source)
             code = run(config, [*program(), *scan.command])

@@ -20,6 +20,7 @@ from nqs.cli.app import main as nqs
 from nqs.errors import InputError
 from nqs.ground_states import run as ground_state_run
 from nqs.ground_states.config import Config
+from nqs.ground_states.run_folder import create, resumed_config
 from nqs.runfolder import atomic, folder, history
 from nqs.runfolder.history import COLUMNS, TIME_COLUMNS
 from nqs.runfolder.progress import ProgressDisplay
@@ -330,7 +331,7 @@ def test_damaged_newest_checkpoint_falls_back(
 
 
 def test_killed_before_the_first_checkpoint(tmp_path: Path, whole: Path) -> None:
-    folder.create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
+    create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
     assert run(tmp_path / "run", run__resume=True) == 0
     assert_same_run(tmp_path / "run", whole)
 
@@ -342,12 +343,12 @@ def test_input_files_travel_with_the_run(tmp_path: Path) -> None:
     assert run(tmp_path / "run", lattice=lattice) == 0
     sites.unlink()
     (tmp_path / "run").rename(tmp_path / "moved")
-    config = folder.resumed_config(tmp_path / "moved", {"train.steps": 9})
+    config = resumed_config(tmp_path / "moved", {"train.steps": 9})
     assert ground_state_run.run(config, ["python"]) == 0
     assert result(tmp_path / "moved")["steps"] == 9
     sites.write_text("x,y\n0,0\n1,0\n0,1\n1,1.25\n")
     with pytest.raises(InputError, match=r"lattice\.file"):
-        folder.resumed_config(tmp_path / "moved", {"lattice.file": str(sites)})
+        resumed_config(tmp_path / "moved", {"lattice.file": str(sites)})
 
 
 def test_two_processes_on_one_run(tmp_path: Path) -> None:

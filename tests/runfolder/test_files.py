@@ -14,7 +14,7 @@ import torch
 from nqs.errors import InputError
 from nqs.ground_states import summary
 from nqs.runfolder import atomic, checkpoint, history
-from nqs.runfolder import folder as directory
+from nqs.runfolder.folder import locked
 from nqs.runfolder.history import Evaluation, RunFile
 from nqs.vmc.optimise import StepRecord
 
@@ -142,7 +142,7 @@ def test_summary_is_strict_json(tmp_path: Path) -> None:
 
 def test_lock_ends_with_the_block(tmp_path: Path) -> None:
     refusal = pytest.raises(InputError, match="another process")
-    with directory.locked(tmp_path), refusal, directory.locked(tmp_path):
+    with locked(tmp_path), refusal, locked(tmp_path):
         pass
-    with directory.locked(tmp_path):
+    with locked(tmp_path):
         pass
