@@ -45,6 +45,7 @@ from nqs.ground_states.config import (
     ModelConfig,
 )
 from nqs.runfolder.machine import build_device, build_generator
+from nqs.runfolder.memory import available
 from nqs.vmc.energies.precision import ProductsChoice
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers.optimizer import Adam, Optimizer
@@ -543,7 +544,7 @@ def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian, n_up: int 
         return n_configs <= EXACT_CONFIGURATIONS
     if not wanted:
         return False
-    allowed = min(EXACT_GIGABYTES, memory.available() / 1e9)
+    allowed = min(EXACT_GIGABYTES, available() / 1e9)
     size, needed = f"2^{n_configs.bit_length() - 1} configurations", math.inf
     if n_configs <= 2**60:  # more do not fit into a float, either
         needed = memory_needed(hamiltonian, 1, n_up) / 1e9

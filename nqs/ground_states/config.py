@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from nqs.conf.sections import from_mapping, to_mapping
 from nqs.errors import InputError, require, require_choice, shown
+from nqs.runfolder.run_config import RunConfig
 
 PerSite = float | tuple[float, ...]
 WEAKEST, STRONGEST = 1e-30, 1e30
@@ -463,21 +464,6 @@ class TrainConfig:
         require_choice("train.exact", self.exact, ("auto", True, False))
         _check_range("train.max_seconds", self.max_seconds, 1e-3, 1e9)
         _check_range("train.rank_timeout", self.rank_timeout, 1, 1e6)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Where the run lives."""
-
-    dir: str | None
-    """Folder of the run; null makes a numbered one under runs/. Never overwritten."""
-    resume: bool
-    """Continue the run in run.dir from its newest checkpoint."""
-
-    def __post_init__(self) -> None:
-        rule = "needs run.dir=PATH, the folder of the run to continue"
-        require(not self.resume or self.dir is not None, "run.resume", self.resume, rule)
-        require(self.dir is None or bool(self.dir.strip()), "run.dir", "''", "give a folder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,16 +12,13 @@ U distinct configurations, R rows (U, twice that for complex psi).
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import torch
 
-from nqs.errors import InputError
 from nqs.ground_states.config import Config, ModelConfig
+from nqs.runfolder.memory import refuse_if_larger, room
 
 PROGRAM: Final = 0.35e9
 """Bytes of Python, torch and the other modules."""
@@ -37,7 +34,6 @@ SHARED_PAIRS: Final = 2**24
 """Pairs of positions that a core holds for all configurations at hand, as in nqs.wavefunctions."""
 CONSTANT_STATE: Final = ("rnn", "linear_attention", "ssm", "rnn2d")
 """Models whose flips are walked, all open branches at once, each with a state of its own."""
-GROUPED: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -59,48 +55,25 @@ class Sizes:
     n_configs: int
 
 
-def available() -> float:
-    """Bytes that this machine has, or that the process' control group may take of it."""
-    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(float((GROUPED / name).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return min(limits)
-
-
 def check_sites(n_sites: int, key: str) -> None:
     """Raises InputError for a lattice whose pairs do not fit: distances, interactions, bonds."""
-    refuse_if_larger(f"{n_sites} sites", {key: PROGRAM + pairs(n_sites)}, available())
+    refuse_if_larger(f"{n_sites} sites", {key: PROGRAM + pairs(n_sites)}, room())
 
 
 def check_network(model: ModelConfig, sizes: Sizes, itemsize: int) -> None:
     """Raises InputError for a network that does not fit, before it is made."""
     n_parameters = count_parameters(model, sizes)
     terms = {width(model): PROGRAM + holding(n_parameters, itemsize)}
-    refuse_if_larger(f"{n_parameters:.3g} parameters", terms, available())
+    refuse_if_larger(f"{n_parameters:.3g} parameters", terms, room())
 
 
 def check_run(
     config: Config, sizes: Sizes, n_parameters: int, device: torch.device, n_processes: int
 ) -> None:
     """Raises InputError for a run that does not fit. n_processes: those on this machine."""
-    room = available() / n_processes
-    if device.type == "cuda":
-        room = float(torch.cuda.mem_get_info(device)[1])
+    there = room(device, n_processes)
     for what, terms in estimates(config, sizes, n_parameters).items():
-        refuse_if_larger(what, terms, room)
-
-
-def refuse_if_larger(what: str, terms: Mapping[str, float], room: float) -> None:
-    """terms: {the key to make smaller: bytes}; the largest is named."""
-    amount, key = sum(terms.values()), max(terms, key=lambda key: terms[key])
-    if amount > room:
-        raise InputError(
-            f"{key}: {what} would take about {amount / 1e9:.3g} GB of memory, there are "
-            f"{room / 1e9:.3g} GB for this process; make it smaller"
-        )
+        refuse_if_larger(what, terms, there)
 
 
 def estimates(config: Config, sizes: Sizes, n_parameters: int) -> dict[str, dict[str, float]]:
