@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.equivalent_sites import equivalent_sites
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Positions, Square, Triangular
 
 RING, UNEVEN = Chain(8, True), [1.0, 1.3, 1.0, 1.0, 0.8, 1.0, 1.1, 1.0]

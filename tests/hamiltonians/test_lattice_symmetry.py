@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.ising import TransverseFieldIsing
 from hamiltonians.lattices.lattice import (
     Chain,

@@ -8,7 +8,7 @@ import torch
 from minimal import Minimal
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import dense_matrix, ground_state
+from hamiltonians.exact import dense_matrix, ground_state
 from hamiltonians.invariance import check_invariance
 from hamiltonians.lattices.lattice import Chain, Kagome, Square
 from nqs.core.recurrent import Recurrent

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
+from hamiltonians.exact import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.energies.local_energy import local_energies

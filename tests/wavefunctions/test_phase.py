@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.lattices.lattice import Square
 from nqs.core.transformer import Transformer
 from nqs.vmc.energies.local_energy import local_energies

@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Positions, Square
 from nqs.wavefunctions.permutation_group import packed, smallest
 from nqs.wavefunctions.symmetrised import Symmetrised

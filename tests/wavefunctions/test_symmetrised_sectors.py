@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Positions, Square
 from nqs.wavefunctions.symmetrised import Symmetrised
 from tests.vmc.states import numbers
