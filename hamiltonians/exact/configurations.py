@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-
-MAX_CODED_SITES = 62
-"""Largest system whose configurations are numbered in 64 bits."""
+from hamiltonians.lattices.symmetry_group import WORD_BITS, bit_words
 
 CHUNK = 2**16
 """Configurations handled at a time."""
@@ -46,10 +44,8 @@ def sector_size(H: Hamiltonian, n_up: int | None) -> tuple[int, str]:
         raise ValueError(
             f"exact diagonalisation: n_up is {n_up!r}; it must be a whole number in 0..{H.n_sites}"
         )
-    if H.n_sites > MAX_CODED_SITES:
-        raise ValueError(
-            f"exact diagonalisation: {H.n_sites} sites; with n_up at most {MAX_CODED_SITES}"
-        )
+    if H.n_sites > WORD_BITS:
+        raise ValueError(f"exact diagonalisation: {H.n_sites} sites; with n_up at most {WORD_BITS}")
     if not H.conserves_magnetisation:
         raise ValueError(
             f"exact diagonalisation: n_up is {n_up}, but {H!r} does not conserve the number of "
@@ -79,8 +75,7 @@ def bits(numbers: Tensor, n_sites: int) -> Tensor:
 
 def flip_numbers(H: Hamiltonian) -> Tensor:
     """(G,) int64: each flip pattern as a number; s xor flip is the xor of their numbers."""
-    places = torch.arange(H.n_sites - 1, -1, -1, device=H.flips.device)  # (N,)
-    return (H.flips.to(torch.int64) << places).sum(dim=1)
+    return bit_words(H.flips)[:, 0]
 
 
 def raised_ones(configs: Tensor, flips: Tensor) -> Tensor:

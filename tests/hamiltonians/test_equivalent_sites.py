@@ -79,7 +79,7 @@ def brute_force(hamiltonian: Hamiltonian) -> list[int]:
     assert hamiltonian.lattice is not None
     matrix, configs = dense_matrix(hamiltonian), basis(hamiltonian.n_sites)
     label = list(range(hamiltonian.n_sites))
-    for row in hamiltonian.lattice.space_group():
+    for row in hamiltonian.lattice.space_group().permutations:
         moved = numbers(configs[:, row])
         if np.allclose(matrix[np.ix_(moved, moved)], matrix, rtol=0, atol=1e-10):
             for i, j in enumerate(row.tolist()):
