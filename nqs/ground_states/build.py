@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import memory_needed
+from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.heisenberg import Marshall
 from hamiltonians.invariance import check_invariance
@@ -26,6 +26,7 @@ from hamiltonians.lattices.lattice import (
     Square,
     Triangular,
 )
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from hamiltonians.pauli import PauliSum
 from nqs.core.digits import digit_products
 from nqs.core.large_patched import LargePatched
@@ -125,7 +126,7 @@ def build(config: Config, ranks: Ranks = ALONE) -> Job:
     check_memory(config, hamiltonian, base, device)
     wavefunction = symmetrised(config.model, lattice, base)
     with naming(symmetry_keys(config.model)):
-        check_invariance(hamiltonian, wavefunction.generators())
+        check_invariance(hamiltonian, wavefunction.symmetry)
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
         optimizer = build_optimizer(config, hamiltonian)
@@ -296,23 +297,23 @@ def symmetrised(
                 f"model.n_up={model.n_up} is not half of {lattice.n_sites} sites, which the spin "
                 "flip leaves; use model.spin_flip=false"
             )
-        return Symmetrised(base, build_symmetry(model, lattice), spin_flip=model.spin_flip)
+        return Symmetrised(base, build_symmetry(model, lattice))
 
 
-def build_symmetry(model: ModelConfig, lattice: Lattice) -> Tensor:
-    """(n_elements, N) permutations of the sites. ValueError where there is but the identity."""
+def build_symmetry(model: ModelConfig, lattice: Lattice) -> SymmetryGroup:
+    """Of model.symmetry and model.spin_flip. ValueError where the lattice has no such symmetry."""
     if model.symmetry in ("translations", "all") and not any(lattice.periodic):
         raise ValueError("this lattice has no periodic direction; use model.symmetry=point_group")
     groups = {
-        "none": lambda: torch.arange(lattice.n_sites)[None],
+        "none": lambda: SymmetryGroup.identity(lattice.n_sites),
         "point_group": lattice.point_group,
         "translations": lattice.translations,
         "all": lattice.space_group,
     }
-    permutations = groups[model.symmetry]()
-    if model.symmetry != "none" and len(permutations) == 1:
+    group = groups[model.symmetry]()
+    if model.symmetry != "none" and len(group) == 1:
         raise ValueError("this lattice has no such symmetry; use model.symmetry=none")
-    return permutations
+    return group * SymmetryGroup.spin_flip(lattice.n_sites) if model.spin_flip else group
 
 
 def symmetry_keys(model: ModelConfig) -> str:

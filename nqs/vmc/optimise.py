@@ -78,7 +78,7 @@ def optimise(
     finite, and ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by
     construction.
     """
-    check_invariance(hamiltonian, wavefunction.generators())
+    check_invariance(hamiltonian, wavefunction.symmetry)
     products = ProductsChoice() if products is None else products
     if local_flips is not None and products.asked != "full":
         raise ValueError(f"products={products.asked!r} do not go with local flips")
