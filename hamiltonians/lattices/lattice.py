@@ -31,8 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hamiltonians.lattices import symmetry_group
+from hamiltonians.lattices import isometries
 from hamiltonians.lattices.positions_file import read_positions
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from hamiltonians.text_file import check_file
 
 MAX_SITES: Final = 10_000
@@ -182,25 +183,21 @@ class Lattice:
                         queue.append(other)
         return torch.tensor(signs, dtype=torch.float64), n_parts
 
-    def point_group(self) -> Tensor:
-        """(n_elements, N) int64: site i goes to row[i] under each rotation or reflection.
+    def point_group(self) -> SymmetryGroup:
+        """All rotations and reflections; site i goes to row[i]. The identity comes first.
 
         Isometries about the centre (open directions) and of the torus (periodic ones, about the
-        centre of highest symmetry); distinct permutations only, the identity first. They form a
-        group. Translations are apart, in `translations`.
+        centre of highest symmetry); distinct permutations only.
         """
-        return symmetry_group.point_group(self)
+        return isometries.point_group(self)
 
-    def translations(self) -> Tensor:
-        """(n_translations, N) int64: site i goes to row[i]; the identity first.
+    def translations(self) -> SymmetryGroup:
+        """All translations by whole cells along the periodic directions; the identity first."""
+        return isometries.translations(self)
 
-        All translations by whole cells along the periodic directions.
-        """
-        return symmetry_group.translations(self)
-
-    def space_group(self) -> Tensor:
-        """(n_elements, N) int64: all translations times all of the point group, each once."""
-        return symmetry_group.space_group(self)
+    def space_group(self) -> SymmetryGroup:
+        """All translations times all of the point group, each once; the identity first."""
+        return isometries.space_group(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_sites} sites)"

@@ -220,7 +220,7 @@ def _mixed(
     n_shared, n_prefix = far_keys.shape[:2]
     # every query of a prefix's branches in one product, (B H, F S, d) x (d, L)
     far = torch.bmm(queries.reshape(n_shared, -1, d_head), far_keys.transpose(1, 2))
-    far = far.view(-1, n_own, n_prefix)  # (B H F, S, L)
+    far = far.view(len(queries), n_own, n_prefix)  # (B H F, S, L)
     if later is not None:
         far = far.masked_fill_(later, -torch.inf)
     hidden = queries.new_full((n_own, n_own), -torch.inf).triu(1)  # a row's own later tokens
@@ -231,7 +231,7 @@ def _mixed(
             peak = torch.maximum(peak, far.detach().amax(-1, keepdim=True))
         far, near = far.sub_(peak), near.sub_(peak)
     far, near = far.exp_(), near.exp_()
-    mixed = torch.bmm(far.view(n_shared, -1, n_prefix), far_values)
+    mixed = torch.bmm(far.view(n_shared, len(queries) // n_shared * n_own, n_prefix), far_values)
     mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values)
     return normalised(mixed, far, near)  # (B H F, S, d)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from hamiltonians.exact.diagonalisation import memory_needed
+from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
 from hamiltonians.lattices.lattice import Lattice
@@ -74,7 +74,7 @@ def build(config: Config, ranks: Ranks = ALONE) -> Job:
     memory.check_run(config, sizes, device, distributed.number("LOCAL_WORLD_SIZE", 1))
     wavefunction = symmetrised(config.model, lattice, base)
     with naming(symmetry_keys(config.model)):
-        check_invariance(hamiltonian, wavefunction.generators())
+        check_invariance(hamiltonian, wavefunction.symmetry)
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     optimizer = build_optimizer(config, hamiltonian)
     wavefunction = wavefunction.to(device)

@@ -33,6 +33,4 @@ OPTIMIZER: Final = Group(
 ENERGIES: Final = Group(
     "energies", Energies, frozenset(), "Where the local energies of a step come from."
 )
-GROUPS: Final = {
-    group.name: group for group in (LATTICE, HAMILTONIAN, MODEL, OPTIMIZER, ENERGIES)
-}
+GROUPS: Final = {group.name: group for group in (LATTICE, HAMILTONIAN, MODEL, OPTIMIZER, ENERGIES)}

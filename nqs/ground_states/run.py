@@ -23,7 +23,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from hamiltonians.exact.diagonalisation import ground_state
+from hamiltonians.exact import ground_state
 from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, summary
 from nqs.ground_states.build import EXACT_GIGABYTES, Job, build

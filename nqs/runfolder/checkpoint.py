@@ -106,10 +106,12 @@ def newest(
     warn: Callable[[str], None],
     *,
     resumable: Collection[str] = (),
+    current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> dict[str, Any] | None:
     """The newest readable checkpoint of the run with this configuration; None if there is none yet.
 
-    The keys `resumable` may differ from those that the checkpoint was written with.
+    The keys `resumable` may differ from those that the checkpoint was written with; `current` turns
+    what an earlier version wrote into today's keys.
     A damaged one is passed over with one line to `warn`. Raises InputError if the folder is missing
     or none of the existing ones can be read, or if one belongs to another run.
     """

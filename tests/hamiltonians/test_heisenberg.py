@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hamiltonians import J1J2, XXZ, Heisenberg
-from hamiltonians.exact.diagonalisation import dense_matrix, ground_state
+from hamiltonians.exact import dense_matrix, ground_state
 from hamiltonians.lattices.lattice import (
     Chain,
     Honeycomb,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians import XXZ, Hamiltonian, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import (
+from hamiltonians.exact import (
     dense_matrix,
     ground_state,
     memory_estimate,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
+from hamiltonians.exact import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.pauli import PauliSum

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Square
 from nqs.core import large_patched as large_patched_module
 from nqs.core.digits import digit_products

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import (
     Chain,

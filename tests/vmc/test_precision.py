@@ -8,7 +8,7 @@ from states import network
 from torch import Tensor
 
 from hamiltonians import Rydberg
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Square
 from nqs.vmc.energies import precision
 from nqs.vmc.energies.local_energy import connected, summed

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer

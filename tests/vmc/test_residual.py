@@ -10,7 +10,7 @@ from states import TableWavefunction, exact_table, matrix, network, numbers, ran
 from torch import Tensor
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum

@@ -20,7 +20,7 @@ from states import (
 from torch import Tensor
 
 from hamiltonians import XXZ, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.reweighting import (

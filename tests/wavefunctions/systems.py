@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
 from nqs.core.digits import DigitHead, digit_products
 from nqs.core.large_patched import LargePatched
@@ -154,7 +154,7 @@ def build_system(model: str, system: str, **options: object) -> Autoregressive:
 
 
 def all_probabilities(psi: Autoregressive) -> Tensor:
-    """(2^N,) |psi|^2 over the basis in the order of hamiltonians.exact.diagonalisation."""
+    """(2^N,) |psi|^2 over the basis in the order of hamiltonians.exact."""
     with torch.no_grad():
         return (2 * psi.log_psi(basis(psi.n_sites))).exp()
 

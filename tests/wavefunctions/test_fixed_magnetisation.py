@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2, XXZ
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Lattice, Square
 from hamiltonians.pauli import PauliSum

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.lattices.lattice import Square
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.transformer import Transformer
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate
@@ -293,7 +294,7 @@ def test_signs_are_found_with_symmetries() -> None:
     hamiltonian = J1J2(lattice, J2=0.5, marshall=False)
     exact = ground_state(hamiltonian, n_up=4).energy
     base = build("ptf", Patches.from_spec(lattice, "2x2"), 4, noise=0.0)
-    psi = Symmetrised(base, lattice.space_group(), spin_flip=True)
+    psi = Symmetrised(base, lattice.space_group() * SymmetryGroup.spin_flip(8))
     generator = torch.Generator().manual_seed(1)
     chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
     psi.set_product_state(chances, phases=phases)

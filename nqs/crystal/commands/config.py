@@ -15,7 +15,7 @@ import yaml
 
 from nqs.conf.sections import flatten, from_mapping, to_mapping
 from nqs.errors import InputError, require, require_choice, shown, suggestion
-from nqs.ground_states import config as runs
+from nqs.runfolder import run_config
 from nqs.runfolder.text_file import read_text
 
 CORES: Final = ("transformer", "linear_attention", "ssm", "gru", "lstm")
@@ -208,7 +208,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(runs.RunConfig):
+class RunConfig(run_config.RunConfig):
     """Where the run lives."""
 
     dir: str | None = None

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 
 from nqs.crystal.commands.config import ModelConfig
-from nqs.ground_states import memory
+from nqs.runfolder.memory import refuse_if_larger, room
 
 NUMBER: Final = 4
 """Bytes of a float32."""
@@ -30,7 +30,7 @@ def check_training(
         f"model.d_model={model.d_model}": COPIES * NUMBER * float(n_parameters),
         "data.batch_tokens": NUMBER * float(batch_tokens) * numbers,
     }
-    memory.refuse_if_larger(f"{n_parameters:.3g} parameters and a batch", terms, room(device))
+    refuse_if_larger(f"{n_parameters:.3g} parameters and a batch", terms, room(device))
 
 
 def check_generation(
@@ -40,7 +40,7 @@ def check_generation(
     and each row's allowed tokens."""
     cached = 2 * max_length * model.n_layers * model.d_model if model.core == "transformer" else 0
     terms = {f"batch_size={n_rows}": NUMBER * float(n_rows) * (cached + 4 * n_tokens + max_length)}
-    memory.refuse_if_larger(f"{n_rows} crystals side by side", terms, room(device))
+    refuse_if_larger(f"{n_rows} crystals side by side", terms, room(device))
 
 
 def count_parameters(model: ModelConfig, n_tokens: int, max_length: int) -> int:
@@ -62,10 +62,3 @@ def feed_forward(model: ModelConfig) -> int:
     if model.core in ("gru", "lstm"):
         return 0
     return 4 * model.d_model if model.d_ff is None else model.d_ff
-
-
-def room(device: torch.device) -> float:
-    """Bytes that there are."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[1])
-    return memory.available()
