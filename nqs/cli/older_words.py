@@ -237,13 +237,16 @@ def _whole(key: str, value: str) -> int:
 def renamed(words: Sequence[str]) -> list[str]:
     """Words with the keys train.flip_* of earlier versions as those of energies.
 
-    train.flip_radius=null was the default and goes; any other value implies energies=near_flips.
-    Raises InputError for null among several values.
+    train.flip_radius=null was the default and goes; any other value implies energies=near_flips,
+    which are in full precision. Raises InputError for null among several values.
     """
     result = []
+    near = any(word.startswith("train.flip_radius=") and word[-5:] != "=null" for word in words)
     for word in words:
         key, _, value = word.partition("=")
         if key in ("train.flip_radius", "train.exact_fraction") and value == "null":
+            continue
+        if word == "train.flip_precision=full" and near:
             continue
         if key == "train.flip_radius":
             if "null" in value.split(","):

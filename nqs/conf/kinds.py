@@ -207,7 +207,7 @@ class Group:
         return selection
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """A kind with values for all of its keys; the values are attributes, too.
 
@@ -261,6 +261,10 @@ class Selection:
             return self.__dict__["values"][key]
         except KeyError:
             raise AttributeError(key) from None
+
+    def __repr__(self) -> str:
+        keys = ", ".join(f"{key}={value!r}" for key, value in self.values.items())
+        return f"{self.group.name}={self.name}({keys})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Selection) and self.to_mapping() == other.to_mapping()
