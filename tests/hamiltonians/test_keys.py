@@ -109,8 +109,7 @@ def test_what_is_refused(group: Group, mapping: dict[str, object], line: str) ->
 
 
 def test_positional_arguments() -> None:
-    assert (
-        repr(Rydberg(Square(2, 3), 7.0, 2.0, 0.5))
-        == "Rydberg(Square(2, 3), V=7, delta=2, Omega=0.5)"
-    )
-    assert PauliSum(2, [(1.0, "XX")]).n_sites == 2
+    atoms = Rydberg(Square(2, 3, True), 7.0, 2.0, 0.5)
+    assert (atoms.V, atoms.delta[0], atoms.Omega[0], atoms.lattice.shape) == (7.0, 2.0, 0.5, (2, 3))
+    model = XXZ(Chain(4, True), 2.0, 3.0, 0.5)
+    assert (model.J[0], model.Delta[0], model.h[0], model.marshall) == (2.0, 3.0, 0.5, True)

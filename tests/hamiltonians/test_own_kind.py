@@ -33,7 +33,9 @@ from hamiltonians import Grid, Hamiltonian
 
 
 class ThreeBody(Hamiltonian, kind="three_body"):
-    """Args:
+    """Interactions of triangles.
+
+    Args:
         K: strength of the triangles.
         h: transverse field.
     """
