@@ -245,8 +245,7 @@ def couplings(name: str, value: float | Sequence[float] | Tensor, count: int, pe
 
 
 def number_within(name: str, value: float, low: float, high: float) -> float:
-    """value as a float. Raises ValueError, naming it, for anything but a number from low to high.
-    """
+    """value as a float. Raises ValueError for anything but a number from low to high."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -141,9 +141,9 @@ class PauliSum(Hamiltonian, kind="pauli"):
     def _rotate(self) -> None:
         """Turns the patterns of elements >= 0 if a rotation of sites does that and no more.
 
-        `is_stoquastic` is exact for flip patterns whose signs depend on at most 16 sites. For longer
-        ones the sufficient condition c_X + sum |c| <= 0 stands in (c_X the coefficient of the
-        pattern's string of X alone, the sum over its others), so True is always right.
+        `is_stoquastic` is exact for flip patterns whose signs depend on at most 16 sites. For
+        longer ones the sufficient condition c_X + sum |c| <= 0 stands in (c_X the coefficient of
+        the pattern's string of X alone, the sum over its others), so True is always right.
         """
         ranges = self._element_ranges()  # (G, 2)
         turned = (ranges[:, 0] >= 0) & (ranges[:, 1] > 0)  # (G,)

@@ -1,4 +1,4 @@
-"""Configurations on which a Hamiltonian that says nothing about itself is asked for its elements."""
+"""Configurations for which a Hamiltonian is asked for its elements, to tell its symmetries."""
 
 from __future__ import annotations
 

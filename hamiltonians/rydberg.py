@@ -74,7 +74,9 @@ class Rydberg(Hamiltonian, kind="rydberg"):
         self.check_keys(V=V, Rb=Rb, C6=C6, spacing=spacing)
         self.lattice = lattice
         self.n_sites = lattice.n_sites
-        self.cutoff = None if cutoff is None else number_within("Rydberg: cutoff", cutoff, 1e-6, 1e6)
+        if cutoff is not None:
+            cutoff = number_within("Rydberg: cutoff", cutoff, 1e-6, 1e6)
+        self.cutoff = cutoff
         self.delta = couplings("Rydberg: delta", delta, self.n_sites, "site")  # (N,)
         self.Omega = couplings("Rydberg: Omega", Omega, self.n_sites, "site")  # (N,)
         if Rb is not None:
@@ -178,9 +180,7 @@ def _from_physical(C6: float, spacing: float | None, lattice: Lattice) -> float:
             )
         return strength
     if spacing is None:
-        raise ValueError(
-            f"Rydberg: C6={C6}: {lattice!r} needs spacing, its lattice constant in um"
-        )
+        raise ValueError(f"Rydberg: C6={C6}: {lattice!r} needs spacing, its lattice constant in um")
     return strength / number_within("Rydberg: spacing", spacing, 1e-2, 1e4) ** 6
 
 

@@ -224,13 +224,12 @@ class Grid(Lattice):
 
     def __init__(self, Lx: Length = 4, Ly: Length = 4, periodic: Periodic = False) -> None:
         name = type(self).__name__
-        self.check_keys(periodic=periodic)
+        self.periodic = _directions(name, periodic)
         self.shape = (positive_integer(name, "Lx", Lx), positive_integer(name, "Ly", Ly))
         self.n_basis = len(self.basis)
         n_sites = self.shape[0] * self.shape[1] * self.n_basis
-        check_site_count(f"{name}: Lx={Lx:.6g} Ly={Ly:.6g}", n_sites)
-        both = isinstance(periodic, bool)
-        self.periodic = (periodic, periodic) if both else tuple(periodic)  # type: ignore[arg-type]
+        sizes = f"Lx={_written(self.shape[0])}" + (f" Ly={_written(self.shape[1])}" * (Ly > 1))
+        check_site_count(f"{name}: {sizes}", n_sites)
         self.tolerance = SHELL_TOLERANCE
         self.cell_vectors = torch.tensor(self.cell, dtype=torch.float64)  # (2, 2)
         cells = torch.cartesian_prod(*map(torch.arange, self.shape))  # (Lx Ly, 2)
@@ -241,13 +240,7 @@ class Grid(Lattice):
     @classmethod
     def check_keys(cls, *, periodic: object, **_: object) -> None:
         """Raises ValueError unless periodic is one bool, or one per direction."""
-        ends = [periodic] * 2 if isinstance(periodic, bool) else periodic
-        is_pair = isinstance(ends, Sequence) and len(ends) == 2
-        if not is_pair or not all(isinstance(end, bool) for end in ends):  # type: ignore[attr-defined]
-            raise ValueError(
-                f"{cls.__name__}: periodic is {periodic!r}; it must be True, False or one of them "
-                "per direction, like [True, False]"
-            )
+        _directions(cls.__name__, periodic)
 
     def __repr__(self) -> str:
         sizes = ", ".join(map(str, self.shape))
@@ -267,11 +260,9 @@ class Chain(Grid, kind="chain"):
     cell = ((1.0, 0.0), (0.0, 1.0))
 
     def __init__(self, Lx: Length = 16, periodic: bool = False) -> None:
+        if not isinstance(periodic, bool):
+            raise ValueError(f"Chain: periodic is {periodic!r}; it must be True or False")
         super().__init__(Lx, 1, (periodic, False))
-
-    @classmethod
-    def check_keys(cls, *, periodic: object, **_: object) -> None:
-        """Raises ValueError unless periodic is a bool."""
 
     def __repr__(self) -> str:
         return f"Chain({self.n_sites}{', periodic=True' if self.periodic[0] else ''})"
@@ -376,6 +367,19 @@ def _gauss_reduced(periods: Tensor) -> Tensor:
         short, long = long, short
 
 
+def _directions(name: str, periodic: object) -> tuple[bool, bool]:
+    """One bool per direction. Raises ValueError for anything but one bool or two."""
+    if isinstance(periodic, bool):
+        return periodic, periodic
+    ends = list(periodic) if isinstance(periodic, Sequence) else []
+    if len(ends) != 2 or not all(isinstance(end, bool) for end in ends):
+        raise ValueError(
+            f"{name}: periodic is {periodic!r}; it must be True, False or one of them per "
+            "direction, like [True, False]"
+        )
+    return ends[0], ends[1]
+
+
 def positive_integer(owner: str, name: str, value: int) -> int:
     try:
         number = operator.index(value)
@@ -389,11 +393,14 @@ def positive_integer(owner: str, name: str, value: int) -> int:
 def check_site_count(name: str, n_sites: int) -> None:
     """Raises ValueError for more sites than tables of N x N numbers allow."""
     if n_sites > MAX_SITES:
-        shown = str(n_sites) if n_sites < 10**15 else f"about 10^{len(str(n_sites)) - 1}"
         raise ValueError(
-            f"{name}: {shown} sites asked for; at most {MAX_SITES} are allowed (tables of N x N "
-            "numbers have to fit into memory)"
+            f"{name}: {_written(n_sites)} sites asked for; at most {MAX_SITES} are allowed "
+            "(tables of N x N numbers have to fit into memory)"
         )
+
+
+def _written(number: int) -> str:
+    return str(number) if number < 10**15 else f"about 10^{len(str(number)) - 1}"
 
 
 def _checked_positions(name: str, positions: Tensor | np.ndarray | Rows) -> Tensor:

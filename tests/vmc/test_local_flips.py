@@ -26,7 +26,9 @@ from nqs.wavefunctions.patches import Patches
 SYSTEMS: dict[str, Hamiltonian] = {
     "rydberg": Rydberg(Square(2, 3), V=3.0, delta=1.0),
     "tfim": TransverseFieldIsing(Chain(6), J=1.0, h=0.7),
-    "heisenberg": Heisenberg(Chain(6), J=1.0),  # flips act on some configurations only
+    "heisenberg": Heisenberg(
+        Chain(6), J=1.0, marshall=False
+    ),  # flips act on some configurations only
 }
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 LOCAL = LocalFlips(radius=0.5, exact_fraction=0.4)  # only what reads the flipped token

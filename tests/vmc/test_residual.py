@@ -29,7 +29,7 @@ SYSTEMS: dict[str, Hamiltonian] = {
     "blockade": Rydberg(Square(2, 3), V=1e6),
     "tfim": TransverseFieldIsing(Chain(5), h=0.7),
     "wrong sign": PauliSum(5, [(-1.0, f"Z{i} Z{(i + 1) % 5}") for i in range(5)] + [(2.0, "X1")]),
-    "heisenberg": Heisenberg(Chain(6)),
+    "heisenberg": Heisenberg(Chain(6), marshall=False),
     "complex": PauliSum(5, RING),
     "no flips": PauliSum(4, [(1.0, "Z0 Z1"), (-0.5, "Z2 Z3"), (0.3, "Z0")]),
 }
