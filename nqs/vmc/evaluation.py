@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
-from nqs.vmc.energies.local_energy import connected, magnitudes, local_energy
+from nqs.vmc.energies.local_energy import connected, local_energy, magnitudes
 from nqs.vmc.observables.correlations import Correlations
 from nqs.vmc.observables.measure import DiagonalAverages, Measurement
 from nqs.vmc.observables.momenta import momentum_grid
