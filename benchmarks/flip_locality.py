@@ -49,12 +49,14 @@ from nqs.ground_states.build import (
 from nqs.ground_states.run import advance
 from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.start import network, read_wavefunction
-from nqs.vmc.energies.near_flips import LocalFlips, combined, random_subsets, terms
-from nqs.vmc.energies.proposal import draw_around, importance
+from nqs.vmc.energies import Blurred, NearFlips
+from nqs.vmc.energies.local_energy import terms
+from nqs.vmc.energies.near_flips import combined, random_subsets
+from nqs.vmc.energies.proposal import importance
 from nqs.vmc.optimizers.natural_gradient import implicit_energies
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
-from nqs.wavefunctions.nearby import near_groups
+from nqs.wavefunctions.nearby import near_groups, nearby_log_ratios
 from nqs.wavefunctions.wavefunction import Samples
 
 SHARES = (4, 8, 16)
@@ -169,7 +171,7 @@ def weights_bias(
 ) -> tuple[float, float]:
     """Shift of the energy by approximate weights of moved draws, and in its standard errors."""
     psi, hamiltonian = state.psi, state.hamiltonian
-    drawn = draw_around(psi, hamiltonian, n_samples, MOVED, generator)
+    drawn = Blurred(flip_fraction=MOVED).draw(psi, hamiltonian, n_samples, generator)
     samples, e_loc = drawn.samples, drawn.e_loc
     assert samples.importance is not None
     near = nearby_log_ratios(psi, samples.configs, hamiltonian.flips, radius)
@@ -229,7 +231,10 @@ def measured(state: State, args: argparse.Namespace) -> Iterator[Row]:
     bias, bias_z = mean_and_z(found.weights, errors, samples.counts)
     rms = float((found.weights @ (errors - bias).square()).sqrt()) / found.variance**0.5
     weights = weights_bias(state, args.samples, radius, generator)
-    sizes = [LocalFlips(radius, 1 / share).n_exact(len(flips)) for share in SHARES]
+    sizes = [
+        NearFlips(flip_radius=radius, exact_fraction=1 / share).n_exact(len(flips))
+        for share in SHARES
+    ]
     chosen = [random_subsets(len(samples.counts), len(flips), m, generator, flips.device)
               for m in sizes]  # fmt: skip
     masks = [torch.zeros_like(found.exact, dtype=torch.bool).scatter_(1, s, True) for s in chosen]

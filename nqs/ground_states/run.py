@@ -39,10 +39,10 @@ from nqs.runfolder.invocation import program
 from nqs.runfolder.machine import build_generator, derived_seed
 from nqs.runfolder.progress import Log, ProgressDisplay
 from nqs.runfolder.signals import Interrupted, StopRequests
-from nqs.vmc.columns import Column
 from nqs.vmc.energies.flip_precision import steps_by_precision
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers.optimizer import Optimizer
 from nqs.vmc.product_state import product_energy, product_state
 from nqs.vmc.ranks import RankLost, Ranks
 from nqs.vmc.verdict import Findings
@@ -150,9 +150,10 @@ class Session:
         return content
 
 
-def step_columns(job: Job) -> tuple[Column, ...]:
+def step_columns(job: Job) -> list[history.Column]:
     """What is recorded of each step."""
-    return (*StepRecord.columns, *job.optimizer.columns, *job.energies.columns)
+    columns = (*StepRecord.columns, *job.optimizer.columns, *job.energies.columns)
+    return [history.Column(*column) for column in columns]
 
 
 def judged(session: Session) -> list[str]:
@@ -454,7 +455,7 @@ class Recorder:
     def __call__(self, record: StepRecord) -> bool:
         """True stops the loop. Raises FloatingPointError for a step that must not be kept."""
         session, config = self._session, self._session.config
-        check_finite(record, session.job.optimizer.columns)
+        check_finite(record)
         now = time.monotonic()
         session.step += 1
         session.elapsed = session.elapsed_before + now - self._started
@@ -474,10 +475,11 @@ class Recorder:
         return stop
 
 
-def check_finite(record: StepRecord, figures: Sequence[Column]) -> None:
-    """Raises FloatingPointError naming the step and the quantity, an energy or one of figures."""
+def check_finite(record: StepRecord) -> None:
+    """Raises FloatingPointError naming the step and the quantity."""
     row = record.row()
-    for name in ("energy", "energy_error", "variance", *(column.name for column in figures)):
+    names = ("energy", "energy_error", "variance", *(column.name for column in Optimizer.columns))
+    for name in names:
         if not math.isfinite(row[name]):
             raise FloatingPointError(
                 f"the {name.replace('_', ' ')} of step {record.step:.0f} is not finite"

@@ -62,6 +62,7 @@ class Energies(ABC):
 
     def check(self, wavefunction: Wavefunction) -> None:
         """Raises ValueError, "key=value: ...", for a wavefunction that lacks what this needs."""
+        return
 
     def before_step(
         self,
@@ -74,6 +75,7 @@ class Energies(ABC):
         ranks: Ranks = ALONE,
     ) -> None:
         """What is measured on the way, before a step (from 1) of n_samples draws; nothing here."""
+        return
 
     def record(self, estimates: Estimates) -> dict[str, float]:
         """The values of `columns` for a step with these estimates."""
@@ -81,6 +83,7 @@ class Energies(ABC):
 
     def restore(self, last: Mapping[str, float]) -> None:
         """Goes on after a step with this record, which may be of another kind."""
+        return
 
     def __repr__(self) -> str:
         keys = inspect.signature(type(self)).parameters
