@@ -282,10 +282,13 @@ def _restored(group: Group, name: str, values: dict[str, Any]) -> Selection:
 
 @contextlib.contextmanager
 def naming(section: str) -> Iterator[None]:
-    """Turns a constructor's ValueError into one line that names the section it comes from."""
+    """Turns a constructor's ValueError into one line that names the section it comes from: the key
+    KEY=... with which the line begins, or else the section alone."""
     try:
         yield
     except InputError:
         raise
     except (ValueError, OSError) as error:
-        raise InputError(f"{section}: {' '.join(str(error).split())}") from None
+        line = " ".join(str(error).split())
+        joint = "." if re.match(r"[^\W\d]\w*=", line) and "=" not in section else ": "
+        raise InputError(f"{section}{joint}{line}") from None

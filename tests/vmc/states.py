@@ -87,7 +87,9 @@ def network(
     patches = Patches.from_spec(lattice, patch)
     sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
     core = (
-        Transformer(*sizes, d_model=8, n_layers=1, n_heads=2, generator=generator)
+        Transformer(
+            *sizes, d_model=8, n_layers=1, n_heads=2, attention="softmax", generator=generator
+        )
         if model == "ptf"
         else Recurrent(*sizes, d_model=8, cell=model, generator=generator)
     )

@@ -43,7 +43,7 @@ def near(flip_fraction: float = 0.5) -> NearFlips:
 def network(seed: int = 0, *, phase: bool = False) -> Autoregressive:
     generator = torch.Generator().manual_seed(seed)
     patches = Patches.from_spec(Chain(6), "1")
-    core = Transformer(3, 4 if phase else 2, 6, d_model=8, generator=generator)
+    core = Transformer(3, 4 if phase else 2, 6, d_model=8, attention="softmax", generator=generator)
     psi = Autoregressive(core, patches, phase=phase).double()
     with torch.no_grad():
         for parameter in psi.parameters():

@@ -247,7 +247,12 @@ def test_strong_repulsion_empties_nothing_for_good(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     patches = Patches.from_spec(hamiltonian.lattice, 4)
     core = Transformer(
-        patches.n_states + 1, patches.n_states, patches.n_patches, d_model=16, generator=generator
+        patches.n_states + 1,
+        patches.n_states,
+        patches.n_patches,
+        d_model=16,
+        attention="softmax",
+        generator=generator,
     )
     psi = Autoregressive(core, patches)
     psi.set_product_state(product_state(hamiltonian, generator))
