@@ -135,7 +135,7 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
     ansatz: Ansatz = model.build_common()
     itemsize = 8 if config.dtype == "float64" else 4
     with memory.guarded_network(model, itemsize), naming("model"):
-        wavefunction = ansatz.wavefunction(lattice, model.kind, model.build, generator)
+        wavefunction = ansatz.wavefunction(lattice, model, generator)
     return wavefunction.to(torch.float64 if config.dtype == "float64" else torch.float32)
 
 
@@ -156,10 +156,8 @@ def symmetry_keys(model: Selection) -> str:
 def build_energies(energies: Selection, wavefunction: Wavefunction) -> Energies:
     """Where local energies come from. Raises InputError for what the wavefunction lacks."""
     built: Energies = energies.build()
-    try:
+    with naming("energies"):
         built.check(wavefunction)
-    except ValueError as error:
-        raise InputError(f"energies.{error}") from None
     return built
 
 

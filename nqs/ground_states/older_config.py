@@ -27,12 +27,5 @@ def current(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     if "flip_radius" in moved and moved.get("flip_precision") == "full":
         del result["energies"]["flip_precision"]
     if isinstance(model, Mapping):
-        result["model"] = _model(model)
+        result["model"] = {"digit_decay": None, **model}
     return result
-
-
-def _model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables of all states without digit_decay; factored attention where it was null."""
-    unset = {"attention"} if model.get("attention") is None else set()
-    kept = {key: value for key, value in model.items() if key not in unset}
-    return {"digit_decay": None, **kept}

@@ -41,6 +41,7 @@ from nqs.runfolder.progress import Log, ProgressDisplay
 from nqs.runfolder.signals import Interrupted, StopRequests
 from nqs.vmc.energies.flip_precision import steps_by_precision
 from nqs.vmc.evaluation import evaluate
+from nqs.vmc.observables import owner
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.optimizers.optimizer import Optimizer
 from nqs.vmc.product_state import product_energy, product_state
@@ -350,7 +351,7 @@ def start_evaluation(session: Session) -> history.Evaluation:
     its own: the run goes on as without it."""
     job, config = session.job, session.config
     n_samples = max(config.train.n_samples, 2 * job.ranks.size)
-    return evaluated(job, n_samples, config.seed, 0, "start", sigma_x=False)
+    return evaluated(job, n_samples, config.seed, 0, "start", thorough=False)
 
 
 def doubts(job: Job) -> str | None:
@@ -582,10 +583,10 @@ def evaluated(
     step: int,
     kind: str,
     *,
-    sigma_x: bool | None = None,
+    thorough: bool | None = None,
     subsystems: Tensor | None = None,
 ) -> history.Evaluation:
-    """A fresh evaluation as run.h5 keeps it; sigma_x and subsystems as for `evaluate`."""
+    """A fresh evaluation as run.h5 keeps it; thorough and subsystems as for `evaluate`."""
     stream = "start" if kind == "start" else "evaluation"
     generator = build_generator(seed, stream, job.device, job.ranks.rank)
     result = evaluate(
@@ -594,7 +595,7 @@ def evaluated(
         n_samples,
         generator,
         lattice=job.lattice,
-        sigma_x=sigma_x,
+        thorough=thorough,
         subsystems=subsystems,
         ranks=job.ranks,
     )
@@ -606,7 +607,9 @@ def evaluated(
         for name, estimate in result.observables.items()
     }
     coordinates = {name: x.cpu().numpy() for name, x in result.coordinates.items()}
-    return history.Evaluation(numbers, observables, coordinates)
+    measured = [(name, owner(name)) for name in observables]
+    meanings = {name: history.Column(*known[1].column) for name, known in measured if known}
+    return history.Evaluation(numbers, observables, coordinates, meanings)
 
 
 def draw(path: Path, content: history.RunFile, result: dict[str, Any]) -> None:
