@@ -153,6 +153,18 @@ def symmetry_keys(model: Selection) -> str:
     return f"model.symmetry={model.symmetry} model.spin_flip={shown(model.spin_flip)}"
 
 
+def build_optimizer(config: Config, hamiltonian: Hamiltonian) -> Optimizer:
+    """The optimizer of a run of train.steps. Raises InputError for keys that do not go with it."""
+    built: Optimizer = config.optimizer.build()
+    with naming("optimizer"):
+        return built.prepare(
+            hamiltonian,
+            n_steps=config.train.steps,
+            is_complex=config.model.phase,
+            warm_start=config.train.start_from is not None,
+        )
+
+
 def build_energies(energies: Selection, wavefunction: Wavefunction) -> Energies:
     """Where local energies come from. Raises InputError for what the wavefunction lacks."""
     built: Energies = energies.build()

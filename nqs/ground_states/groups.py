@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from nqs.conf.kinds import Group
-from nqs.core.sequence import SequenceModel
+from nqs.core import SequenceModel
 from nqs.vmc.energies import Energies
-from nqs.vmc.optimizers.optimizer import Optimizer
+from nqs.vmc.optimizers import Optimizer
 from nqs.wavefunctions.ansatz import SUPPLIED, Ansatz
 
 LATTICE: Final = Group(

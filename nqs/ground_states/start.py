@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import torch
 
+from nqs.conf.kinds import Selection
+from nqs.core import SequenceModel
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import (
     Job,
@@ -76,7 +78,7 @@ def with_source_patches(config: Config) -> Config:
     """The configuration of a new run with model.patch=auto replaced by the patches of the run it
     starts from, if there is one and it has patches that do not list sites."""
     source = config.train.start_from
-    if source is None or config.model.patch != "auto" or config.model.kind.groups_tokens:
+    if source is None or config.model.patch != "auto" or groups_tokens(config.model):
         return config
     with naming_source(source):
         theirs = read_config(Path(source))
@@ -84,9 +86,15 @@ def with_source_patches(config: Config) -> Config:
         spec = theirs.model.build_common().spec(lattice, theirs.model)
     if spec == "auto":
         spec = auto_spec(lattice)
-    if not isinstance(spec, str) or theirs.model.kind.groups_tokens:
+    if not isinstance(spec, str) or groups_tokens(theirs.model):
         return config
     return config.replace(model=config.model.replace(patch=spec))
+
+
+def groups_tokens(model: Selection) -> bool:
+    """Whether patches are within large ones."""
+    kind: type[SequenceModel] = model.kind
+    return kind.groups_tokens
 
 
 def load_wavefunction(path: Path) -> Wavefunction:
