@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -43,9 +43,10 @@ from nqs.ground_states.config import (
     HamiltonianConfig,
     LatticeConfig,
     ModelConfig,
+    TrainConfig,
 )
 from nqs.runfolder.machine import build_device, build_generator
-from nqs.vmc.energies.precision import ProductsChoice
+from nqs.vmc.energies import Blurred, Energies, NearFlips
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers.optimizer import Adam, Optimizer
 from nqs.vmc.optimizers.schedules import Schedule
@@ -57,6 +58,7 @@ from nqs.wavefunctions.large_patches import LargePatches, large_patches
 from nqs.wavefunctions.patch_costs import cheapest_spec
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.symmetrised import Symmetrised
+from nqs.wavefunctions.wavefunction import Wavefunction
 
 EXACT_CONFIGURATIONS: Final = 2**16
 """train.exact=auto compares with exact diagonalisation up to this many (about a second)."""
@@ -91,7 +93,7 @@ class Job:
         generator: source of this process' samples of the optimisation.
         exact: whether the result is compared with exact diagonalisation.
         ranks: the processes that work on it.
-        products: of the flip pass, with what was measured of their error.
+        energies: where local energies come from, with what was measured on the way.
     """
 
     config: Config
@@ -103,7 +105,7 @@ class Job:
     generator: torch.Generator
     exact: bool
     ranks: Ranks
-    products: ProductsChoice
+    energies: Energies
 
     @property
     def n_parameters(self) -> int:
@@ -128,17 +130,18 @@ def build(config: Config, ranks: Ranks = ALONE) -> Job:
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
     with naming("optimizer"):
         optimizer = build_optimizer(config, hamiltonian)
+    wavefunction = wavefunction.to(device)
     return Job(
         config=config,
         device=device,
         lattice=lattice,
         hamiltonian=hamiltonian.to(device),
-        wavefunction=wavefunction.to(device),
+        wavefunction=wavefunction,
         optimizer=optimizer,
         generator=build_generator(config.seed, "samples", device, ranks.rank),
         exact=exact,
         ranks=ranks,
-        products=build_products(config.train.flip_precision, device),
+        energies=build_energies(config.train, wavefunction),
     )
 
 
@@ -505,14 +508,23 @@ def check_moves(learning_rate: float, hamiltonian: Hamiltonian) -> None:
         )
 
 
-def build_products(asked: str, device: torch.device) -> ProductsChoice:
-    """train.flip_precision. Raises InputError for products that the device does not have."""
-    if asked == "tf32" and device.type != "cuda":
-        raise InputError(
-            f"train.flip_precision=tf32: only GPUs have it, this run is on {device.type}; use "
-            "full, bfloat16 or auto"
-        )
-    return ProductsChoice(asked)
+def build_energies(config: TrainConfig, wavefunction: Wavefunction) -> Energies:
+    """Where local energies come from. Raises InputError for what the state cannot do."""
+    try:
+        energies = energies_of(config)
+        energies.check(wavefunction)
+    except ValueError as error:
+        raise InputError(f"train.{error}") from None
+    return energies
+
+
+def energies_of(config: TrainConfig) -> Energies:
+    """What the keys train.flip_* ask for."""
+    if config.flip_radius is None:
+        precision: Any = config.flip_precision  # one of the allowed words, as TrainConfig checks
+        return Blurred(flip_fraction=config.flip_fraction, flip_precision=precision)
+    share = {} if config.exact_fraction is None else {"exact_fraction": config.exact_fraction}
+    return NearFlips(flip_radius=config.flip_radius, flip_fraction=config.flip_fraction, **share)
 
 
 def start_from_product_state(job: Job) -> None:

@@ -36,9 +36,10 @@ from nqs.runfolder.folder import writing
 from nqs.runfolder.machine import build_generator, derived_seed
 from nqs.runfolder.progress import Log, ProgressDisplay
 from nqs.runfolder.signals import Interrupted, StopRequests
-from nqs.vmc.energies.near_flips import EXACT_FRACTION, LocalFlips
+from nqs.vmc.energies.flip_precision import steps_by_precision
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers.optimizer import Optimizer
 from nqs.vmc.product_state import product_energy, product_state
 from nqs.vmc.ranks import RankLost, Ranks
 from nqs.vmc.verdict import Findings
@@ -98,6 +99,9 @@ class Session:
     product: tuple[float, float] | None = None
     started: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        self.content.declare(step_columns(self.job))
+
     @property
     def config(self) -> Config:
         """The run's configuration."""
@@ -134,13 +138,19 @@ class Session:
             evaluation=self.evaluation,
             exact_energy=self.exact_energy,
             warning=self.warning,
-            flip_precision=self.content.flip_precision(),
+            flip_precision=steps_by_precision(self.content.columns),
             doubts=judged(self),
         )
         content |= remarks(self.content, self.notes)
         if self.leads:
             summary.write(self.path / "summary.json", content)
         return content
+
+
+def step_columns(job: Job) -> list[history.Column]:
+    """What is recorded of each step."""
+    columns = (*StepRecord.columns, *job.optimizer.columns, *job.energies.columns)
+    return [history.Column(*column) for column in columns]
 
 
 def judged(session: Session) -> list[str]:
@@ -365,6 +375,7 @@ def resume(session: Session) -> None:
     job, saved = session.job, None
     if session.leads:
         saved, session.content = restored(session.path, job, session.log.say)
+        session.content.declare(step_columns(job))
     saved = job.ranks.shared(saved, job.device)
     if saved is None:
         session.log.say("no checkpoint yet, starting at step 0")
@@ -375,7 +386,7 @@ def resume(session: Session) -> None:
     session.elapsed = session.elapsed_before = saved["elapsed"]
     last = {name: values[-1] for name, values in session.content.columns.items() if values}
     if last:
-        job.products.restore(last["flip_bits"], last["flip_bias"], last["flip_rms_share"])
+        job.energies.restore(last)
     session.log.say(f"resumed at step {session.step}")
     restore_generator(session, torch.atleast_2d(saved["generator"]).cpu())
 
@@ -411,24 +422,14 @@ def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool])
         job.wavefunction,
         job.hamiltonian,
         job.optimizer,
+        energies=job.energies,
         first_step=first_step,
         n_steps=config.steps,
         n_samples=config.n_samples,
         generator=job.generator,
-        flip_fraction=config.flip_fraction,
-        local_flips=local_flips(config),
         ranks=job.ranks,
-        products=job.products,
         after_step=after_step,
     )
-
-
-def local_flips(config: TrainConfig) -> LocalFlips | None:
-    """What train.flip_radius and train.exact_fraction ask for."""
-    if config.flip_radius is None:
-        return None
-    share = EXACT_FRACTION if config.exact_fraction is None else config.exact_fraction
-    return LocalFlips(config.flip_radius, share)
 
 
 def out_of_time(session: Session) -> bool:
@@ -455,7 +456,7 @@ class Recorder:
         now = time.monotonic()
         session.step += 1
         session.elapsed = session.elapsed_before + now - self._started
-        session.content.append(record, session.elapsed)
+        session.content.append(record.row(), session.elapsed)
         due = session.step % config.train.checkpoint_every == 0
         due = due or now - self._saved >= CHECKPOINT_SECONDS
         wishes = torch.tensor([[session.stop.received or 0, out_of_time(session), due]])
@@ -473,8 +474,10 @@ class Recorder:
 
 def check_finite(record: StepRecord) -> None:
     """Raises FloatingPointError naming the step and the quantity."""
-    for name in ("energy", "energy_error", "variance", "gradient_norm", "learning_rate"):
-        if not math.isfinite(getattr(record, name)):
+    row = record.row()
+    names = ("energy", "energy_error", "variance", *(column.name for column in Optimizer.columns))
+    for name in names:
+        if not math.isfinite(row[name]):
             raise FloatingPointError(
                 f"the {name.replace('_', ' ')} of step {record.step:.0f} is not finite"
             )

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,7 +31,6 @@ import numpy as np
 from nqs.errors import InputError
 from nqs.runfolder import digests
 from nqs.runfolder.atomic import write_bytes
-from nqs.vmc.energies.precision import kind_of
 
 FORMAT: Final = "nqs run 2"
 UNSEALED: Final = "nqs run 1"
@@ -56,15 +54,10 @@ COLUMNS: Final = (
     Column("variance", "couplings^2", "variance of the local energy"),
     Column("v_score", "1", "N Var(H) / (E - E_inf)^2"),
     Column("n_unique", "1", "distinct configurations among the samples"),
-    Column("gradient_norm", "couplings", "norm of the energy's gradient"),
-    Column("learning_rate", "1", "learning rate of the step"),
-    Column("flip_bits", "1", "significant bits of the operands of the flips' matrix products"),
-    Column("flip_bias", "couplings", "error of the energy from these, last measured; 0 if full"),
-    Column("flip_rms_share", "1", "rms error of E_loc from these over its standard deviation"),
-    Column("added_variance", "couplings^2", "what local flips add to the variance of E_loc"),
     Column("seconds", "s", "wall time of the step"),
     Column("elapsed", "s", "wall time of the optimisation so far, all sessions"),
 )
+"""Those that every optimisation has."""
 TIME_COLUMNS: Final = ("seconds", "elapsed")
 """The only columns in which a resumed run differs from an uninterrupted one."""
 
@@ -80,48 +73,16 @@ NUMBERS: Final = {
 }
 """What every evaluation has."""
 
-OBSERVABLES: Final = {
-    column.name: column
-    for column in (
-        Column("density", "1", "<n_i>, chance of bit 1, (N,)"),
-        Column("density_density", "1", "<n_i n_j>, (N, N)"),
-        Column("connected", "1", "<n_i n_j> - <n_i> <n_j>, (N, N)"),
-        Column("sigma_x", "1", "<sigma^x_i>, (N,)"),
-        Column("structure_factor", "1", "(1/N) <|sum_i exp(i k r_i) (n_i - <n_i>)|^2>"),
-        Column("renyi2", "nats", "second Renyi entropy -ln Tr rho_A^2 of the subsystems A"),
-        Column("excitation_fraction", "1", "(1/N) sum_i <n_i>"),
-        Column("magnetisation", "1", "m = (1/N) sum_i <sigma^z_i>"),
-        Column("abs_magnetisation", "1", "<|m|>"),
-        Column("squared_magnetisation", "1", "<m^2>"),
-        Column("staggered_magnetisation", "1", "M = (1/N) sum_i signs_i <sigma^z_i>"),
-        Column("abs_staggered_magnetisation", "1", "<|M|>"),
-        Column("squared_staggered_magnetisation", "1", "<M^2>"),
-        *(
-            Column(f"{name}_order", "1", f"<|(1/N) sum_i exp(i k r_i) n_i|>, mean over {star}")
-            for name, star in (
-                ("z2", "k = pi"),
-                ("z3", "k = 2 pi / 3"),
-                ("z4", "k = pi / 2"),
-                ("checkerboard", "k = (pi, pi)"),
-                ("striated", "k = (pi, 0), (0, pi)"),
-                ("star", "k = (pi, pi/2), (pi/2, pi)"),
-                ("m_point", "the three M points"),
-                ("k_point", "three equivalent K points"),
-            )
-        ),
-    )
-}
-"""Unit and description of each observable."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers by name; per observable its value and error, and what its entries belong to where
-    that is not a site or a pair of sites."""
+    """Numbers by name; per observable its value and error, what its entries belong to where that is
+    not a site or a pair of sites, and its unit and description."""
 
     numbers: dict[str, Any]
     observables: dict[str, tuple[np.ndarray, np.ndarray]]
     coordinates: dict[str, np.ndarray] = field(default_factory=dict)
+    meanings: dict[str, Column] = field(default_factory=dict)
 
     def repeats(self, other: Evaluation) -> bool:
         """Whether it is the same measurement: the same draws of the same state, and as much of
@@ -140,11 +101,11 @@ class RunFile:
     """The content of run.h5.
 
     Attributes:
-        layout: columns of the history; the first is step, the last elapsed.
+        layout: columns of the history, at least step and elapsed.
         saved_step: step of the newest checkpoint, -1 before the first.
     """
 
-    layout: Sequence[Column] = COLUMNS
+    layout: tuple[Column, ...] = COLUMNS
     saved_step: int = -1
     columns: dict[str, list[float]] = field(init=False)
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -157,11 +118,18 @@ class RunFile:
         """Steps recorded."""
         return len(self.columns["step"])
 
-    def append(self, record: Any, elapsed: float) -> None:
-        """Adds one step; record has an attribute for each column but the last."""
-        for column in self.layout[:-1]:
-            self.columns[column.name].append(float(getattr(record, column.name)))
-        self.columns["elapsed"].append(elapsed)
+    def declare(self, columns: Iterable[Column]) -> None:
+        """Adds the columns that it lacks; steps so far have NaN there."""
+        for column in columns:
+            if column.name not in self.columns:
+                self.layout = (*self.layout, column)
+                self.columns[column.name] = [math.nan] * self.n_steps
+
+    def append(self, row: Mapping[str, float], elapsed: float) -> None:
+        """Adds one step; a column that the row lacks gets NaN."""
+        for name, values in self.columns.items():
+            values.append(float(row.get(name, math.nan)))
+        self.columns["elapsed"][-1] = elapsed
 
     def keep(self, evaluation: Evaluation) -> None:
         """Adds an evaluation, in the place of the same one if that is there: a run that was killed
@@ -176,10 +144,6 @@ class RunFile:
         """The last evaluation of a kind."""
         found = [e for e in self.evaluations if e.numbers["kind"] == kind]
         return found[-1] if found else None
-
-    def flip_precision(self) -> dict[str, int]:
-        """Steps by their flips' products: {"full": 200}."""
-        return dict(Counter(kind_of(bits) for bits in self.columns["flip_bits"]))
 
     def truncate(self, step: int, folder: Path = Path()) -> None:
         """Forgets everything after `step`, that of the checkpoint to go on from (0: there is none);
@@ -228,12 +192,13 @@ def array(value: Any) -> np.ndarray:
 
 
 def read(path: Path, layout: Sequence[Column] = COLUMNS) -> RunFile:
-    """The content of a run.h5; empty if there is none.
+    """The content of a run.h5, whose history has the columns of layout at least; empty if there is
+    no file.
 
     Raises InputError if it cannot be read, is not as it was written, or holds anything that a run
     does not write.
     """
-    content = RunFile(layout)
+    content = RunFile(tuple(layout))
     if not path.exists():
         return content
     try:
@@ -265,11 +230,14 @@ class _Reader:
         """Puts the file's history and evaluations into content."""
         content.saved_step = int(file.attrs.get("saved_step", -1))
         history = self.group(file, "history")
-        for column in content.layout:
-            values = self.array(history, column.name)
+        for name in history:
+            if name not in content.columns:
+                content.declare([self.column(history, name)])
+        for name in content.columns:
+            values = self.array(history, name)
             if values.ndim != 1:
-                raise ValueError(f"{column.name} is no column")
-            content.columns[column.name] = values.tolist()
+                raise ValueError(f"{name} is no column")
+            content.columns[name] = values.tolist()
         steps = content.columns["step"]
         if any(len(values) != len(steps) for values in content.columns.values()):
             raise ValueError("its columns differ in length")
@@ -278,6 +246,14 @@ class _Reader:
         evaluations = self.group(file, "evaluations")
         for name in sorted(evaluations):
             content.evaluations.append(self.evaluation(self.group(evaluations, name)))
+
+    def column(self, parent: h5py.Group, name: str) -> Column:
+        """Name, unit and description of what parent holds under this name."""
+        entry = self._own(parent, name)
+        texts = [entry.attrs.get(key, "") for key in ("unit", "description")]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name} has a unit or description that is no text")
+        return Column(name, *texts)
 
     def evaluation(self, group: h5py.Group) -> Evaluation:
         """One evaluation: numbers of the right kinds, observables with errors of their shape."""
@@ -293,16 +269,16 @@ class _Reader:
                 raise ValueError(f"an evaluation with {name}={value}")
         if not math.isfinite(numbers["energy"]):
             raise ValueError("an evaluation whose energy is no number")
-        observables, coordinates = {}, {}
+        observables, coordinates, meanings = {}, {}, {}
         for name in group:
             entry = self.group(group, name)
             value, error = self.array(entry, "value"), self.array(entry, "error")
             if value.shape != error.shape:
                 raise ValueError(f"{name} and its error differ in shape")
-            observables[name] = (value, error)
+            observables[name], meanings[name] = (value, error), self.column(group, name)
             if "coordinates" in entry:
                 coordinates[name] = self.array(entry, "coordinates")
-        return Evaluation(numbers, observables, coordinates)
+        return Evaluation(numbers, observables, coordinates, meanings)
 
     def group(self, parent: h5py.Group, name: str) -> h5py.Group:
         """A group in this very file."""
@@ -345,5 +321,5 @@ def _write_evaluation(group: h5py.Group, evaluation: Evaluation) -> None:
         _write_array(entry, "error", np.asarray(error))
         if name in evaluation.coordinates:
             _write_array(entry, "coordinates", np.asarray(evaluation.coordinates[name]))
-        if name in OBSERVABLES:
-            _, entry.attrs["unit"], entry.attrs["description"] = OBSERVABLES[name]
+        if name in evaluation.meanings:
+            _, entry.attrs["unit"], entry.attrs["description"] = evaluation.meanings[name]

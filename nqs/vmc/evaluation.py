@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
-from nqs.vmc.energies.local_energy import connected, magnitudes, summed
+from nqs.vmc.energies.local_energy import connected, local_energy, magnitudes
 from nqs.vmc.observables.correlations import Correlations
 from nqs.vmc.observables.measure import DiagonalAverages, Measurement
 from nqs.vmc.observables.momenta import momentum_grid
@@ -97,7 +97,7 @@ def evaluate(
     for begin in range(0, n_own, chunk):
         samples = wavefunction.sample(min(chunk, n_own - begin), generator, unique=True)
         elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
-        e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
+        e_loc = local_energy(hamiltonian, samples.configs, elements, log_ratios)
         rounding.add(magnitudes(elements, log_ratios), samples.counts)
         residual.add(samples, elements, log_ratios, e_loc)
         largest.add(samples)

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.vmc.energies.local_energy import summed
+from nqs.vmc.energies.local_energy import local_energy
 from nqs.vmc.observables.measure import diagonal_observables
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -147,7 +147,7 @@ def shared_local_energies(
         configs, log_psi = samples.configs[some], samples.log_psi[some]
         elements, log_ratios = shared_connections(wavefunction, hamiltonians, configs, log_psi)
         rows = [
-            summed(hamiltonian, configs, element, log_ratios)
+            local_energy(hamiltonian, configs, element, log_ratios)
             for hamiltonian, element in zip(hamiltonians, elements, strict=True)
         ]
         parts.append(torch.stack(rows))
@@ -191,7 +191,7 @@ def connected_moments(
     )  # (L, connected)
     found = []
     for i, (hamiltonian, element) in enumerate(zip(hamiltonians, elements, strict=True)):
-        here = summed(hamiltonian, configs, element, log_ratios) - means[i]
+        here = local_energy(hamiltonian, configs, element, log_ratios) - means[i]
         there = torch.zeros_like(log_ratios)
         there[row, term] = energies[i][place].to(there.dtype) - means[i]
         element = element if log_ratios.is_complex() else element.real

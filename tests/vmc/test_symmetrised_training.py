@@ -11,8 +11,8 @@ from hamiltonians import J1J2, Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
+from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies
-from nqs.vmc.energies.proposal import draw_around
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.optimizers import natural_gradient
@@ -156,7 +156,7 @@ def test_orbits_in_a_sector_change_nothing(name: str, monkeypatch: pytest.Monkey
         if not merge:
             monkeypatch.setattr(Symmetrised, "representatives", lambda self, configs: configs)
         generator = torch.Generator().manual_seed(0)
-        drawn = draw_around(psi, hamiltonian, 200, 0.5, generator)
+        drawn = Blurred(flip_fraction=0.5).draw(psi, hamiltonian, 200, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
         update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.weights.to(e_loc.dtype) @ e_loc, update)
@@ -211,7 +211,7 @@ def test_orbits_share_a_row_and_nothing_else_changes(
         if not merge:
             monkeypatch.setattr(Symmetrised, "representatives", lambda self, configs: configs)
         generator = torch.Generator().manual_seed(0)
-        drawn = draw_around(psi, HAMILTONIAN, 200, fraction, generator)
+        drawn = Blurred(flip_fraction=fraction).draw(psi, HAMILTONIAN, 200, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
         update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.n_samples, samples.weights @ e_loc, update)

@@ -23,7 +23,7 @@ from hamiltonians.exact.diagonalisation import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Lattice, Square
 from hamiltonians.pauli import PauliSum
-from nqs.vmc.energies.proposal import draw_around
+from nqs.vmc.energies import Blurred
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import optimise
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
@@ -243,7 +243,7 @@ def test_draws_around_stay_in_the_sector(
     hamiltonian: Hamiltonian, fraction: float, generator: torch.Generator
 ) -> None:
     psi = build("ptf", Chain(hamiltonian.n_sites), "3", 2)
-    drawn = draw_around(psi, hamiltonian, 500, fraction, generator)
+    drawn = Blurred(flip_fraction=fraction).draw(psi, hamiltonian, 500, generator)
     samples, e_loc = drawn.samples, drawn.e_loc
     assert in_sector(psi, samples.configs).all() and len(samples.configs) > 5
     assert e_loc.isfinite().all() and samples.weights.isfinite().all()

@@ -353,7 +353,7 @@ class Recorder:
             raise FloatingPointError(f"the loss of step {record.step} is not finite")
         now = time.monotonic()
         session.elapsed = session.elapsed_before + now - self._started
-        session.content.append(record, session.elapsed)
+        session.content.append(vars(record), session.elapsed)
         self.status = ended(session)
         last = self.status is not None
         self._display.update(record, session.elapsed, last)
