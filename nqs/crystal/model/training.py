@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,22 @@ from nqs.core.sequence import SequenceModel
 from nqs.crystal.commands.config import OptimizerConfig
 from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, plain_batches
 from nqs.crystal.tokens.tokeniser import Tokeniser
+from nqs.runfolder.history import SECONDS, STEP, Column
 from nqs.runfolder.schedules import Schedule
 
 LARGEST_MEAN = 700.0
 """Nats a token whose exponential still is a number."""
+COLUMNS: Final = (
+    STEP,
+    Column("epoch", "1", "pass over the training crystals, from 1"),
+    Column("loss", "nats", "- ln p a token that counts, mean over the step's batch"),
+    Column("validation", "nats", "- ln p of a validation crystal, mean; NaN: not looked"),
+    Column("perplexity", "1", "exp of the same a token; NaN: not looked"),
+    Column("gradient_norm", "nats", "norm of the gradient before clipping"),
+    Column("learning_rate", "1", "learning rate of the step"),
+    SECONDS,
+)
+"""What is recorded of each step."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,10 @@ class StepRecord:
     gradient_norm: float
     learning_rate: float
     seconds: float
+
+    def row(self) -> dict[str, float]:
+        """All of it by column."""
+        return {column.name: float(getattr(self, column.name)) for column in COLUMNS}
 
 
 @dataclass(frozen=True)
