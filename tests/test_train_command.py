@@ -95,7 +95,7 @@ def test_help_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(["--help"]) == 0
     text = capsys.readouterr().out
     for key in ("lattice.Lx", "hamiltonian.Rb", "model.patch", "optimizer.learning_rate",
-                "energies.flip_fraction", "train.max_seconds", "run.resume", "seed", "dtype"):  # fmt: skip
+                "energies.flip_fraction", "train.max_seconds", "run.resume", "seed"):  # fmt: skip
         assert f"  {key}=" in text
     assert "lattice=chain|" in text and "|MODULE:CLASS" in text
     assert "  model.d_model=64 [rnn]\n" in text and "[1 .. 65536]" in text
