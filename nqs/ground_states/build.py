@@ -168,8 +168,10 @@ def build_optimizer(config: Config, hamiltonian: Hamiltonian) -> Optimizer:
 def build_energies(energies: Selection, wavefunction: Wavefunction) -> Energies:
     """Where local energies come from. Raises InputError for what the wavefunction lacks."""
     built: Energies = energies.build()
-    with naming("energies"):
+    try:
         built.check(wavefunction)
+    except ValueError as error:
+        raise InputError(f"energies.{error}") from None
     return built
 
 
