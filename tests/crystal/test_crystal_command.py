@@ -20,7 +20,7 @@ import torch
 
 from nqs.cli.app import main
 from nqs.core.transformer import Transformer
-from nqs.crystal.commands.training_run import COLUMNS, read_trained
+from nqs.crystal.commands.run_folder import read_trained
 from nqs.runfolder.history import TIME_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +155,7 @@ def test_what_is_thrown_away_is_counted(
 def content(path: Path) -> tuple[dict, dict]:
     saved = torch.load(max((path / "checkpoints").iterdir()), weights_only=True)
     with h5py.File(path / "run.h5") as file:
-        columns = {c.name: file["history"][c.name][:] for c in COLUMNS}
+        columns = {name: values[:] for name, values in file["history"].items()}
     return saved, columns
 
 

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from nqs.ground_states import run as ground_state_run
-from nqs.ground_states import summary
+from nqs.ground_states import ground_state_run, summary
 from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
+from nqs.ground_states.judgement import Judgement
+from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.runfolder import checkpoint
+from nqs.runfolder.summary import write as write_summary
 from nqs.scans import folder as scan_folder
 from nqs.scans import neighbours
 from nqs.scans import run as scans
@@ -46,7 +48,7 @@ TINY = [
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)
-    monkeypatch.setattr(ground_state_run, "judged", lambda session: [])  # tested elsewhere
+    monkeypatch.setattr(Judgement, "doubts", lambda *arguments: [])  # tested elsewhere
 
 
 def scan(*words: str) -> int:
@@ -137,13 +139,12 @@ def test_flips_that_only_one_side_has() -> None:
 
 def badly(warm: bool) -> Any:
     """A run whose warm (or cold) start is thrown away by absurdly long steps at delta=1."""
-    run = ground_state_run.run
 
     def spoilt(config: Any, command: Any) -> int:
         if config.hamiltonian.delta == 1 and (config.train.start_from is not None) == warm:
             wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
-        return run(config, command)
+        return run_job(config, command)
 
     return spoilt
 
@@ -211,7 +212,7 @@ def test_a_worse_second_attempt_is_put_aside(monkeypatch: pytest.MonkeyPatch) ->
         code = (cold if config.train.start_from is None else warm)(config, command)
         if "~again" in config.run.dir:
             path = Path(config.run.dir) / "summary.json"
-            summary.write(path, summary.read(path) | {"energy": 100.0})
+            write_summary(path, summary.read(path) | {"energy": 100.0})
         return code
 
     monkeypatch.setattr(scans, "run", spoilt)
@@ -241,13 +242,11 @@ def test_models_and_lattices_that_differ_are_not_compared() -> None:
 
 
 def test_both_directions_are_compared_but_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ground_state_run.run
-
     def spoilt(config: Any, command: Any) -> int:
         if config.run.dir.endswith("delta=1,backward"):
             wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
-        return run(config, command)
+        return run_job(config, command)
 
     monkeypatch.setattr(scans, "run", spoilt)
     assert scan("hamiltonian.delta=0,1", "lattice.Lx=3", "scan.warm_start=hamiltonian.delta",
@@ -273,10 +272,10 @@ def test_an_older_summary_without_verdict_gets_no_good_one() -> None:
     path = Path("scan/hamiltonian.delta=0/summary.json")
     older = summary.read(path)
     del older["verdict"], older["doubts"]
-    summary.write(path, older | {"energy": older["energy"] + 100})
+    write_summary(path, older | {"energy": older["energy"] + 100})
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true", "launcher=sequential"]) == 0
     assert result("hamiltonian.delta=0")["verdict"] == "doubtful"
-    summary.write(path, summary.read(path) | {"energy": older["energy"]})
+    write_summary(path, summary.read(path) | {"energy": older["energy"]})
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert result("hamiltonian.delta=0")["verdict"] is None
 
