@@ -7,11 +7,11 @@ from typing import Any, Final
 from torch import Tensor
 
 from nqs.ground_states.build import Job
-from nqs.ground_states.run_file import OBSERVABLES
 from nqs.runfolder import history
-from nqs.runfolder.history import Evaluation, RunFile
+from nqs.runfolder.history import Column, Evaluation, RunFile
 from nqs.runfolder.machine import build_generator
 from nqs.vmc.evaluation import evaluate
+from nqs.vmc.observables import owner
 
 NUMBERS: Final = (
     *("energy", "energy_error", "variance", "v_score", "n_samples"),
@@ -27,10 +27,10 @@ def evaluated(
     step: int,
     kind: str,
     *,
-    sigma_x: bool | None = None,
+    thorough: bool | None = None,
     subsystems: Tensor | None = None,
 ) -> Evaluation:
-    """A fresh evaluation of the job's state; sigma_x and subsystems as for `evaluate`.
+    """A fresh evaluation of the job's state; thorough and subsystems as for `evaluate`.
 
     It draws from a generator of its own: its numbers depend on the parameters, the seed and the
     kind, not on where the run was interrupted.
@@ -43,7 +43,7 @@ def evaluated(
         n_samples,
         generator,
         lattice=job.lattice,
-        sigma_x=sigma_x,
+        thorough=thorough,
         subsystems=subsystems,
         ranks=job.ranks,
     )
@@ -54,14 +54,15 @@ def evaluated(
         for name, estimate in result.observables.items()
     }
     coordinates = {name: x.cpu().numpy() for name, x in result.coordinates.items()}
-    meanings = {name: OBSERVABLES[name] for name in observables if name in OBSERVABLES}
+    measured = [(name, owner(name)) for name in observables]
+    meanings = {name: Column(*known[1].column) for name, known in measured if known}
     return Evaluation(numbers, observables, coordinates, meanings)
 
 
 def start_evaluation(job: Job) -> Evaluation:
     """Of the parameters that the run starts from, lest it end above them unnoticed."""
     n_samples = max(job.config.train.n_samples, 2 * job.ranks.size)
-    return evaluated(job, n_samples, job.config.seed, 0, "start", sigma_x=False)
+    return evaluated(job, n_samples, job.config.seed, 0, "start", thorough=False)
 
 
 def remarks(content: RunFile) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from nqs.runfolder import checkpoint
 from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.history import Evaluation
 from nqs.runfolder.summary import write
+from nqs.vmc.observables import Observable, owner
 from nqs.vmc.observables.renyi import half, subsystem
 
 
@@ -44,7 +45,7 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         checkpoint.restore(job.wavefunction, saved)
         evaluation = evaluated(
-            job, n_samples, seed, saved["step"], "later", sigma_x=True, subsystems=masks
+            job, n_samples, seed, saved["step"], "later", thorough=True, subsystems=masks
         )
         content.keep(evaluation)
         content.write(path / "run.h5")
@@ -80,15 +81,15 @@ def chosen_subsystems(given: Sequence[str], lattice: Lattice) -> Tensor | None:
 
 
 def lines(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """(name, text) of the scalar observables and of each subsystem's entropy."""
-    rows = [
-        (name.replace("_", " "), with_error(float(value), float(error)))
-        for name, (value, error) in evaluation.observables.items()
-        if value.ndim == 0
-    ]
-    if "renyi2" in evaluation.observables:
-        value, error = evaluation.observables["renyi2"]
-        for inside, s, sigma in zip(evaluation.coordinates["renyi2"], value, error, strict=True):
-            sites = int(inside.sum())
-            rows.append((f"Renyi entropy S2, {sites} sites", with_error(float(s), float(sigma))))
-    return rows
+    """(name, text) of each number among the observables, as their classes write them."""
+    rows = []
+    for name, (value, error) in evaluation.observables.items():
+        known, coordinates = owner(name), evaluation.coordinates.get(name)
+        kind = Observable if known is None else known[0]
+        rows += kind.entries(
+            name,
+            torch.from_numpy(value),
+            torch.from_numpy(error),
+            None if coordinates is None else torch.from_numpy(coordinates),
+        )
+    return [(text, with_error(value, error)) for text, value, error in rows]

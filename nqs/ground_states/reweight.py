@@ -63,7 +63,6 @@ def reweight(
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         others = [at_couplings(job, values) for values in couplings]
         checkpoint.restore(job.wavefunction, saved)
-        signs = job.lattice.sublattice_signs()
         with naming(" ".join(given)):
             found = neighbouring_couplings(
                 job.wavefunction,
@@ -72,7 +71,7 @@ def reweight(
                 n_samples,
                 n_lanczos,
                 build_generator(seed, "evaluation", job.device),
-                sublattice_signs=None if signs is None else signs.to(job.device),
+                lattice=job.lattice,
             )
         entry = {
             "step": saved["step"],

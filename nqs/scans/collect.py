@@ -213,11 +213,12 @@ def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], fold
     for name, (meaning, unit) in NUMBERS.items():
         if result.get(name) is not None:
             table.put(name, place, np.asarray(result[name], dtype=float), meaning, unit)
-    n_sites = result["n_sites"]
     for name, (value, error) in final.observables.items():
-        meaning = name.replace("_", " ")
-        table.put(name, place, value, meaning, "1", n_sites)
-        table.put(f"{name}_error", place, error, f"standard error of {meaning}", "1", n_sites)
+        meaning, known = name.replace("_", " "), final.meanings.get(name)
+        unit = known.unit if known is not None and known.unit else "1"
+        n_sites = 0 if name in final.coordinates else result["n_sites"]
+        table.put(name, place, value, meaning, unit, n_sites)
+        table.put(f"{name}_error", place, error, f"standard error of {meaning}", unit, n_sites)
     verdicts.put(place, summary.verdict(result), result.get("doubts", []))
 
 

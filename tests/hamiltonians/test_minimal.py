@@ -112,6 +112,6 @@ def test_from_product_state_to_evaluation(H: Hamiltonian) -> None:
         generator=generator,
         flip_fraction=0.5 if len(H.flips) else 0.0,
     )
-    found = evaluate(psi, user, 2_000, generator, sigma_x=True)
+    found = evaluate(psi, user, 2_000, generator, thorough=True)
     exact = ground_state(user)
     assert abs(found.energy - exact.energy) < 1e-2 * abs(exact.energy) + 5 * found.energy_error
