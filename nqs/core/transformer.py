@@ -48,11 +48,11 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Tensor, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, S, D) and project(x) (R, S, C) -> x, keys and values for the state."""
+        """x (R, S, D) and read(x) (R, S, C) -> x, keys and values for the state."""
         mixed, keys, values = self.attention(projected, prefix)
         return self.perceptron(x + mixed), keys, values
 
-    def project(self, x: Tensor) -> Tensor:
+    def read(self, x: Tensor) -> Tensor:
         """What the attention reads of the normalised input, (..., D) -> (..., C)."""
         return self.attention.read(self.norm_attention(x))
 
@@ -135,11 +135,7 @@ class Transformer(EmbeddingModel):
         """See SequenceModel.forward."""
         state, start = self._continued(tokens, state)
         if state is not None and state.repeated is not None:
-            n_own = tokens.shape[1]
-            every = self.embedding.weight[:, None].expand(-1, n_own, -1)
-            table = self.positions(every, start).flatten(0, 1)  # (V S, D)
-            places = tokens * n_own + torch.arange(n_own, device=tokens.device)
-            x = nn.functional.embedding(places, table)  # (R, S, D)
+            x = _looked_up(self._vectors(tokens.shape[1], start), tokens)  # (R, S, D)
             return self._repeating(x, state, state.repeated)
         return self._run(*self._embedded(tokens, start), state)
 
@@ -151,7 +147,7 @@ class Transformer(EmbeddingModel):
         x = self.positions(embedded, start)
         if state is not None and state.repeated is not None:
             return self._repeating(x, state, state.repeated)
-        return self._run(x, self.blocks[0].project(x), state)
+        return self._run(x, self.blocks[0].read(x), state)
 
     def _continued(
         self, inputs: Tensor, state: SequenceState | None
@@ -169,7 +165,7 @@ class Transformer(EmbeddingModel):
         keys, values, first = [], [], None
         for layer, block in enumerate(self.blocks):
             prefix = state.filled(layer) if state is not None and state.length > 0 else None
-            projected = projected if layer == 0 else block.project(x)
+            projected = projected if layer == 0 else block.read(x)
             x, new_keys, new_values = block(x, projected, prefix)
             keys.append(new_keys)
             values.append(new_values)
@@ -185,12 +181,12 @@ class Transformer(EmbeddingModel):
         """Branches x (R, S, D) that repeat a sequence after their first input (see `prefix`)."""
         start, n_own = state.length, x.shape[1]
         first = self.blocks[0]
-        mixed = first.attention.repeat(first.project(x[:, :1]), state.filled(0), repeated)
+        mixed = first.attention.repeat(first.read(x[:, :1]), state.filled(0), repeated)
         if mixed is None:
-            return self._run(x, first.project(x), dataclasses.replace(state, repeated=None))
+            return self._run(x, first.read(x), dataclasses.replace(state, repeated=None))
         x = first.perceptron(x + mixed)
         for layer, block in enumerate(self.blocks[1:], start=1):
-            x, _, _ = block(x, block.project(x), state.filled(layer))
+            x, _, _ = block(x, block.read(x), state.filled(layer))
         return self.head(self.norm(x)), KeyValueState([], [], start + n_own)
 
     def _embedded(self, tokens: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -202,14 +198,15 @@ class Transformer(EmbeddingModel):
         first = self.blocks[0]
         if torch.is_grad_enabled() or tokens.shape[0] <= self.vocab_size:
             x = self.positions(self.embedding(tokens), start)
-            return x, first.project(x)
-        n_own = tokens.shape[1]
+            return x, first.read(x)
+        vectors = self._vectors(tokens.shape[1], start)
+        both = _looked_up(torch.cat([vectors, first.read(vectors)], dim=-1), tokens)
+        return both[..., : self.d_model], both[..., self.d_model :]  # (R, S, D), (R, S, C)
+
+    def _vectors(self, n_own: int, start: int) -> Tensor:
+        """Inputs of the first block for every token at every position from start, (V, S, D)."""
         every = self.embedding.weight[:, None].expand(-1, n_own, -1)
-        pairs = self.positions(every, start)  # (V, S, D)
-        table = torch.cat([pairs, first.project(pairs)], dim=-1).flatten(0, 1)  # (V S, D + C)
-        places = tokens * n_own + torch.arange(n_own, device=tokens.device)
-        found = nn.functional.embedding(places, table)  # (R, S, D + C)
-        return found[..., : self.d_model], found[..., self.d_model :]
+        return self.positions(every, start)
 
     @torch.no_grad()
     def whole(self, tokens: Tensor) -> TransformerReading:
@@ -218,7 +215,7 @@ class Transformer(EmbeddingModel):
         x, projected = self._embedded(tokens, 0)
         layers = []
         for layer, block in enumerate(self.blocks):
-            mixed, frozen = block.attention.frozen(projected if layer == 0 else block.project(x))
+            mixed, frozen = block.attention.frozen(projected if layer == 0 else block.read(x))
             x = block.perceptron(x + block.attention.project(mixed))
             layers.append(frozen)
         return TransformerReading(self, layers, self.head(self.norm(x)))
@@ -256,9 +253,16 @@ class TransformerReading(Reading):
         model = self._model
         x = model.positions.at(model.embedding(tokens), places)  # (R, S, D)
         for block, frozen in zip(model.blocks, self._layers, strict=True):
-            mixed = frozen.revised(block.project(x), places)
+            mixed = frozen.revised(block.read(x), places)
             x = block.perceptron(x + block.attention.project(mixed))
         return model.head(model.norm(x))
+
+
+def _looked_up(table: Tensor, tokens: Tensor) -> Tensor:
+    """What a table (V, S, C) holds of each token at its place: tokens (R, S) -> (R, S, C)."""
+    n_own = tokens.shape[1]
+    rows = tokens * n_own + torch.arange(n_own, device=tokens.device)
+    return nn.functional.embedding(rows, table.flatten(0, 1))
 
 
 def _extended(

@@ -39,6 +39,7 @@ from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, memory
 from nqs.ground_states.config import (
     MOST_SITES,
+    OPTIMIZERS,
     Config,
     HamiltonianConfig,
     LatticeConfig,
@@ -47,10 +48,7 @@ from nqs.ground_states.config import (
 )
 from nqs.runfolder.machine import build_device, build_generator
 from nqs.vmc.energies import Blurred, Energies, NearFlips
-from nqs.vmc.optimizers.natural_gradient import NaturalGradient
-from nqs.vmc.optimizers.optimizer import Adam, Optimizer
-from nqs.vmc.optimizers.schedules import Schedule
-from nqs.vmc.optimizers.time_step import time_step
+from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -72,12 +70,6 @@ GRIDS: Final = {
 }
 CELL_SITES: Final = {"honeycomb": 2, "kagome": 3}
 """Sites of a unit cell where there are several."""
-WARM_RATE = 2.0
-"""Factor on the automatic time step of a run that starts near its ground state: nothing is left to
-collapse, and few steps are to go far. (4x4 Rydberg atoms along delta in steps of 0.25, 30 steps
-each: median relative error 3.0e-4 without, 1.6e-4 with it; 50 steps without: 1.5e-4.)"""
-LEAST_STEP: Final = 1e-9
-"""Of the automatic time step; float32 rounds changes of 6e-8 away."""
 MANY_DIGITS: Final = 6
 """model.digit_decay=auto learns the states of patches of so many sites from their bits."""
 DIGIT_DECAY: Final = 0.3
@@ -128,8 +120,7 @@ def build(config: Config, ranks: Ranks = ALONE) -> Job:
     with naming(symmetry_keys(config.model)):
         check_invariance(hamiltonian, wavefunction.generators())
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
-    with naming("optimizer"):
-        optimizer = build_optimizer(config, hamiltonian)
+    optimizer = build_optimizer(config, hamiltonian)
     wavefunction = wavefunction.to(device)
     return Job(
         config=config,
@@ -453,59 +444,19 @@ def build_large_core(
     return LargePatched(outer, sub, large.lengths)
 
 
-def build_optimizer(whole: Config, hamiltonian: Hamiltonian) -> Optimizer:
-    """minSR or Adam; schedules span all steps of the run. Text is auto: OptimizerConfig checks."""
-    config, n_steps = whole.optimizer, whole.train.steps
-    learning_rate, momentum = config.learning_rate, config.momentum
-    if config.name == "minsr" and not isinstance(learning_rate, str):
-        check_moves(learning_rate, hamiltonian)
-    if isinstance(learning_rate, str):
-        learning_rate = time_step(hamiltonian)
-        if whole.train.start_from is not None:
-            learning_rate *= WARM_RATE
-    if isinstance(momentum, str):
-        momentum = 0.0 if whole.model.phase else 0.9
-    schedule = Schedule(
-        kind=config.schedule,
-        warmup_steps=config.warmup_steps,
-        total_steps=n_steps,
-        final_fraction=config.final_fraction,
-    )
-    if config.name == "minsr":
-        assert config.diagonal_shift is not None and momentum is not None
-        assert config.memory_gb is not None and config.final_shift_fraction is not None
-        assert config.implicit is not None
-        return NaturalGradient(
-            learning_rate,
-            diagonal_shift=config.diagonal_shift,
-            momentum=momentum,
-            max_norm=config.max_norm,
-            implicit=config.implicit,
-            schedule=schedule,
-            shift_schedule=Schedule(
-                "exponential", total_steps=n_steps, final_fraction=config.final_shift_fraction
-            ),
-            memory_gb=config.memory_gb,
+def build_optimizer(config: Config, hamiltonian: Hamiltonian) -> Optimizer:
+    """The optimizer of a run of train.steps. Raises InputError for keys that do not go with it."""
+    name, is_warm = config.optimizer.name, config.train.start_from is not None
+    keys = {key: getattr(config.optimizer, key) for key in OPTIMIZERS[name]}
+    try:
+        return Optimizer.kinds[name](**keys).prepare(
+            hamiltonian,
+            n_steps=config.train.steps,
+            is_complex=config.model.phase,
+            warm_start=is_warm,
         )
-    assert config.beta1 is not None and config.beta2 is not None and config.eps is not None
-    return Adam(
-        learning_rate=learning_rate,
-        beta1=config.beta1,
-        beta2=config.beta2,
-        eps=config.eps,
-        clip_norm=config.clip_norm,
-        schedule=schedule,
-    )
-
-
-def check_moves(learning_rate: float, hamiltonian: Hamiltonian) -> None:
-    """Raises InputError for a time step so short that rounding undoes it."""
-    automatic = time_step(hamiltonian)
-    if learning_rate < LEAST_STEP * automatic:
-        raise InputError(
-            f"optimizer.learning_rate={learning_rate:g}: changes nothing; auto is {automatic:.3g} "
-            f"here, give at least {LEAST_STEP * automatic:.3g}"
-        )
+    except ValueError as error:
+        raise InputError(f"optimizer.{error}") from None
 
 
 def build_energies(config: TrainConfig, wavefunction: Wavefunction) -> Energies:

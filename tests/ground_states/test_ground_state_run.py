@@ -28,7 +28,7 @@ from nqs.runfolder.progress import ProgressDisplay, Record
 from nqs.runfolder.resumable_run import check_finite
 from nqs.vmc.energies import flip_precision
 from nqs.vmc.energies.flip_precision import Rounding
-from nqs.vmc.optimizers.optimizer import Adam
+from nqs.vmc.optimizers import Adam
 
 TINY: dict[str, Any] = {
     "lattice": {"name": "square", "Lx": 2, "Ly": 2, "periodic": False},

@@ -24,6 +24,7 @@ from nqs.crystal.commands.config import OptimizerConfig
 from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, plain_batches
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.runfolder.history import SECONDS, STEP, Column
+from nqs.runfolder.schedules import Schedule
 
 LARGEST_MEAN = 700.0
 """Nats a token whose exponential still is a number."""
@@ -130,9 +131,10 @@ def train(
     model, optimizer = training.model, training.optimizer
     device = model.head.weight.device
     batches = following(training, tokeniser, crystals, tasks)
+    schedule = build_schedule(config, n_steps)
     while training.step < n_steps:
         started = time.perf_counter()
-        rate = config.learning_rate * schedule(config, training.step, n_steps)
+        rate = config.learning_rate * schedule(training.step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         with autocast(device, precision):
@@ -231,13 +233,17 @@ def keep_best(training: Training, look: Quality) -> None:
         training.best_parameters = copy.deepcopy(training.model.state_dict())
 
 
-def schedule(config: OptimizerConfig, step: int, n_steps: int) -> float:
-    """Factor of the learning rate at step 0, 1, ...: linear warm-up, then half a cosine."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    progress = (step - config.warmup_steps) / max(1, n_steps - 1 - config.warmup_steps)
-    falling = (1 + math.cos(math.pi * progress)) / 2
-    return config.final_fraction + (1 - config.final_fraction) * falling
+def build_schedule(config: OptimizerConfig, n_steps: int) -> Schedule:
+    """Factor of the learning rate: linear warm-up, then half a cosine, to its end at the last step
+    of n_steps."""
+    warmup = config.warmup_steps
+    return Schedule(
+        "cosine",
+        warmup_steps=warmup,
+        decay_start=warmup,
+        decay_steps=max(1, n_steps - 1 - warmup),
+        final_fraction=config.final_fraction,
+    )
 
 
 def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> torch.optim.Optimizer:
