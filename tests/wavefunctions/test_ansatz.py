@@ -94,7 +94,7 @@ def test_a_core_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         flipped = psi.log_psi_flipped(samples.configs, flips)
         brute = psi.log_psi((samples.configs[:, None] ^ flips).flatten(0, 1)).view_as(flipped)
     torch.testing.assert_close(flipped, brute)
-    assert list(GROUP.keys("own_core:Mean"))[0] == "width"
+    assert next(iter(GROUP.keys("own_core:Mean"))) == "width"
 
 
 def test_what_a_class_says_of_itself_decides_the_patches() -> None:
