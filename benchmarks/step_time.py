@@ -108,7 +108,7 @@ class Ours:
         marks = [self._now()]
         samples = self.psi.sample(self.n_samples, self.generator)
         marks.append(self._now())
-        e_loc = local_energies(self.psi, self.hamiltonian, samples, products=self.products)
+        e_loc = local_energies(self.psi, self.hamiltonian, samples, precision=self.products)
         marks.append(self._now())
         add_to_parameters(self.psi, self.optimizer.update(self.psi, samples, e_loc))
         marks.append(self._now())

@@ -29,16 +29,21 @@ from nqs.ground_states import distributed, summary
 from nqs.ground_states.build import EXACT_GIGABYTES, Job, build
 from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.distributed import together
+from nqs.ground_states.run_folder import create, portable, reopen
+from nqs.ground_states.saved_state import newest_checkpoint, restore_optimizer
 from nqs.ground_states.start import put_at_start, starting_file, with_source_patches
-from nqs.runfolder import checkpoint, folder, history
+from nqs.runfolder import checkpoint, history
 from nqs.runfolder.console import tell
-from nqs.runfolder.folder import writing
+from nqs.runfolder.folder import locked, writing
+from nqs.runfolder.invocation import program
 from nqs.runfolder.machine import build_generator, derived_seed
 from nqs.runfolder.progress import Log, ProgressDisplay
 from nqs.runfolder.signals import Interrupted, StopRequests
-from nqs.vmc.energies.near_flips import EXACT_FRACTION, LocalFlips
+from nqs.vmc.energies.flip_precision import steps_by_precision
 from nqs.vmc.evaluation import evaluate
+from nqs.vmc.observables import owner
 from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers.optimizer import Optimizer
 from nqs.vmc.product_state import product_energy, product_state
 from nqs.vmc.ranks import RankLost, Ranks
 from nqs.vmc.verdict import Findings
@@ -98,6 +103,9 @@ class Session:
     product: tuple[float, float] | None = None
     started: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        self.content.declare(step_columns(self.job))
+
     @property
     def config(self) -> Config:
         """The run's configuration."""
@@ -119,7 +127,7 @@ class Session:
         word = f"run.dir={self.path}"
         if not re.fullmatch(r"[A-Za-z0-9_./+-]+", str(self.path)):  # quoted for Hydra
             word = shlex.quote(f"run.dir='{self.path}'")
-        command = distributed.started_by(["python", "train.py"])
+        command = distributed.started_by(program())
         return f"{shlex.join(command)} {word} run.resume=true"
 
     def report(self, status: str) -> dict[str, Any]:
@@ -134,13 +142,19 @@ class Session:
             evaluation=self.evaluation,
             exact_energy=self.exact_energy,
             warning=self.warning,
-            flip_precision=self.content.flip_precision(),
+            flip_precision=steps_by_precision(self.content.columns),
             doubts=judged(self),
         )
         content |= remarks(self.content, self.notes)
         if self.leads:
             summary.write(self.path / "summary.json", content)
         return content
+
+
+def step_columns(job: Job) -> list[history.Column]:
+    """What is recorded of each step."""
+    columns = (*StepRecord.columns, *job.optimizer.columns, *job.energies.columns)
+    return [history.Column(*column) for column in columns]
 
 
 def judged(session: Session) -> list[str]:
@@ -291,7 +305,7 @@ def writer(path: Path, ranks: Ranks) -> Iterator[Log]:
         with open(os.devnull, "w") as nowhere, Log(Path(os.devnull), nowhere) as log:
             yield log
         return
-    with folder.locked(path), writing(path), Log(path / "run.log", sys.stdout) as log:
+    with locked(path), writing(path), Log(path / "run.log", sys.stdout) as log:
         yield log
 
 
@@ -300,12 +314,12 @@ def open_folder(job: Job, command: Sequence[str], notes: list[str]) -> Path:
     config = job.config
     if not config.run.resume:
         start = starting_file(job)
-        return folder.create(config, job.hamiltonian.n_sites, command, start)
+        return create(config, job.hamiltonian.n_sites, command, start)
     assert config.run.dir is not None
     path = Path(config.run.dir)
-    with writing(path), folder.locked(path):
+    with writing(path), locked(path):
         restored(path, job, warn=lambda line: None)  # refuse before a file of the run is touched
-        notes += folder.reopen(path, config, command)
+        notes += reopen(path, config, command)
     return path
 
 
@@ -337,7 +351,7 @@ def start_evaluation(session: Session) -> history.Evaluation:
     its own: the run goes on as without it."""
     job, config = session.job, session.config
     n_samples = max(config.train.n_samples, 2 * job.ranks.size)
-    return evaluated(job, n_samples, config.seed, 0, "start", sigma_x=False)
+    return evaluated(job, n_samples, config.seed, 0, "start", thorough=False)
 
 
 def doubts(job: Job) -> str | None:
@@ -353,7 +367,7 @@ def restored(path: Path, job: Job, warn: Any) -> tuple[dict[str, Any] | None, hi
     """The newest checkpoint (None before the first), its parameters in place, and the history up
     to its step."""
     content = history.read(path / "run.h5")
-    saved = checkpoint.newest(path / "checkpoints", folder.portable(job.config), job.device, warn)
+    saved = newest_checkpoint(path, job.config, job.device, warn)
     content.truncate(0 if saved is None else saved["step"], path)
     if saved is not None:
         checkpoint.restore(job.wavefunction, saved)
@@ -365,17 +379,18 @@ def resume(session: Session) -> None:
     job, saved = session.job, None
     if session.leads:
         saved, session.content = restored(session.path, job, session.log.say)
+        session.content.declare(step_columns(job))
     saved = job.ranks.shared(saved, job.device)
     if saved is None:
         session.log.say("no checkpoint yet, starting at step 0")
         return
     checkpoint.restore(job.wavefunction, saved)
-    checkpoint.restore_optimizer(job.optimizer, saved, job.n_parameters)
+    restore_optimizer(job.optimizer, saved, job.n_parameters)
     session.step = session.saved_step = session.content.saved_step = saved["step"]
     session.elapsed = session.elapsed_before = saved["elapsed"]
     last = {name: values[-1] for name, values in session.content.columns.items() if values}
     if last:
-        job.products.restore(last["flip_bits"], last["flip_bias"], last["flip_rms_share"])
+        job.energies.restore(last)
     session.log.say(f"resumed at step {session.step}")
     restore_generator(session, torch.atleast_2d(saved["generator"]).cpu())
 
@@ -411,24 +426,14 @@ def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool])
         job.wavefunction,
         job.hamiltonian,
         job.optimizer,
+        energies=job.energies,
         first_step=first_step,
         n_steps=config.steps,
         n_samples=config.n_samples,
         generator=job.generator,
-        flip_fraction=config.flip_fraction,
-        local_flips=local_flips(config),
         ranks=job.ranks,
-        products=job.products,
         after_step=after_step,
     )
-
-
-def local_flips(config: TrainConfig) -> LocalFlips | None:
-    """What train.flip_radius and train.exact_fraction ask for."""
-    if config.flip_radius is None:
-        return None
-    share = EXACT_FRACTION if config.exact_fraction is None else config.exact_fraction
-    return LocalFlips(config.flip_radius, share)
 
 
 def out_of_time(session: Session) -> bool:
@@ -455,7 +460,7 @@ class Recorder:
         now = time.monotonic()
         session.step += 1
         session.elapsed = session.elapsed_before + now - self._started
-        session.content.append(record, session.elapsed)
+        session.content.append(record.row(), session.elapsed)
         due = session.step % config.train.checkpoint_every == 0
         due = due or now - self._saved >= CHECKPOINT_SECONDS
         wishes = torch.tensor([[session.stop.received or 0, out_of_time(session), due]])
@@ -473,8 +478,10 @@ class Recorder:
 
 def check_finite(record: StepRecord) -> None:
     """Raises FloatingPointError naming the step and the quantity."""
-    for name in ("energy", "energy_error", "variance", "gradient_norm", "learning_rate"):
-        if not math.isfinite(getattr(record, name)):
+    row = record.row()
+    names = ("energy", "energy_error", "variance", *(column.name for column in Optimizer.columns))
+    for name in names:
+        if not math.isfinite(row[name]):
             raise FloatingPointError(
                 f"the {name.replace('_', ' ')} of step {record.step:.0f} is not finite"
             )
@@ -499,7 +506,7 @@ def save(session: Session) -> None:
             session.path / "checkpoints",
             step=session.step,
             elapsed=session.elapsed,
-            config=folder.portable(session.config),
+            config=portable(session.config),
             model=model,
             optimizer=optimizer,
             generators=generators,
@@ -576,10 +583,10 @@ def evaluated(
     step: int,
     kind: str,
     *,
-    sigma_x: bool | None = None,
+    thorough: bool | None = None,
     subsystems: Tensor | None = None,
 ) -> history.Evaluation:
-    """A fresh evaluation as run.h5 keeps it; sigma_x and subsystems as for `evaluate`."""
+    """A fresh evaluation as run.h5 keeps it; thorough and subsystems as for `evaluate`."""
     stream = "start" if kind == "start" else "evaluation"
     generator = build_generator(seed, stream, job.device, job.ranks.rank)
     result = evaluate(
@@ -588,7 +595,7 @@ def evaluated(
         n_samples,
         generator,
         lattice=job.lattice,
-        sigma_x=sigma_x,
+        thorough=thorough,
         subsystems=subsystems,
         ranks=job.ranks,
     )
@@ -600,7 +607,9 @@ def evaluated(
         for name, estimate in result.observables.items()
     }
     coordinates = {name: x.cpu().numpy() for name, x in result.coordinates.items()}
-    return history.Evaluation(numbers, observables, coordinates)
+    measured = [(name, owner(name)) for name in observables]
+    meanings = {name: history.Column(*known[1].column) for name, known in measured if known}
+    return history.Evaluation(numbers, observables, coordinates, meanings)
 
 
 def draw(path: Path, content: history.RunFile, result: dict[str, Any]) -> None:

@@ -136,11 +136,16 @@ class Ansatz:
                 large = large_patches(lattice, _spec(self.patch), _spec(sub_patch))
             return Tiling(large.patches, large.centres, large.lengths)
         with _naming(f"patch={shown(self.patch)}"):
-            spec = _spec(self.patch)
-            if spec == "auto" and kind.token_cost(2, model.values) is not None:
-                spec = cheapest_spec(lattice, lambda k: kind.token_cost(k, model.values) or 0.0)
-            patches = Patches.from_spec(lattice, spec, path=kind.path)
+            patches = Patches.from_spec(lattice, self.spec(lattice, model), path=kind.path)
         return Tiling(patches, patches.centres)
+
+    def spec(self, lattice: Lattice, model: ModelChoice) -> str | list[list[int]]:
+        """`patch` as `Patches.from_spec` takes it; auto of a model of known cost is what costs
+        least."""
+        kind: type[SequenceModel] = model.kind
+        if self.patch != "auto" or kind.token_cost(2, model.values) is None:
+            return _spec(self.patch)
+        return cheapest_spec(lattice, lambda k: kind.token_cost(k, model.values) or 0.0)
 
     def network(
         self, tiling: Tiling, model: ModelChoice, generator: torch.Generator

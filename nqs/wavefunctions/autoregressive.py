@@ -22,7 +22,6 @@ from nqs.core.digits import DigitHead
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import flipped_log_psi
-from nqs.wavefunctions.nearby import nearby_log_ratios
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -246,13 +245,6 @@ class Autoregressive(Wavefunction):
     ) -> Tensor:
         """See Wavefunction.log_psi_flipped; (B, G) float64 or complex128."""
         return cleared(flipped_log_psi(self, configs, flips, needed, max_rows=max_rows))
-
-    @torch.no_grad()
-    def log_ratios_nearby(
-        self, configs: Tensor, flips: Tensor, radius: float, *, max_rows: int = 32_768
-    ) -> Tensor:
-        """See Wavefunction.log_ratios_nearby; (B, G) float64 or complex128."""
-        return cleared(nearby_log_ratios(self, configs, flips, radius, max_rows=max_rows))
 
     @torch.no_grad()
     def sample(

@@ -19,8 +19,8 @@ from torch.testing import assert_close
 
 from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Square
+from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies
-from nqs.vmc.energies.proposal import draw_around
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.optimizers.gradient import (
@@ -101,7 +101,7 @@ def test_zero_variance_on_an_exact_complex_eigenvector(generator: torch.Generato
     values, vectors = torch.linalg.eigh(MATRIX)
     exact, energy = ComplexTable(vectors[:, 0]), float(values[0])
     for fraction in (0.0, 0.4):
-        drawn = draw_around(exact, HAMILTONIAN, 500, fraction, generator)
+        drawn = Blurred(flip_fraction=fraction).draw(exact, HAMILTONIAN, 500, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
         found = sample_statistics(e_loc, samples, 6, 0.0)
         assert found.energy == pytest.approx(energy, rel=1e-10)
@@ -171,7 +171,9 @@ def test_gradient(model: str, mixed: bool) -> None:
 def test_importance_is_p_over_q(fraction: float) -> None:
     """Weights from |ratio|^2: no phase in them."""
     psi = build("ptf")
-    drawn = draw_around(psi, HAMILTONIAN, 500, fraction, torch.Generator().manual_seed(0))
+    drawn = Blurred(flip_fraction=fraction).draw(
+        psi, HAMILTONIAN, 500, torch.Generator().manual_seed(0)
+    )
     samples = drawn.samples
     p = amplitudes(psi).detach().abs().square()
     configs = basis(6)
@@ -242,7 +244,7 @@ def test_the_loop_lowers_the_energy(method: str) -> None:
         n_steps=60,
         n_samples=256,
         generator=torch.Generator().manual_seed(0),
-        flip_fraction=0.3,
+        energies=Blurred(flip_fraction=0.3),
         after_step=lambda record: bool(records.append(record)),
     )
     end = float(complex_energy(psi, HAMILTONIAN).detach())

@@ -12,8 +12,8 @@ from hamiltonians.exact import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
+from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies
-from nqs.vmc.energies.proposal import draw_around
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.optimizers import natural_gradient
@@ -119,8 +119,8 @@ def test_minsr_of_a_complex_state(odd: bool) -> None:
 
 EXCHANGE = {
     "n_up": (Heisenberg(Chain(6, True), marshall=True), "4", {"n_up": 3}),
-    "phase": (J1J2(Square(2, 3), J2=0.5), "2x2", {"phase": True}),
-    "n_up-phase": (J1J2(Square(2, 4), J2=0.5), "2x3", {"n_up": 4, "phase": True}),
+    "phase": (J1J2(Square(2, 3), J2=0.5, marshall=False), "2x2", {"phase": True}),
+    "n_up-phase": (J1J2(Square(2, 4), J2=0.5, marshall=False), "2x3", {"n_up": 4, "phase": True}),
 }
 every_exchange = pytest.mark.parametrize("name", EXCHANGE)
 
@@ -159,7 +159,7 @@ def test_orbits_in_a_sector_change_nothing(name: str, monkeypatch: pytest.Monkey
         if not merge:
             monkeypatch.setattr(Symmetrised, "representatives", lambda self, configs: configs)
         generator = torch.Generator().manual_seed(0)
-        drawn = draw_around(psi, hamiltonian, 200, 0.5, generator)
+        drawn = Blurred(flip_fraction=0.5).draw(psi, hamiltonian, 200, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
         update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.weights.to(e_loc.dtype) @ e_loc, update)
@@ -171,7 +171,7 @@ def test_orbits_in_a_sector_change_nothing(name: str, monkeypatch: pytest.Monkey
 
 def test_symmetric_signs_are_found() -> None:
     """Frustrated magnet, no sign rule given; its ground state is one of trivial characters."""
-    hamiltonian, n_up = J1J2(Square(2, 4), J2=0.5), 4
+    hamiltonian, n_up = J1J2(Square(2, 4), J2=0.5, marshall=False), 4
     exact = ground_state(hamiltonian, n_up=n_up)
     lattice, inside = Square(2, 4), basis(8)[basis(8).sum(1) == n_up]
     state = torch.zeros(256, dtype=torch.float64)
@@ -214,7 +214,7 @@ def test_orbits_share_a_row_and_nothing_else_changes(
         if not merge:
             monkeypatch.setattr(Symmetrised, "representatives", lambda self, configs: configs)
         generator = torch.Generator().manual_seed(0)
-        drawn = draw_around(psi, HAMILTONIAN, 200, fraction, generator)
+        drawn = Blurred(flip_fraction=fraction).draw(psi, HAMILTONIAN, 200, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
         update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.n_samples, samples.weights @ e_loc, update)

@@ -33,7 +33,7 @@ from nqs.crystal.model.training import StepRecord, Training, build_optimizer, tr
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.errors import InputError, shown
 from nqs.ground_states import summary
-from nqs.runfolder import checkpoint, folder, history
+from nqs.runfolder import checkpoint, environment, folder, history
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.history import Column
 from nqs.runfolder.machine import build_device, build_generator
@@ -231,7 +231,7 @@ def _same(key: str, saved: Any, value: Any) -> bool:
 def open_folder(job: Job, command: Sequence[str]) -> tuple[Path, list[str]]:
     """The folder of a new run, or of the one to resume, and lines about what was found in it."""
     config = job.config
-    entry = folder.session(command, config.seed, config.device)
+    entry = environment.session(command, config.seed, config.device)
     if not config.run.resume:
         name = Path(config.data.train).name.split(".")[0]
         stem = f"crystal-{name}-{config.model.core}"
@@ -353,7 +353,7 @@ class Recorder:
             raise FloatingPointError(f"the loss of step {record.step} is not finite")
         now = time.monotonic()
         session.elapsed = session.elapsed_before + now - self._started
-        session.content.append(record, session.elapsed)
+        session.content.append(vars(record), session.elapsed)
         self.status = ended(session)
         last = self.status is not None
         self._display.update(record, session.elapsed, last)

@@ -7,11 +7,12 @@ tensors and numbers, so that a checkpoint restores it exactly.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
+from nqs.vmc.columns import Column
 from nqs.vmc.optimizers.gradient import energy_gradient
 from nqs.vmc.optimizers.schedules import Schedule
 from nqs.vmc.ranks import ALONE, Ranks
@@ -22,9 +23,14 @@ class Optimizer(ABC):
     """Maps (samples with weights, local energies) to an update of the flat parameter vector.
 
     Attributes:
-        diagnostics: figures of the last update, at least gradient_norm and learning_rate.
+        columns: what `diagnostics` holds.
+        diagnostics: figures of the last update.
     """
 
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("gradient_norm", "couplings", "norm of the energy's gradient"),
+        Column("learning_rate", "1", "learning rate of the step"),
+    )
     diagnostics: dict[str, float]
 
     @abstractmethod
