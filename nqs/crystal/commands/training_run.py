@@ -21,11 +21,13 @@ from typing import Any, Final
 import torch
 
 from nqs.conf.sections import flatten
+from nqs.conf.words import merged
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.commands.config import EXAMPLES, RESUMABLE, Config, merged
+from nqs.crystal.commands.config import RESUMABLE, Config, current
 from nqs.crystal.commands.learning_curve import save_curve
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.data import Encoded, Tasks
+from nqs.crystal.datasets.data_config import EXAMPLES
 from nqs.crystal.datasets.splits import NO_CRYSTAL, LeftOut, build_tokeniser, left_out_table, load
 from nqs.crystal.model import memory
 from nqs.crystal.model.cores import build_core
@@ -137,17 +139,18 @@ def build(config: Config) -> tuple[Job, list[str]]:
     if config.run.resume:
         assert config.run.dir is not None
         inputs.check_vocabulary(Path(config.run.dir), tokeniser)
-        inputs.check(Path(config.run.dir), config)
-    loaded = load(config, tokeniser)
+        inputs.check(Path(config.run.dir), config.data)
+    loaded = load(config.data, config.seed, tokeniser)
     n_tokens, most = len(tokeniser.vocabulary), tokeniser.max_length
     in_all = sum(len(crystal.body) for crystal in loaded.train)
     batch_tokens = min(config.data.batch_tokens, in_all)
-    memory.check_training(config.model, n_tokens, most, batch_tokens, device)
     parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
-    core = build_core(config.model, n_tokens, most, parameters).to(device)
+    core = memory.guarded_core(
+        config.model, n_tokens, most, parameters, batch_tokens=batch_tokens, device=device
+    ).to(device)
     generator = build_generator(config.seed, "batches", torch.device("cpu"))
     training = Training(core, build_optimizer(core, config.optimizer), generator)
-    tables = inputs.describe(config, tokeniser)
+    tables = inputs.describe(config.data, tokeniser)
     job = Job(
         config,
         tokeniser,
@@ -167,7 +170,7 @@ def describe(job: Job) -> list[str]:
     n_tokens = sum(len(crystal.body) for crystal in job.crystals)
     return [
         f"{len(job.crystals)} crystals, {n_tokens} tokens; {len(job.validation)} for validation",
-        f"{model.core}, {job.n_parameters} parameters, {len(job.tokeniser.vocabulary)} tokens, "
+        f"{model.name}, {job.n_parameters} parameters, {len(job.tokeniser.vocabulary)} tokens, "
         f"on {job.device}",
     ]
 
@@ -199,7 +202,7 @@ def saved_mapping(path: Path) -> dict[str, Any]:
             f"{path}: a run from before the coordinate tokeniser wrote the formula first; its "
             f"tokens cannot be read any more, train it again"
         )
-    return mapping
+    return current(mapping)
 
 
 def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
@@ -217,7 +220,7 @@ def resumed_config(path: Path, given: Mapping[str, Any]) -> Config:
                 f"run may only change {allowed}: start a new run instead"
             )
     changes = {key: value for key, value in given.items() if key in RESUMABLE}
-    changed = merged(mapping, changes, [*saved, *RESUMABLE])
+    changed = merged(mapping, changes)
     return Config.from_dict(changed | {"run": {"dir": str(path), "resume": True}})
 
 
@@ -234,7 +237,7 @@ def open_folder(job: Job, command: Sequence[str]) -> tuple[Path, list[str]]:
     entry = environment.session(command, config.seed, config.device)
     if not config.run.resume:
         name = Path(config.data.train).name.split(".")[0]
-        stem = f"crystal-{name}-{config.model.core}"
+        stem = f"crystal-{name}-{config.model.name.replace(':', '-')}"
 
         def fill(path: Path) -> None:
             inputs.write(path, job.tables)
@@ -262,7 +265,7 @@ def restored(
     to its step."""
     content = history.read(path / "run.h5", COLUMNS)
     saved = checkpoint.newest(
-        path / "checkpoints", portable(config), device, warn, resumable=RESUMABLE
+        path / "checkpoints", portable(config), device, warn, resumable=RESUMABLE, current=current
     )
     content.truncate(0 if saved is None else saved["step"])
     if saved is not None:
