@@ -46,7 +46,7 @@ from nqs.ground_states.build import (
     build_lattice,
     start_from_product_state,
 )
-from nqs.ground_states.run import advance
+from nqs.ground_states.ground_state_run import advance
 from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.start import network, read_wavefunction
 from nqs.vmc.energies import Blurred, NearFlips

@@ -108,13 +108,13 @@ def plot_run(run: RunFolder) -> None:
     """Draw convergence.png again, and observables.png, from run.h5."""
     from nqs.ground_states import summary
     from nqs.ground_states.build import build_lattice
+    from nqs.ground_states.ground_state_run import draw
     from nqs.ground_states.observables_plot import save_observables
-    from nqs.ground_states.run import draw
+    from nqs.ground_states.run_file import read
     from nqs.ground_states.run_folder import read_config
-    from nqs.runfolder import history
 
     result = summary.read(run / "summary.json")
-    content = history.read(run / "run.h5")
+    content = read(run / "run.h5")
     draw(run, content, result)
     print(run / "convergence.png")
     if content.evaluations:

@@ -40,7 +40,10 @@ def value_of(key: str, text: str) -> Any:
 
 
 def merged(base: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested mapping `base` with dotted keys put in. Raises InputError where a section is none."""
+    """The nested mapping `base` with dotted keys put in.
+
+    Raises InputError for a key within what is no section.
+    """
     result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in base.items()}
     for key, value in keys.items():
         section, _, name = key.rpartition(".")

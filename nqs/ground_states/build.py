@@ -20,7 +20,7 @@ from nqs.ground_states.config import Config
 from nqs.runfolder.machine import build_device, build_generator
 from nqs.runfolder.memory import available
 from nqs.vmc.energies import Energies
-from nqs.vmc.optimizers.optimizer import Optimizer
+from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.ansatz import Ansatz

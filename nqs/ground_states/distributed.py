@@ -160,8 +160,8 @@ def own_card(key: str) -> torch.device:
 
 
 def started_by(command: Sequence[str]) -> list[str]:
-    """command, python train.py ... or nqs train ..., as it must be given for as many processes as
-    there are."""
+    """command, `python train.py ...` or `nqs train ...`, as it must be given for as many processes
+    as there are."""
     if number("WORLD_SIZE", 1) == 1:
         return list(command)
     local = number("LOCAL_WORLD_SIZE", 1)

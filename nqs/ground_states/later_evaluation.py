@@ -12,12 +12,15 @@ from hamiltonians.lattices.lattice import Lattice
 from nqs.errors import InputError, require
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
-from nqs.ground_states.run import evaluated, remarks
+from nqs.ground_states.evaluations import evaluated, remarks
+from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint, history
+from nqs.runfolder import checkpoint
 from nqs.runfolder.folder import locked, writing
+from nqs.runfolder.history import Evaluation
+from nqs.runfolder.summary import write
 from nqs.vmc.observables import Observable, owner
 from nqs.vmc.observables.renyi import half, subsystem
 
@@ -36,7 +39,7 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
     with locked(path), writing(path):
         job = build(config.replace(device="auto"))
         masks = chosen_subsystems(subsystems, job.lattice)
-        content = history.read(path / "run.h5")
+        content = read_run_file(path / "run.h5")
         saved = newest_checkpoint(path, config, job.device)
         if saved is None:
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
@@ -48,7 +51,7 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
         content.write(path / "run.h5")
         if (path / "summary.json").exists():
             result = summary.read(path / "summary.json")
-            summary.write(path / "summary.json", result | remarks(content, result.get("notes", [])))
+            write(path / "summary.json", result | remarks(content))
     numbers, n_sites = evaluation.numbers, job.hamiltonian.n_sites
     energy, error = numbers["energy"], numbers["energy_error"]
     print(f"step {saved['step']}, {n_samples} samples, seed {seed}")
@@ -77,7 +80,7 @@ def chosen_subsystems(given: Sequence[str], lattice: Lattice) -> Tensor | None:
     return torch.stack(masks)
 
 
-def lines(evaluation: history.Evaluation) -> list[tuple[str, str]]:
+def lines(evaluation: Evaluation) -> list[tuple[str, str]]:
     """(name, text) of each number among the observables, as their classes write them."""
     rows = []
     for name, (value, error) in evaluation.observables.items():

@@ -27,6 +27,7 @@ from nqs.runfolder import checkpoint
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.machine import build_generator
+from nqs.runfolder.summary import finite, one_line
 from nqs.runfolder.text_file import read_text
 from nqs.vmc.reweighting import LOWEST_SHARE, Neighbour, neighbouring_couplings
 
@@ -84,7 +85,7 @@ def reweight(
                 for values, near in zip(couplings, found, strict=True)
             ],
         }
-        entries = summary.finite([*earlier, entry])
+        entries = finite([*earlier, entry])
         write_text(path / FILE, json.dumps(entries, indent=2, allow_nan=False) + "\n")
     for line in lines(couplings, found):
         print(line)
@@ -121,7 +122,7 @@ def doubts(path: Path) -> list[str]:
         result = summary.read(path / "summary.json")
     except InputError:
         return []  # a run that is under way
-    return [summary.one_line(text) for text in result.get("doubts", [])]
+    return [one_line(text) for text in result.get("doubts", [])]
 
 
 def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]:
@@ -198,7 +199,7 @@ def read_entries(path: Path) -> list[Any]:
     if not path.exists():
         return []
     try:
-        entries = summary.finite(json.loads(read_text(path, LARGEST)))
+        entries = finite(json.loads(read_text(path, LARGEST)))
     except (ValueError, RecursionError, MemoryError):
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

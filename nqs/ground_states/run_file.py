@@ -1,4 +1,4 @@
-"""run.h5 of ground-state runs: its columns, the numbers of an evaluation, observables with units.
+"""run.h5 of ground-state runs: the columns, numbers and observables that it has.
 
 The kinds of an evaluation: start, of the parameters of train.start_from; final, at the end of the
 run; later, by `nqs evaluate`.
@@ -7,29 +7,12 @@ run; later, by `nqs evaluate`.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
 from nqs.runfolder import history
 from nqs.runfolder.history import Column, Evaluation, RunFile
-from nqs.vmc.energies.precision import kind_of
 
-COLUMNS: Final = (
-    history.STEP,
-    Column("energy", "couplings", "mean local energy of the step's samples"),
-    Column("energy_error", "couplings", "standard error of that mean"),
-    Column("variance", "couplings^2", "variance of the local energy"),
-    Column("v_score", "1", "N Var(H) / (E - E_inf)^2"),
-    Column("n_unique", "1", "distinct configurations among the samples"),
-    Column("gradient_norm", "couplings", "norm of the energy's gradient"),
-    Column("learning_rate", "1", "learning rate of the step"),
-    Column("flip_bits", "1", "significant bits of the operands of the flips' matrix products"),
-    Column("flip_bias", "couplings", "error of the energy from these, last measured; 0 if full"),
-    Column("flip_rms_share", "1", "rms error of E_loc from these over its standard deviation"),
-    Column("added_variance", "couplings^2", "what local flips add to the variance of E_loc"),
-    history.SECONDS,
-)
 REQUIRED: Final = ("step", "energy", "energy_error", "variance", "seconds", "elapsed")
 """Columns of every run, whichever version wrote it."""
 NUMBERS: Final = {
@@ -91,8 +74,3 @@ def read(path: Path) -> RunFile:
     """The content of a run.h5, with the columns that it has; empty if there is none. Raises
     InputError as `history.read`."""
     return history.read(path, (history.STEP,), REQUIRED, check_evaluation)
-
-
-def flip_precision(content: RunFile) -> dict[str, int]:
-    """Steps by their flips' products: {"full": 200}."""
-    return dict(Counter(kind_of(bits) for bits in content.columns.get("flip_bits", ())))

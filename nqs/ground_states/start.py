@@ -143,12 +143,13 @@ def naming_source(source: str) -> Iterator[None]:
         raise InputError(f"train.start_from={source}: {line}") from None
 
 
-def put_at_start(job: Job, path: Path, say: Callable[[str], None]) -> None:
+def put_at_start(job: Job, path: Path | None, say: Callable[[str], None]) -> None:
     """Puts the wavefunction where the run in folder `path` starts."""
     source = job.config.train.start_from
     if source is None:
         start_from_product_state(job)
         return
+    assert path is not None
     content = read_start(path / START)
     wavefunction = network(job.wavefunction)
     try:

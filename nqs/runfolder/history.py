@@ -92,7 +92,7 @@ class RunFile:
         saved_step: step of the newest checkpoint, -1 before the first.
     """
 
-    layout: Sequence[Column]
+    layout: tuple[Column, ...] = (STEP, ELAPSED)
     saved_step: int = -1
     columns: dict[str, list[float]] = field(init=False)
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -198,7 +198,7 @@ def read(
     Raises InputError if it cannot be read, is not as it was written, or holds anything that a run
     does not write.
     """
-    content = RunFile(layout)
+    content = RunFile(tuple(layout))
     if not path.exists():
         return content
     try:
@@ -236,7 +236,7 @@ class _Reader:
         missing = [name for name in required if name not in history]
         if missing:
             raise ValueError(f"it has no column {missing[0]}")
-        content = RunFile([self.column(history, name) for name in history])
+        content = RunFile(tuple(self.column(history, name) for name in history))
         content.saved_step = int(file.attrs.get("saved_step", -1))
         for name in history:
             values = self.array(history, name)

@@ -141,8 +141,8 @@ class ProgressDisplay:
             self._bar.stop()
 
     def update(self, record: Record, elapsed: float, last: bool) -> None:
-        """One finished step, `step` and `seconds` among its numbers; `last` forces its line. elapsed:
-        seconds of optimisation so far."""
+        """One finished step, with `step` and `seconds` among its numbers; `last` forces its line.
+        elapsed: seconds of optimisation so far."""
         self._clock.add(record["seconds"])
         remaining = self._clock.remaining(int(record["step"]), elapsed)
         per_step = self._clock.seconds_per_step

@@ -3,7 +3,7 @@
     open the folder, lock it, log into it
     resume from the newest sound checkpoint, or begin
     after each step: history, progress, a checkpoint where one is due, stop where one is asked for
-    end: finished | converged | budget | interrupted | failed | lost, each with a summary and a last line
+    end: finished | converged | budget | interrupted | failed | lost, with a summary and a last line
 
 A kind of run is a subclass that says what its steps are and what its result is. Several processes
 may work on one run; process 0 alone touches the folder and the console, and what one of them wants
@@ -98,7 +98,7 @@ class ResumableRun(ABC):
         self.limits, self.columns, self.device = limits, [*columns, history.ELAPSED], device
         self.program, self.processes = program, processes
         self.path: Path | None = None
-        self.content = RunFile(self.columns)
+        self.content = RunFile(tuple(self.columns))
         self.step, self.saved_step = 0, -1
         self.elapsed = self.elapsed_before = 0.0
         self.notes: list[str] = []
@@ -108,6 +108,10 @@ class ResumableRun(ABC):
         self._started = time.monotonic()
 
     # What a kind of run fills in.
+
+    def current(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A configuration that an earlier version wrote, in today's keys."""
+        return written
 
     @property
     @abstractmethod
@@ -233,7 +237,12 @@ class ResumableRun(ABC):
         file = path / "run.h5"
         content = history.read(file, self.columns, self.required, self.check_evaluation)
         saved = checkpoint.newest(
-            path / "checkpoints", self.saved_config(), self.device, warn, resumable=self.resumable
+            path / "checkpoints",
+            self.saved_config(),
+            self.device,
+            warn,
+            resumable=self.resumable,
+            current=self.current,
         )
         content.truncate(0 if saved is None else saved["step"], path)
         if saved is not None:
@@ -274,6 +283,11 @@ class ResumableRun(ABC):
         if self.limits.seconds is not None and self.elapsed >= self.limits.seconds:
             return "budget"
         return None
+
+    @property
+    def ended(self) -> str:
+        """Why a run is over that was not asked to stop."""
+        return self.ending() or "budget"  # of a process whose clock is ahead
 
     def save(self) -> None:
         """History first, then the checkpoint: whatever happens in between, the history reaches it.

@@ -35,9 +35,10 @@ from nqs.errors import InputError
 from nqs.ground_states import summary
 from nqs.ground_states.config import TrainConfig
 from nqs.ground_states.groups import GROUPS
+from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.summary import is_finished, status
-from nqs.runfolder import history
 from nqs.runfolder.atomic import write_bytes
+from nqs.runfolder.history import Evaluation
 from nqs.runfolder.progress import duration
 from nqs.scans.folder import Axis, Scan, is_numeric, text, whole_text
 from nqs.scans.folder import read as read_scan
@@ -210,9 +211,9 @@ def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], fold
     verdicts.put(place, summary.verdict(result), result.get("doubts", []))
 
 
-def _evaluation(folder: Path, result: dict[str, Any]) -> history.Evaluation:
+def _evaluation(folder: Path, result: dict[str, Any]) -> Evaluation:
     """The evaluation that a summary speaks of, or else the final one. Raises InputError."""
-    evaluations = list(reversed(history.read(folder / "run.h5").evaluations))
+    evaluations = list(reversed(read_run_file(folder / "run.h5").evaluations))
     same = [e for e in evaluations if e.numbers.get("energy") == result["energy"]]
     final = [e for e in evaluations if e.numbers.get("kind") == "final"]
     if not [*same, *final]:

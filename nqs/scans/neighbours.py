@@ -44,6 +44,7 @@ from nqs.runfolder import checkpoint, digests
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import locked
 from nqs.runfolder.machine import derived_seed
+from nqs.runfolder.summary import write
 from nqs.runfolder.text_file import read_bytes
 from nqs.scans.attempts import attempts
 from nqs.scans.folder import Point, Scan, is_numeric, text
@@ -148,7 +149,7 @@ def _write_doubts(path: Path, bounds: Sequence[Bound]) -> list[str]:
         result["verdict_alone"] = alone
         result["verdict"] = summary.DOUBTFUL if doubts else alone
         result["doubts"] = doubts
-        summary.write(path, result)
+        write(path, result)
     return [doubt for doubt in doubts if doubt not in before]
 
 

@@ -26,7 +26,7 @@ from nqs.runfolder.history import TIME_COLUMNS
 from nqs.runfolder.progress import ProgressDisplay
 from nqs.vmc.energies import flip_precision
 from nqs.vmc.energies.flip_precision import Rounding
-from nqs.vmc.optimizers.optimizer import Adam
+from nqs.vmc.optimizers import Adam
 
 TINY: dict[str, Any] = {
     "lattice": {"name": "square", "Lx": 2, "Ly": 2, "periodic": False},

@@ -107,7 +107,7 @@ def test_from_product_state_to_evaluation(H: Hamiltonian) -> None:
     optimise(
         psi,
         user,
-        NaturalGradient(0.2),
+        NaturalGradient(0.2).prepare(user, n_steps=60),
         n_steps=60,
         n_samples=256,
         generator=generator,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import adam
 from torch.testing import assert_close
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
@@ -19,7 +20,6 @@ from nqs.vmc.energies import NearFlips
 from nqs.vmc.energies.local_energy import local_energies, terms
 from nqs.vmc.energies.near_flips import combined, random_subsets
 from nqs.vmc.optimise import optimise
-from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.nearby import nearby_log_ratios
@@ -158,7 +158,7 @@ def test_a_run_lowers_the_energy_and_records_the_added_variance() -> None:
     optimise(
         psi,
         hamiltonian,
-        Adam(0.03),
+        adam(0.03),
         n_steps=25,
         n_samples=100,
         generator=torch.Generator().manual_seed(0),

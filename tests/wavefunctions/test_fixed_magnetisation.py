@@ -258,7 +258,8 @@ def test_the_loop_finds_the_sectors_ground_state(model: str) -> None:
     psi = build(model, Chain(8), "3", 3)
     psi.set_product_state(torch.full((8,), 0.5))
     generator = torch.Generator().manual_seed(0)
-    optimise(psi, hamiltonian, NaturalGradient(0.1), n_steps=60, n_samples=256, generator=generator)
+    optimizer = NaturalGradient(0.1).prepare(hamiltonian, n_steps=60)
+    optimise(psi, hamiltonian, optimizer, n_steps=60, n_samples=256, generator=generator)
     found = evaluate(psi, hamiltonian, 4_000, generator)
     assert found.energy == pytest.approx(exact, rel=2e-3)
     assert found.energy > exact - 5 * found.energy_error

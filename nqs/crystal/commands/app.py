@@ -92,8 +92,9 @@ def train_command(
         Path | None, typer.Option(help="YAML file of keys; KEY=VALUE goes before it.")
     ] = None,
 ) -> int:
-    from nqs.crystal.commands.training_run import resumed_config, run
-    from nqs.runfolder import folder as directory
+    from nqs.crystal.commands.run_folder import resumed_config
+    from nqs.crystal.commands.training_run import run
+    from nqs.runfolder.folder import holds_nothing
 
     given = parsed(keys or [])
     words = ["nqs", "crystal", "train", *(keys or [])]
@@ -101,7 +102,7 @@ def train_command(
         words += ["--config", str(config)]
     if given.get("run.resume") is True and isinstance(given.get("run.dir"), str):
         begins = config is not None or any(not key.startswith("run.") for key in given)
-        if not (begins and directory.holds_nothing(Path(given["run.dir"]))):
+        if not (begins and holds_nothing(Path(given["run.dir"]))):
             return run(resumed_config(Path(given["run.dir"]), given), words)
         given["run.resume"] = False  # one command line starts a run or goes on with it
     mapping = merged({} if config is None else read_yaml(config), given)

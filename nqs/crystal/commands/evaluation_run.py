@@ -16,9 +16,9 @@ from pathlib import Path
 from nqs.conf.sections import from_mapping
 from nqs.crystal.commands.config import Config
 from nqs.crystal.commands.generation_run import compositions_of, remarks_on
+from nqs.crystal.commands.run_folder import read_config, read_trained
 from nqs.crystal.commands.samples_folder import TABLE, FoundSamples, read_samples
 from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
-from nqs.crystal.commands.training_run import read_config, read_trained
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.data import encode
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split

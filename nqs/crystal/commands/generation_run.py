@@ -24,9 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nqs.conf.sections import to_mapping
 from nqs.crystal.commands.config import Config
+from nqs.crystal.commands.run_folder import Trained, read_trained
 from nqs.crystal.commands.samples_folder import MOST_SAMPLES, TABLE, write_checksums
 from nqs.crystal.commands.task_config import GenerateConfig
-from nqs.crystal.commands.training_run import Trained, read_trained
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
 from nqs.crystal.model import memory
@@ -37,8 +37,8 @@ from nqs.crystal.structures.structure import CrystalError, Structure, formula_of
 from nqs.crystal.structures.symmetry import space_group
 from nqs.crystal.tokens.tokeniser import Conditions
 from nqs.errors import InputError, require
-from nqs.runfolder import folder as directory
 from nqs.runfolder.atomic import write_text
+from nqs.runfolder.folder import make
 from nqs.runfolder.machine import build_generator
 
 COLUMNS: Final = (
@@ -74,7 +74,7 @@ def run(path: Path, config: GenerateConfig) -> int:
         write_checksums(folder)
 
     try:
-        directory.make(given, "", fill)
+        make(given, "", fill)
     except InputError as error:
         raise InputError(str(error).replace("run.dir=", "out=")) from None
     print(f"{len(samples)} crystals in {given}{thrown_away(samples, config)}")
