@@ -34,8 +34,8 @@ from nqs.core.sequence import SequenceModel
 from nqs.crystal.commands.config import ModelConfig
 from nqs.crystal.model.cores import build_core
 from nqs.crystal.model.generation import Filters, Request, generate
+from nqs.crystal.tokens import make_tokeniser
 from nqs.crystal.tokens.tokeniser import Conditions
-from nqs.crystal.tokens.tokenisers import make_tokeniser
 
 COLUMNS = ("program", "tokens", "crystals", "seconds", "crystals_per_second", "times_faster")
 

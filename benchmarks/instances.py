@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from hamiltonians.exact.diagonalisation import memory_needed
+from hamiltonians.exact import memory_needed
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import EXACT_GIGABYTES, build
 from nqs.ground_states.config import Config

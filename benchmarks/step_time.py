@@ -91,6 +91,7 @@ class Ours:
                 n_layers=2,
                 n_heads=8,
                 d_ff=case.d_ff,
+                attention="softmax",
                 activation="relu",
                 generator=init,
             )

@@ -207,7 +207,7 @@ class Group:
         return selection
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """A kind with values for all of its keys; the values are attributes, too.
 
@@ -262,6 +262,10 @@ class Selection:
         except KeyError:
             raise AttributeError(key) from None
 
+    def __repr__(self) -> str:
+        keys = ", ".join(f"{key}={value!r}" for key, value in self.values.items())
+        return f"{self.group.name}={self.name}({keys})"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Selection) and self.to_mapping() == other.to_mapping()
 
@@ -278,10 +282,13 @@ def _restored(group: Group, name: str, values: dict[str, Any]) -> Selection:
 
 @contextlib.contextmanager
 def naming(section: str) -> Iterator[None]:
-    """Turns a constructor's ValueError into one line that names the section it comes from."""
+    """Turns a constructor's ValueError into one line that names the section it comes from: "n=2:
+    too few" as "section.n=2: too few", any other as "section: ..."."""
     try:
         yield
     except InputError:
         raise
     except (ValueError, OSError) as error:
-        raise InputError(f"{section}: {' '.join(str(error).split())}") from None
+        line = " ".join(str(error).split())
+        between = "." if re.match(r"[A-Za-z_]\w*=", line) else ": "
+        raise InputError(f"{section}{between}{line}") from None

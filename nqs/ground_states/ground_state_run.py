@@ -13,13 +13,14 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from hamiltonians.exact.diagonalisation import ground_state
+from hamiltonians.exact import ground_state
 from nqs.errors import InputError, shown
 from nqs.ground_states import summary
 from nqs.ground_states.build import EXACT_GIGABYTES, Job
 from nqs.ground_states.config import RESUMABLE
 from nqs.ground_states.evaluations import evaluated, remarks, start_evaluation
 from nqs.ground_states.judgement import Judgement, warning_about
+from nqs.ground_states.older_config import current
 from nqs.ground_states.run_file import REQUIRED, check_evaluation
 from nqs.ground_states.run_folder import portable
 from nqs.ground_states.saved_state import restore_optimizer
@@ -69,6 +70,9 @@ class GroundStateRun(ResumableRun):
     @property
     def generator(self) -> torch.Generator:
         return self.job.generator
+
+    def current(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
+        return current(written)
 
     def saved_config(self) -> dict[str, Any]:
         return portable(self.job.config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,8 @@ from hamiltonians.hamiltonian import Hamiltonian
 from nqs.errors import InputError, require, shown, suggestion
 from nqs.ground_states import summary
 from nqs.ground_states.build import Job, build, build_hamiltonian, check_conserved, naming
-from nqs.ground_states.config import HAMILTONIANS, Config
+from nqs.ground_states.config import Config
+from nqs.ground_states.groups import HAMILTONIAN
 from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.ground_states.summary import with_error
@@ -125,9 +127,8 @@ def doubts(path: Path) -> list[str]:
 
 def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]:
     """{key: value} of each combination, e.g. of ['delta=1,1.1', 'hamiltonian.V=7']."""
-    known = [
-        key for key in HAMILTONIANS[config.hamiltonian.name] if key not in ("file", "marshall")
-    ]
+    keys = HAMILTONIAN.keys(config.hamiltonian.name)
+    known = [name for name, key in keys.items() if takes_numbers(key.hint)]
     require(bool(given), "couplings", "", "give at least one, e.g. hamiltonian.delta=1.05,1.1")
     values: dict[str, list[float]] = {}
     for argument in given:
@@ -150,6 +151,13 @@ def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]
     rule = f"{n_points} sets of couplings; give at most {MOST_POINTS}"
     require(n_points <= MOST_POINTS, "couplings", " ".join(given), rule)
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+
+
+def takes_numbers(hint: Any) -> bool:
+    """Whether a key with this annotation is a coupling: a number, or a list of them."""
+    if typing.get_origin(hint) is typing.Literal:
+        return False
+    return hint in (int, float, Any) or any(map(takes_numbers, typing.get_args(hint)))
 
 
 def at_couplings(job: Job, values: dict[str, float]) -> Hamiltonian:

@@ -6,7 +6,6 @@ touches the folder and the console.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,10 +73,10 @@ def run_on(ranks: Ranks, config: Config, command: Sequence[str]) -> int:
 
 
 def program(command: Sequence[str]) -> list[str]:
-    """The words of a command line before its keys and options."""
-    return list(
-        itertools.takewhile(lambda word: not word.startswith("-") and "=" not in word, command)
-    )
+    """The words of a command line that start this program, up to train or train.py."""
+    names = [Path(word).name for word in command]
+    last = next((i for i, name in enumerate(names) if name in ("train", "train.py")), None)
+    return ["nqs", "train"] if last is None else list(command[: last + 1])
 
 
 def built(ranks: Ranks, config: Config) -> Job:

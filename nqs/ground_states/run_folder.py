@@ -11,6 +11,7 @@ from typing import Any, Final
 from nqs.conf.sections import flatten
 from nqs.errors import InputError, shown
 from nqs.ground_states.config import RESUMABLE, Config
+from nqs.ground_states.older_config import current
 from nqs.runfolder import digests, environment
 from nqs.runfolder.atomic import write_bytes
 from nqs.runfolder.folder import describe, make, permitted_changes, saved_mapping, written_mapping
@@ -61,7 +62,7 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
     Raises InputError naming a key that differs from the saved run and may not change.
     """
     config = read_config(path).to_dict()
-    saved = flatten(saved_mapping(path))
+    saved = flatten(current(saved_mapping(path)))
 
     def is_same(key: str, there: Any, value: Any) -> bool:
         if key == "model.patch" and value == "auto" and saved.get("train.start_from"):
@@ -93,9 +94,11 @@ def create(
 
     Raises InputError if run.dir already holds something or cannot be written.
     """
-    lattice = config.lattice
-    size = "x".join(str(length) for length in (lattice.Lx, lattice.Ly) if length) or str(n_sites)
-    stem = f"{config.hamiltonian.name}-{lattice.name}-{size}-{config.model.name}"
+    lengths = [config.lattice.get(key) for key in ("Lx", "Ly")]
+    size = "x".join(str(length) for length in lengths if length) or str(n_sites)
+    names = [section.name for section in (config.hamiltonian, config.lattice, config.model)]
+    hamiltonian, lattice, model = (name.rpartition(":")[2] for name in names)
+    stem = f"{hamiltonian}-{lattice}-{size}-{model}"
 
     def fill(folder: Path) -> None:
         _copy_inputs(folder, config)
@@ -109,7 +112,7 @@ def create(
 
 def _copy_inputs(path: Path, config: Config) -> None:
     for section, name in INPUTS.items():
-        source = getattr(config, section).file
+        source = getattr(config, section).get("file")
         if source is not None:
             (path / name).parent.mkdir(exist_ok=True)
             write_bytes(path / name, read_bytes(source, digests.LARGEST_INPUT))

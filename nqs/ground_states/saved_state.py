@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nqs.errors import shown
 from nqs.ground_states.config import RESUMABLE, Config
+from nqs.ground_states.older_config import current
 from nqs.ground_states.run_folder import portable
 from nqs.runfolder import checkpoint
 from nqs.vmc.optimizers.optimizer import Optimizer
@@ -22,7 +23,12 @@ def newest_checkpoint(
     """The newest sound checkpoint of the run in folder `path`, None before the first; see
     `checkpoint.newest`. Raises InputError."""
     return checkpoint.newest(
-        path / "checkpoints", portable(config), device, warn, resumable=RESUMABLE
+        path / "checkpoints",
+        portable(config),
+        device,
+        warn,
+        resumable=RESUMABLE,
+        current=current,
     )
 
 

@@ -13,7 +13,6 @@ The other run may be on a smaller or larger lattice of the same kind: see
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +20,13 @@ from typing import Any, Final
 
 import torch
 
+from nqs.conf.kinds import Selection
+from nqs.core import SequenceModel
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import (
     Job,
     build_lattice,
     build_wavefunction,
-    patch_spec,
     start_from_product_state,
     symmetrised,
 )
@@ -78,17 +78,23 @@ def with_source_patches(config: Config) -> Config:
     """The configuration of a new run with model.patch=auto replaced by the patches of the run it
     starts from, if there is one and it has patches that do not list sites."""
     source = config.train.start_from
-    if source is None or config.model.patch != "auto" or config.model.sub_patch is not None:
+    if source is None or config.model.patch != "auto" or groups_tokens(config.model):
         return config
     with naming_source(source):
         theirs = read_config(Path(source))
         lattice = build_lattice(theirs.lattice)
-        spec = patch_spec(theirs.model, lattice)
+        spec = theirs.model.build_common().spec(lattice, theirs.model)
     if spec == "auto":
         spec = auto_spec(lattice)
-    if not isinstance(spec, str) or theirs.model.sub_patch is not None:
+    if not isinstance(spec, str) or groups_tokens(theirs.model):
         return config
-    return config.replace(model=dataclasses.replace(config.model, patch=spec))
+    return config.replace(model=config.model.replace(patch=spec))
+
+
+def groups_tokens(model: Selection) -> bool:
+    """Whether patches are within large ones."""
+    kind: type[SequenceModel] = model.kind
+    return kind.groups_tokens
 
 
 def load_wavefunction(path: Path) -> Wavefunction:

@@ -106,10 +106,12 @@ def newest(
     warn: Callable[[str], None],
     *,
     resumable: Collection[str] = (),
+    current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> dict[str, Any] | None:
     """The newest readable checkpoint of the run with this configuration; None if there is none yet.
 
-    The keys `resumable` may differ from those that the checkpoint was written with.
+    The keys `resumable` may differ from those that the checkpoint was written with; `current` turns
+    what an earlier version wrote into today's keys.
     A damaged one is passed over with one line to `warn`. Raises InputError if the folder is missing
     or none of the existing ones can be read, or if one belongs to another run.
     """
@@ -122,7 +124,7 @@ def newest(
         except digests.Damaged as error:
             warn(f"warning: {path} cannot be used ({error}), trying the one before it")
             continue
-        _check_origin(path, content, config, resumable)
+        _check_origin(path, current(content["config"]), config, resumable)
         return content
     if found:
         names = ", ".join(path.name for path in found)
@@ -201,13 +203,13 @@ def restore(model: torch.nn.Module, content: Mapping[str, Any]) -> None:
 
 
 def _check_origin(
-    path: Path, content: Any, config: Mapping[str, Any], resumable: Collection[str]
+    path: Path, written: Mapping[str, Any], config: Mapping[str, Any], resumable: Collection[str]
 ) -> None:
     """Raises InputError unless the checkpoint was written with this configuration.
 
     A key that it lacks is newer than it: the run had what is now the default, as here.
     """
-    here, there = flatten(config), flatten(content["config"])
+    here, there = flatten(config), flatten(written)
     for key in sorted(there):
         if key not in resumable and here.get(key) != there.get(key):
             raise InputError(

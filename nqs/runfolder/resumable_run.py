@@ -109,6 +109,10 @@ class ResumableRun(ABC):
 
     # What a kind of run fills in.
 
+    def current(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A configuration that an earlier version wrote, in today's keys."""
+        return written
+
     @property
     @abstractmethod
     def model(self) -> nn.Module:
@@ -233,7 +237,12 @@ class ResumableRun(ABC):
         file = path / "run.h5"
         content = history.read(file, self.columns, self.required, self.check_evaluation)
         saved = checkpoint.newest(
-            path / "checkpoints", self.saved_config(), self.device, warn, resumable=self.resumable
+            path / "checkpoints",
+            self.saved_config(),
+            self.device,
+            warn,
+            resumable=self.resumable,
+            current=self.current,
         )
         content.truncate(0 if saved is None else saved["step"], path)
         if saved is not None:

@@ -33,13 +33,8 @@ import xarray as xr
 from nqs.conf.sections import documentation
 from nqs.errors import InputError
 from nqs.ground_states import summary
-from nqs.ground_states.config import (
-    HamiltonianConfig,
-    LatticeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from nqs.ground_states.config import TrainConfig
+from nqs.ground_states.groups import GROUPS
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.summary import is_finished, status
 from nqs.runfolder.atomic import write_bytes
@@ -48,13 +43,6 @@ from nqs.runfolder.progress import duration
 from nqs.scans.folder import Axis, Scan, is_numeric, text, whole_text
 from nqs.scans.folder import read as read_scan
 
-SECTIONS: Final[dict[str, type]] = {
-    "lattice": LatticeConfig,
-    "hamiltonian": HamiltonianConfig,
-    "model": ModelConfig,
-    "optimizer": OptimizerConfig,
-    "train": TrainConfig,
-}
 NUMBERS: Final = {
     "energy": ("energy", "couplings"),
     "energy_error": ("standard error of the energy", "couplings"),
@@ -192,7 +180,9 @@ def coordinate(axis: Axis) -> list[Any]:
 def axis_attributes(key: str) -> dict[str, str]:
     """Key, meaning and unit of an axis."""
     section, _, name = key.partition(".")
-    known = documentation(SECTIONS[section]) if section in SECTIONS else {}
+    known = documentation(TrainConfig) if section == "train" else {}
+    for kind in GROUPS[section].kinds if section in GROUPS else ():
+        known |= {key: entry.text for key, entry in GROUPS[section].keys(kind).items()}
     unit = {"hamiltonian": "couplings", "lattice": "1"}.get(section, "1")
     unit = "lattice constants" if name in ("Rb", "cutoff") else unit
     return {"key": key, "long_name": known.get(name, key), "units": unit}

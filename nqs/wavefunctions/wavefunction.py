@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -89,13 +91,13 @@ class Wavefunction(nn.Module, ABC):
         No launch has more than max_rows rows; on out-of-memory the chunk is halved.
         """
 
-    def generators(self) -> list[tuple[Tensor, bool]]:
-        """Symmetries of |psi|^2 by construction, by generators of their group; none here.
+    @property
+    def symmetry(self) -> SymmetryGroup:
+        """Symmetries of |psi|^2 by construction; here none but the identity.
 
-        Each is a permutation (N,) of the sites and whether all bits are inverted besides:
-        s -> s[:, permutation] xor inverted. `optimise` asks for a Hamiltonian that has them.
+        `optimise` asks for a Hamiltonian that has them.
         """
-        return []
+        return SymmetryGroup.identity(self.n_sites)
 
     def representatives(self, configs: Tensor) -> Tensor:
         """One configuration for all that the symmetries connect to it; (B, N) -> (B, N).

@@ -15,7 +15,7 @@ from benchmarks.problems import PROBLEMS, ZOO, Problem, ising, references
 from benchmarks.programs import Ours, Program
 from benchmarks.race import Race
 from benchmarks.time_to_accuracy import main
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
+from hamiltonians.exact import basis, dense_matrix, ground_state
 
 NETKET_WARNINGS = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

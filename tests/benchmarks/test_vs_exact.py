@@ -15,7 +15,7 @@ from benchmarks.exact_comparison import Comparison, deviations, exact, fidelity
 from benchmarks.exact_report import COLUMNS, draw, read, save, table, verdict
 from benchmarks.instances import INSTANCES, Instance, load, written
 from benchmarks.vs_exact import main
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, sector_basis
+from hamiltonians.exact import basis, dense_matrix, sector_basis
 from nqs.ground_states.build import build
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.statistics import Estimate

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hamiltonians.exact.diagonalisation import ground_state
+from hamiltonians.exact import ground_state
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.config import Config

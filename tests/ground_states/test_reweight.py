@@ -9,7 +9,7 @@ import pytest
 from test_ground_state_run import result, run
 
 from hamiltonians import Rydberg
-from hamiltonians.exact.diagonalisation import ground_state
+from hamiltonians.exact import ground_state
 from hamiltonians.lattices.lattice import Square
 from nqs.cli.app import main as nqs
 from nqs.ground_states import summary

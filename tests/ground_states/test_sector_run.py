@@ -11,7 +11,7 @@ import torch
 from test_ground_state_run import TINY
 
 from hamiltonians import Heisenberg
-from hamiltonians.exact.diagonalisation import ground_state, memory_estimate, memory_needed
+from hamiltonians.exact import ground_state, memory_estimate, memory_needed
 from hamiltonians.lattices.lattice import Chain
 from nqs.errors import InputError
 from nqs.ground_states.build import build, compares_with_exact, start_from_product_state

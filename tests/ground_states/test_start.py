@@ -160,7 +160,7 @@ def test_the_loader_of_a_symmetric_run(tmp_path: Path) -> None:
     config = read_config(tmp_path / "run")
     job = build(config)
     configs = torch.arange(16)[:, None].bitwise_right_shift(torch.arange(4)).bitwise_and(1).bool()
-    images = configs[:, job.lattice.point_group()]  # (B, elements, N)
+    images = job.lattice.point_group().images(configs)  # (B, elements, N)
     state, step = start.read_wavefunction(tmp_path / "run", config)
     for psi in (state, start.load_wavefunction(tmp_path / "run")):
         logs = psi.log_psi(images.flatten(0, 1)).view(images.shape[:2])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
+from hamiltonians.exact import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.pauli import PauliSum
@@ -89,7 +89,9 @@ def network(
     patches = Patches.from_spec(lattice, patch)
     sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
     core = (
-        Transformer(*sizes, d_model=8, n_layers=1, n_heads=2, generator=generator)
+        Transformer(
+            *sizes, d_model=8, n_layers=1, n_heads=2, attention="softmax", generator=generator
+        )
         if model == "ptf"
         else Recurrent(*sizes, d_model=8, cell=model, generator=generator)
     )

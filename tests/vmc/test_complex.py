@@ -19,7 +19,7 @@ from states import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Square
 from nqs.core import large_patched as large_patched_module
 from nqs.core.digits import digit_products
@@ -39,9 +39,11 @@ HAMILTONIAN = Rydberg(Square(3, 3), V=3.0, delta=1.0)
 SHIFT, RATE = 1e-3, 0.1
 PRODUCTS = digit_products(4, 0.5, 3)
 CORES = {
-    "ptf-learned": lambda *sizes: Transformer(*sizes, d_model=8, n_heads=2, positions="learned"),
+    "ptf-learned": lambda *sizes: Transformer(
+        *sizes, d_model=8, n_heads=2, attention="softmax", positions="learned"
+    ),
     "ptf-sinusoidal-relu": lambda *sizes: Transformer(
-        *sizes, d_model=8, n_heads=2, positions="sinusoidal", activation="relu"
+        *sizes, d_model=8, n_heads=2, attention="softmax", positions="sinusoidal", activation="relu"
     ),
     "ptf-factored": lambda *sizes: Transformer(*sizes, d_model=8, n_heads=2, attention="factored"),
     "elman": lambda *sizes: Recurrent(*sizes, d_model=6, cell="elman"),
@@ -49,7 +51,9 @@ CORES = {
     "linear": lambda *sizes: LinearTransformer(*sizes, d_model=4, n_heads=2, n_layers=1),
     "ssm": lambda *sizes: StateSpace(*sizes, d_model=4, d_state=2, n_layers=1),
     "rnn2d": lambda *sizes: Recurrent2D(*sizes[:2], (2, 2), d_model=5, d_embed=2),
-    "ptf-digits": lambda *sizes: Transformer(*sizes, d_model=8, n_heads=2, products=PRODUCTS),
+    "ptf-digits": lambda *sizes: Transformer(
+        *sizes, d_model=8, n_heads=2, attention="softmax", products=PRODUCTS
+    ),
     "gru-digits": lambda *sizes: Recurrent(*sizes, d_model=5, cell="gru", products=PRODUCTS),
     "lstm-3-residual": lambda *sizes: Recurrent(
         *sizes, d_model=5, cell="lstm", n_layers=3, residual=True
@@ -70,7 +74,9 @@ def large_patched(
     sizes = (n_states, n_states, length)
     attention = "factored" if sub == "lstm" else "softmax"
     inner: EmbeddingModel = (
-        Transformer(*sizes, d_model=6, n_heads=2, n_layers=1, products=products)
+        Transformer(
+            *sizes, d_model=6, n_heads=2, n_layers=1, attention="softmax", products=products
+        )
         if sub == "ptf"
         else Recurrent(*sizes, d_model=5, cell=sub, products=products)
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
@@ -249,7 +249,12 @@ def test_strong_repulsion_empties_nothing_for_good(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     patches = Patches.from_spec(hamiltonian.lattice, 4)
     core = Transformer(
-        patches.n_states + 1, patches.n_states, patches.n_patches, d_model=16, generator=generator
+        patches.n_states + 1,
+        patches.n_states,
+        patches.n_patches,
+        d_model=16,
+        attention="softmax",
+        generator=generator,
     )
     psi = Autoregressive(core, patches)
     psi.set_product_state(product_state(hamiltonian, generator))

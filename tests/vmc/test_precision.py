@@ -10,7 +10,7 @@ from states import adam, network
 from torch import Tensor
 
 from hamiltonians import Rydberg
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Square
 from nqs.vmc.energies import Blurred, Exact, flip_precision
 from nqs.vmc.energies.flip_precision import (

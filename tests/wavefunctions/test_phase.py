@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.lattices.lattice import Square
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.transformer import Transformer
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate
@@ -181,7 +182,7 @@ def test_samples(
 def test_minsr_is_the_dense_solve(model: str) -> None:
     """Jacobian [Re; Im] row by row, and SPRING's direction over two steps, in a sector."""
     psi = build(model, Patches.from_spec(Square(2, 3), "2x2"), 3)
-    hamiltonian, old = J1J2(Square(2, 3), J2=0.5), None
+    hamiltonian, old = J1J2(Square(2, 3), J2=0.5, marshall=False), None
     optimizer = NaturalGradient(0.1, diagonal_shift=SHIFT, momentum=MOMENTUM, **PLAIN)
     for seed in range(2):
         samples = psi.sample(60, torch.Generator().manual_seed(seed), unique=True)
@@ -213,7 +214,7 @@ def test_minsr_is_the_dense_solve(model: str) -> None:
 def test_gradient_of_the_energy() -> None:
     """Of the enumerated energy of a non-stoquastic Hamiltonian by central differences."""
     psi = build("ptf", Patches.from_spec(Square(2, 3), "2x2"), 3)
-    hamiltonian = J1J2(Square(2, 3), J2=0.5)
+    hamiltonian = J1J2(Square(2, 3), J2=0.5, marshall=False)
     configs = basis(6)[basis(6).sum(1) == 3]
 
     def energy() -> float:
@@ -278,7 +279,7 @@ def test_complex_product_state(system: str, n_up: int | None) -> None:
 @pytest.mark.parametrize("model", ["ptf", "gru"])
 def test_signs_are_found(model: str) -> None:
     """Frustrated magnet, no sign rule given: what a positive psi cannot reach, to 1 %."""
-    hamiltonian = J1J2(Square(2, 4), J2=0.5)
+    hamiltonian = J1J2(Square(2, 4), J2=0.5, marshall=False)
     exact = ground_state(hamiltonian, n_up=4).energy
     psi = build(model, Patches.from_spec(Square(2, 4), "2x2"), 4, noise=0.0)
     generator = torch.Generator().manual_seed(0)
@@ -302,7 +303,7 @@ def test_signs_are_found_with_symmetries() -> None:
     hamiltonian = J1J2(lattice, J2=0.5, marshall=False)
     exact = ground_state(hamiltonian, n_up=4).energy
     base = build("ptf", Patches.from_spec(lattice, "2x2"), 4, noise=0.0)
-    psi = Symmetrised(base, lattice.space_group(), spin_flip=True)
+    psi = Symmetrised(base, lattice.space_group() * SymmetryGroup.spin_flip(8))
     generator = torch.Generator().manual_seed(1)
     chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
     psi.set_product_state(chances, phases=phases)
