@@ -17,8 +17,8 @@ from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import read_config
 from nqs.runfolder.summary import write as write_summary
 from nqs.scans import attempts
-from nqs.scans import folder as scan_folder
 from nqs.scans import run as scans
+from nqs.scans.folder import read as read_scan
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -176,7 +176,7 @@ def operations(monkeypatch: pytest.MonkeyPatch, dies_at: int) -> list[str]:
 
     monkeypatch.setattr(os, "rename", counted("rename", os.rename))
     monkeypatch.setattr(scans, "run", counted("run", spoilt(warm_middle, energy=5.0)))
-    monkeypatch.setattr(scans.scan_neighbours, "mark", counted("mark", scans.scan_neighbours.mark))
+    monkeypatch.setattr(scans.neighbours, "mark", counted("mark", scans.neighbours.mark))
     monkeypatch.setattr(attempts, "keep_better", counted("keep", attempts.keep_better))
     return seen
 
@@ -207,7 +207,7 @@ def test_a_death_at_any_moment_ends_in_the_same_state(
 
 def test_two_renames_and_a_death_between_them() -> None:
     assert scan("scan.repeat=false") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     point = read.points[1]
     os.rename(f"scan/{MIDDLE}", f"scan/{MIDDLE}~first")
     os.rename("scan/hamiltonian.delta=1", f"scan/{MIDDLE}~again")

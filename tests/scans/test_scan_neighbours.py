@@ -22,9 +22,9 @@ from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.runfolder import checkpoint
 from nqs.runfolder.summary import write as write_summary
-from nqs.scans import folder as scan_folder
 from nqs.scans import neighbours
 from nqs.scans import run as scans
+from nqs.scans.folder import read as read_scan
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -102,7 +102,7 @@ def expectation(folder: Path, target: Config) -> float:
 def test_the_bound_is_the_energy_of_the_other_state(words: list[str]) -> None:
     """Against enumeration, within five standard errors that are themselves small."""
     assert scan(*words, "scan.repeat=false") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     found = neighbours.judge(read, print, lambda: False)
     assert len(found) == 2
     for point in read.points:
@@ -116,7 +116,7 @@ def test_the_bound_is_the_energy_of_the_other_state(words: list[str]) -> None:
 def test_the_same_couplings_need_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "build", None)
     assert scan("seed=0,1") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     one, two = (result(point.name) for point in read.points)
     found = neighbours.judge(read, print, lambda: False)
     for point, other in zip(read.points, (two, one), strict=True):
@@ -127,7 +127,7 @@ def test_the_same_couplings_need_no_draws(monkeypatch: pytest.MonkeyPatch) -> No
 def test_flips_that_only_one_side_has() -> None:
     """couplings that add terms: the flips of the other Hamiltonian."""
     assert scan("hamiltonian=tfim", "hamiltonian.h=0.7,1", "scan.repeat=false") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     folders = [read.folder(point) for point in read.points]
     config = read_config(folders[1])
     fewer = dataclasses.replace(config.hamiltonian, h=(0.0, 1.0, 1.0, 1.0))
@@ -228,7 +228,7 @@ def test_seeds_and_hyperparameters_are_judged_and_left_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert scan("train.steps=1,60", "seed=0,1") == 0
-    names = [point.name for point in scan_folder.read(Path("scan")).points]
+    names = [point.name for point in read_scan(Path("scan")).points]
     short = [name for name in names if "train.steps=1," in name]
     assert len(short) == 2 and any(neighbour_doubts(name) for name in short)
     assert not list(Path("scan").glob("*~*"))
@@ -237,7 +237,7 @@ def test_seeds_and_hyperparameters_are_judged_and_left_as_they_are(
 def test_models_and_lattices_that_differ_are_not_compared() -> None:
     axes = ["model.d_model=4,8", "lattice.Lx=1,2"]
     assert scan(*axes, "train.n_samples=8", "train.eval_samples=32", "train.steps=1") == 0
-    assert neighbours.pairs(scan_folder.read(Path("scan"))) == []
+    assert neighbours.pairs(read_scan(Path("scan"))) == []
     assert not (Path("scan") / "neighbours.json").exists()
 
 
