@@ -19,15 +19,14 @@ from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from nqs.errors import InputError
 from nqs.ground_states import summary
-from nqs.ground_states.build import Job, build
+from nqs.ground_states.build import Job
 from nqs.ground_states.config import Config
 from nqs.ground_states.evaluations import evaluated
 from nqs.ground_states.ground_state_run import GroundStateRun
 from nqs.ground_states.run import built, open_folder, program
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import create, read_config
-from nqs.ground_states.saved_state import newest_checkpoint
-from nqs.runfolder import checkpoint
+from nqs.ground_states.saved_state import trained_job
 from nqs.runfolder.history import Evaluation, RunFile
 from nqs.runfolder.run_config import RunConfig
 from nqs.runfolder.summary import write
@@ -129,14 +128,9 @@ def load(path: str | Path, device: str = "auto", warn: Callable[[str], None] = p
     """
     path = Path(path)
     config = read_config(path)
-    job = build(config.replace(device=device))
-    content = read_run_file(path / "run.h5")
-    saved = newest_checkpoint(path, config, job.device, warn)
-    if saved is None:
-        raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
-    checkpoint.restore(job.wavefunction, saved)
-    file = path / "summary.json"
-    return Trained(job, saved["step"], content, summary.read(file) if file.exists() else {}, path)
+    job, step = trained_job(path, config, device, warn)
+    content, file = read_run_file(path / "run.h5"), path / "summary.json"
+    return Trained(job, step, content, summary.read(file) if file.exists() else {}, path)
 
 
 def save(trained: Trained, path: str | Path) -> Path:

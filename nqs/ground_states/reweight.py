@@ -17,13 +17,12 @@ from typing import Any, Final
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.errors import InputError, require, shown, suggestion
 from nqs.ground_states import summary
-from nqs.ground_states.build import Job, build, build_hamiltonian, check_conserved, naming
+from nqs.ground_states.build import Job, build_hamiltonian, check_conserved, naming
 from nqs.ground_states.config import Config
 from nqs.ground_states.groups import HAMILTONIAN
 from nqs.ground_states.run_folder import read_config
-from nqs.ground_states.saved_state import newest_checkpoint
+from nqs.ground_states.saved_state import trained_job
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.machine import build_generator
@@ -58,13 +57,9 @@ def reweight(
     couplings = combinations(given, config)
     with locked(path), writing(path):
         earlier = read_entries(path / FILE)  # refused before the work, not after it
-        job = build(config.replace(device="auto"))
+        job, step = trained_job(path, config)
         check_memory(job, n_samples, n_lanczos, len(couplings))
-        saved = newest_checkpoint(path, config, job.device)
-        if saved is None:
-            raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         others = [at_couplings(job, values) for values in couplings]
-        checkpoint.restore(job.wavefunction, saved)
         with naming(" ".join(given)):
             found = neighbouring_couplings(
                 job.wavefunction,
@@ -76,7 +71,7 @@ def reweight(
                 lattice=job.lattice,
             )
         entry = {
-            "step": saved["step"],
+            "step": step,
             "seed": seed,
             "n_samples": n_samples,
             "n_lanczos": n_lanczos,

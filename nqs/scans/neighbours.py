@@ -36,11 +36,11 @@ import torch
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.errors import InputError
 from nqs.ground_states import summary
-from nqs.ground_states.build import Job, build, build_hamiltonian
+from nqs.ground_states.build import Job, build_hamiltonian
 from nqs.ground_states.config import Config
 from nqs.ground_states.run_folder import read_config
-from nqs.ground_states.saved_state import newest_checkpoint
-from nqs.runfolder import checkpoint, digests
+from nqs.ground_states.saved_state import trained_job
+from nqs.runfolder import digests
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import locked
 from nqs.runfolder.machine import derived_seed
@@ -275,11 +275,9 @@ def _loaded(
 ) -> tuple[Job, Samples, Callable[[], Samples]]:
     """The run at its newest checkpoint, draws from its state, and how to get the fewer ones that
     local energies are made of."""
-    job = build(config.replace(device="auto"))
-    saved = newest_checkpoint(folder, config, job.device, warn=lambda line: None)
-    if saved is None or saved["step"] != result["steps"]:
+    job, step = trained_job(folder, config, warn=lambda line: None)
+    if step != result["steps"]:
         raise InputError(f"{folder}: holds no checkpoint of step {result['steps']}")
-    checkpoint.restore(job.wavefunction, saved)
     # a stream of its own: the evaluation's would correlate the draws with the energy
     seed = derived_seed(config.seed, "evaluation", (0, 1))
     generator = torch.Generator(job.device).manual_seed(seed)
