@@ -49,12 +49,12 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
         print(f"{name:<31}  {value}")
 
 
-def chosen_subsystems(given: Sequence[str], lattice: Lattice) -> Tensor | None:
+def chosen_subsystems(texts: Sequence[str], lattice: Lattice) -> Tensor | None:
     """(S, N) bool; None for a single site, which has no subsystem. Raises InputError."""
-    if not given:
+    if not texts:
         return half(lattice)[None] if lattice.n_sites > 1 else None
     masks = []
-    for text in given:
+    for text in texts:
         try:
             sites = [int(site) for site in text.split(",")]
         except ValueError:

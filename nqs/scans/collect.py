@@ -345,14 +345,14 @@ def write(collected: Collected) -> Path:
 def lines(collected: Collected) -> list[str]:
     """What the scan amounts to: points, missing and doubtful ones, accuracy, time."""
     data, n_points = collected.data, len(collected.scan.points)
-    found = n_points - len(collected.missing)
-    rows = [f"points          {found} of {n_points}"]
+    n_finished = n_points - len(collected.missing)
+    rows = [f"points          {n_finished} of {n_points}"]
     missing = [f"{name} ({reason})" for name, reason in collected.missing.items()]
     rows += [f"missing         {line}" for line in missing[:SHOWN]]
     rows += [f"missing         and {len(missing) - SHOWN} more"] * (len(missing) > SHOWN)
     sizes = ", ".join(f"{name} {size}" for name, size in data.sizes.items())
     rows.append(f"dimensions      {sizes}")
-    rows += verdict_lines(data, found)
+    rows += verdict_lines(data, n_finished)
     if "relative_error" in data:
         error = abs(data["relative_error"])
         rows.append(f"relative error  median {float(error.median()):.2e}")

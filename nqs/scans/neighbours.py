@@ -121,10 +121,10 @@ def judge(
 def mark(scan: Scan, point: Point, bounds: Sequence[Bound], say: Callable[[str], None]) -> None:
     """Writes into the summaries of a point's attempts whether they lie above one of the bounds or
     above each other, with a line for each that this makes doubtful."""
-    found = attempts(scan, point)
-    for folder in found:
+    folders = attempts(scan, point)
+    for folder in folders:
         others = []
-        for other in found:
+        for other in folders:
             if other != folder:
                 value = _energy(summary.read(other / "summary.json"))
                 others.append(Bound(*value, "the other attempt", point, other))
@@ -181,7 +181,7 @@ def pairs(scan: Scan) -> list[tuple[Side, Side]]:
     """Finished points that are compared: the nearest ones along each numeric dimension, and the two
     directions of a point."""
     finished = [point for point in scan.points if attempts(scan, point)]
-    found = []
+    sides = []
     for tied in scan.dimensions:
         numeric = [axis.key for axis in tied if is_numeric(axis)]
         keys = [axis.key for axis in tied]
@@ -191,7 +191,7 @@ def pairs(scan: Scan) -> list[tuple[Side, Side]]:
             lines[repr((rest, point.direction, _fitting(point)))].append(point)
         for line in lines.values():
             line.sort(key=lambda point: [point.values[key] for key in numeric])
-            found += [
+            sides += [
                 (Side(one, _at(one, keys)), Side(two, _at(two, keys)))
                 for one, two in itertools.pairwise(line)
             ]
@@ -201,8 +201,8 @@ def pairs(scan: Scan) -> list[tuple[Side, Side]]:
     for here in places.values():
         if len(here) == 2:
             one, two = (Side(p, f"the state of the {p.direction} direction") for p in here)
-            found.append((one, two))
-    return found
+            sides.append((one, two))
+    return sides
 
 
 def _at(point: Point, keys: Sequence[str]) -> str:

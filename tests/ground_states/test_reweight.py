@@ -60,7 +60,7 @@ def test_far_couplings_are_flagged(trained: Path, capsys: pytest.CaptureFixture[
     ("arguments", "culprits"),
     [
         (["hamiltonian.detla=1"], ["hamiltonian.detla", "did you mean delta?"]),
-        (["hamiltonian.J=1"], ["hamiltonian.J", "it has V, Rb"]),
+        (["hamiltonian.J=1"], ["hamiltonian.J", "it has V, delta, Omega, Rb"]),
         (["delta"], ["delta: not understood", "hamiltonian.delta=1.05,1.1"]),
         (["delta=1,x"], ["delta=1,x: not understood"]),
         (["delta=nan"], ["hamiltonian.delta=nan", "finite"]),
