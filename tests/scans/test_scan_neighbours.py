@@ -3,7 +3,6 @@ what they leave alone, and that nothing of a scan is lost to them."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -130,7 +129,7 @@ def test_flips_that_only_one_side_has() -> None:
     read = read_scan(Path("scan"))
     folders = [read.folder(point) for point in read.points]
     config = read_config(folders[1])
-    fewer = dataclasses.replace(config.hamiltonian, h=(0.0, 1.0, 1.0, 1.0))
+    fewer = config.hamiltonian.replace(h=(0.0, 1.0, 1.0, 1.0))
     target = config.replace(hamiltonian=fewer)
     ((energy, error),) = neighbours.energies(folders[0], result(read.points[0].name), [target])
     exact = expectation(folders[0], target)
@@ -142,7 +141,7 @@ def badly(warm: bool) -> Any:
 
     def spoilt(config: Any, command: Any) -> int:
         if config.hamiltonian.delta == 1 and (config.train.start_from is not None) == warm:
-            wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
+            wild = config.optimizer.replace(learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
         return run_job(config, command)
 
@@ -244,7 +243,7 @@ def test_models_and_lattices_that_differ_are_not_compared() -> None:
 def test_both_directions_are_compared_but_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(config: Any, command: Any) -> int:
         if config.run.dir.endswith("delta=1,backward"):
-            wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
+            wild = config.optimizer.replace(learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
         return run_job(config, command)
 
