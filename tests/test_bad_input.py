@@ -3,23 +3,26 @@ no traceback, no folder made, nothing of an existing run touched."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from nqs.cli.app import main as nqs
+from nqs.cli.composition import compose
+from nqs.cli.train import load_config
+from nqs.conf.sections import flatten
+from nqs.ground_states.groups import GROUPS
 from nqs.runfolder import digests
 
-ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-assert SPEC is not None and SPEC.loader is not None
-train = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(train)
+
+def train(arguments: Sequence[str]) -> int:
+    """The command line of `nqs train`."""
+    return nqs(["train", *arguments])
+
 
 TINY = [
     "lattice.Lx=2",
@@ -298,7 +301,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run; copy it before doing anything to it."""
     path = tmp_path_factory.mktemp("bad_input") / "run"
-    assert train.main([*TINY, f"run.dir={path}"]) == 0
+    assert train([*TINY, f"run.dir={path}"]) == 0
     return path
 
 
@@ -333,15 +336,13 @@ def test_at_least_thirty_cases() -> None:
 def test_one_line(
     command: str, expected: list[str], workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(train.main, command.split(), expected, capsys)
+    refused(train, command.split(), expected, capsys)
 
 
 def keys() -> list[str]:
     """Every key of the default configuration, and the groups."""
-    mapping, _ = train.compose_config([])
-    return [key for key in train.flatten(mapping) if not key.endswith(".name")] + [
-        group for group in train.GROUPS if group != "launcher"
-    ]
+    mapping, _ = compose([])
+    return [key for key in flatten(mapping) if not key.endswith(".name")] + list(GROUPS)
 
 
 @pytest.mark.parametrize("value", ["{a:1}", "{}", "[{a:1}]", "[[[[1]]]]", "'\x1b[31m'", "'a\nb'"])
@@ -350,7 +351,7 @@ def test_values_that_no_key_has(
 ) -> None:
     """KEY={a:1} was a KeyError."""
     for key in keys():
-        refused(train.main, [f"{key}={value}"], [f"{key}="], capsys)
+        refused(train, [f"{key}={value}"], [f"{key}="], capsys)
 
 
 @pytest.mark.parametrize(
@@ -374,19 +375,19 @@ def test_values_that_no_key_has(
 def test_long_and_strange_words(
     word: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(train.main, [word], [], capsys)
+    refused(train, [word], [], capsys)
 
 
 def test_another_key_s_value(workplace: Path) -> None:
     """The one kind of interpolation there is."""
     words = ["lattice.Lx=3", "lattice.Ly=${lattice.Lx}", "run.dir=runs/${seed}-${model.name}"]
-    config = train.load_config(words)
+    config = load_config(words)
     assert config.lattice.Ly == 3 and config.run.dir == "runs/0-ptf"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(train.main, ["device=cuda"], ["device=cuda", "device=cpu"], capsys)
+    refused(train, ["device=cuda"], ["device=cuda", "device=cpu"], capsys)
 
 
 def rename_a_parameter(checkpoint: Path) -> None:
@@ -465,18 +466,18 @@ def test_existing_run(
     shutil.copytree(finished_run, workplace / "run")
     change, command, expected = DAMAGE[damage]
     change(workplace / "run")
-    refused(train.main, command.split(), expected, capsys)
+    refused(train, command.split(), expected, capsys)
 
 
 def test_checkpoint_of_another_run(
     workplace: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished_run, workplace / "run")
-    assert train.main([*TINY, "hamiltonian.delta=2", "run.dir=other"]) == 0
+    assert train([*TINY, "hamiltonian.delta=2", "run.dir=other"]) == 0
     for checkpoint in (workplace / "other/checkpoints").iterdir():
         shutil.copy(checkpoint, workplace / "run/checkpoints" / checkpoint.name)
     expected = ["step-000000002.pt", "another run", "hamiltonian.delta=2"]
-    refused(train.main, ["run.dir=run", "run.resume=true"], expected, capsys)
+    refused(train, ["run.dir=run", "run.resume=true"], expected, capsys)
 
 
 NQS_CASES = [

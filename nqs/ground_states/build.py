@@ -18,7 +18,7 @@ from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, memory
 from nqs.ground_states.config import Config
 from nqs.runfolder.machine import build_device, build_generator
-from nqs.runfolder.memory import available
+from nqs.runfolder.memory import room
 from nqs.vmc.energies import Energies
 from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.product_state import complex_product_state, product_state
@@ -201,7 +201,7 @@ def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian, n_up: int 
         return n_configs <= EXACT_CONFIGURATIONS
     if not wanted:
         return False
-    allowed = min(EXACT_GIGABYTES, available() / 1e9)
+    allowed = min(EXACT_GIGABYTES, room() / 1e9)
     size, needed = f"2^{n_configs.bit_length() - 1} configurations", math.inf
     if n_configs <= 2**60:  # more do not fit into a float, either
         needed = memory_needed(hamiltonian, 1, n_up) / 1e9
