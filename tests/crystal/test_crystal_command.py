@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from nqs.cli.app import main
-from nqs.core.transformer import Transformer
-from nqs.crystal.commands.training_run import COLUMNS, read_trained
+from nqs.core import SequenceModel, Transformer
+from nqs.crystal.commands.run_folder import read_trained
+from nqs.crystal.model.training import COLUMNS
 from nqs.runfolder.history import TIME_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,9 +65,7 @@ def test_examples_are_learnt(trained: Path) -> None:
 
 def test_one_class_serves_both(trained: Path) -> None:
     """The crystal model is the very class that the wavefunctions use, not a copy of it."""
-    from nqs.ground_states.build import Transformer as OfWavefunctions
-
-    assert type(read_trained(trained).model) is Transformer is OfWavefunctions
+    assert type(read_trained(trained).model) is Transformer is SequenceModel.kinds["ptf"]
     assert Transformer.__module__ == "nqs.core.transformer"
 
 
