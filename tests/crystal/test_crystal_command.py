@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from nqs.cli.app import main
-from nqs.core.transformer import Transformer
+from nqs.core import SequenceModel, Transformer
 from nqs.crystal.commands.run_folder import read_trained
 from nqs.runfolder.history import TIME_COLUMNS
 
@@ -64,9 +64,7 @@ def test_examples_are_learnt(trained: Path) -> None:
 
 def test_one_class_serves_both(trained: Path) -> None:
     """The crystal model is the very class that the wavefunctions use, not a copy of it."""
-    from nqs.ground_states.build import Transformer as OfWavefunctions
-
-    assert type(read_trained(trained).model) is Transformer is OfWavefunctions
+    assert type(read_trained(trained).model) is Transformer is SequenceModel.kinds["ptf"]
     assert Transformer.__module__ == "nqs.core.transformer"
 
 

@@ -17,7 +17,7 @@ from nqs.crystal.tokens.coordinate_fields import ANGLES, HULLS, LENGTHS
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser, check_agreement, remaining_atoms
 from nqs.errors import InputError
 
-MADE = {name: make_tokeniser(name, 12) for name in TOKENISERS}
+MADE = {name: make_tokeniser(name, 12) for name in TOKENISERS.kinds}
 ROUNDING = {  # of lengths (relative, absolute), angles
     "coordinate": (0.005, 0.0, 0.5),
     "character": (0.0, 0.005, 0.005),
