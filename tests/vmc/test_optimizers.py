@@ -77,10 +77,9 @@ def test_clipping() -> None:
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
 def test_restored_runs_continue_bit_for_bit(clip_norm: float | None) -> None:
-    schedule = Schedule("cosine", warmup_steps=2, decay_steps=10)
 
     def fresh() -> Adam:
-        return Adam(0.02, clip_norm=clip_norm, schedule=schedule)
+        return Adam(0.02, clip_norm=clip_norm, warmup_steps=2).prepare(HAMILTONIAN, n_steps=10)
 
     psi, optimizer, generator = network("ptf", LATTICE), fresh(), torch.Generator().manual_seed(9)
     for _ in range(4):
