@@ -115,6 +115,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         if max_norm is not None:
             check_range("max_norm", max_norm, 1e-6, 1e6)
         check_range("memory_gb", memory_gb, 1e-3, 1e5)
+        check_range("warmup_steps", warmup_steps, 0, 1e9)
         check_range("final_fraction", final_fraction, 1e-9, 1)
         check_range("final_shift_fraction", final_shift_fraction, 1e-9, 1)
         self.check_keys(diagonal_shift=diagonal_shift, final_shift_fraction=final_shift_fraction)
@@ -129,6 +130,10 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.direction: Tensor | None = None  # delta of the last step as far as it was gone, (P,)
         self.workspace = Workspace(memory_gb * 2**30)
         self.diagnostics = {}
+
+    def __repr__(self) -> str:
+        step, shift, mu = self.learning_rate, self.diagonal_shift, self.momentum
+        return f"NaturalGradient({step}, diagonal_shift={shift}, momentum={mu})"
 
     @staticmethod
     def check_keys(*, diagonal_shift: float, final_shift_fraction: float, **rest: Any) -> None:
