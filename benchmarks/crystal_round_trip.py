@@ -22,8 +22,8 @@ from benchmarks.arguments import Parser, whole_number
 from nqs.crystal.datasets.tables import read_table
 from nqs.crystal.structures.structure import CrystalError, Structure
 from nqs.crystal.structures.symmetry import canonical
+from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
-from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
 
 RETURNED = "came back"
 

@@ -46,15 +46,17 @@ from nqs.ground_states.build import (
     build_lattice,
     start_from_product_state,
 )
-from nqs.ground_states.run import advance
+from nqs.ground_states.ground_state_run import advance
+from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.start import network, read_wavefunction
-from nqs.runfolder import folder
-from nqs.vmc.energies.near_flips import LocalFlips, combined, random_subsets, terms
-from nqs.vmc.energies.proposal import draw_around, importance
+from nqs.vmc.energies import Blurred, NearFlips
+from nqs.vmc.energies.local_energy import terms
+from nqs.vmc.energies.near_flips import combined, random_subsets
+from nqs.vmc.energies.proposal import importance
 from nqs.vmc.optimizers.natural_gradient import implicit_energies
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.wavefunctions.autoregressive import Autoregressive
-from nqs.wavefunctions.nearby import near_groups
+from nqs.wavefunctions.nearby import near_groups, nearby_log_ratios
 from nqs.wavefunctions.wavefunction import Samples
 
 SHARES = (4, 8, 16)
@@ -128,7 +130,7 @@ def trained(side: int, n_steps: int, number: int) -> State:
 def of_run(path: Path) -> State:
     """The newest checkpoint of a run. Raises ValueError if there is none, and for symmetrised
     states, which have no near flips."""
-    config = folder.read_config(path)
+    config = read_config(path)
     psi, step = read_wavefunction(path, config)
     if not isinstance(psi, Autoregressive):
         raise ValueError(f"{path}: trained with symmetries; give a run without")
@@ -142,7 +144,7 @@ def all_terms(state: State, samples: Samples, radius: float) -> Terms:
     elements = hamiltonian.off_diagonal(samples.configs)
     log_flipped = psi.log_psi_flipped(samples.configs, hamiltonian.flips)
     exact = terms(elements, log_flipped - samples.log_psi[:, None])
-    near = terms(elements, psi.log_ratios_nearby(samples.configs, hamiltonian.flips, radius))
+    near = terms(elements, nearby_log_ratios(psi, samples.configs, hamiltonian.flips, radius))
     e_loc = hamiltonian.diagonal(samples.configs) + exact.sum(1)
     return Terms(samples.weights, exact, near, e_loc)
 
@@ -169,10 +171,10 @@ def weights_bias(
 ) -> tuple[float, float]:
     """Shift of the energy by approximate weights of moved draws, and in its standard errors."""
     psi, hamiltonian = state.psi, state.hamiltonian
-    drawn = draw_around(psi, hamiltonian, n_samples, MOVED, generator)
+    drawn = Blurred(flip_fraction=MOVED).draw(psi, hamiltonian, n_samples, generator)
     samples, e_loc = drawn.samples, drawn.e_loc
     assert samples.importance is not None
-    near = psi.log_ratios_nearby(samples.configs, hamiltonian.flips, radius)
+    near = nearby_log_ratios(psi, samples.configs, hamiltonian.flips, radius)
     elements = hamiltonian.off_diagonal(samples.configs)
     share = samples.counts.double() / samples.n_samples
     approximate = importance(elements, near, MOVED)
@@ -229,14 +231,17 @@ def measured(state: State, args: argparse.Namespace) -> Iterator[Row]:
     bias, bias_z = mean_and_z(found.weights, errors, samples.counts)
     rms = float((found.weights @ (errors - bias).square()).sqrt()) / found.variance**0.5
     weights = weights_bias(state, args.samples, radius, generator)
-    sizes = [LocalFlips(radius, 1 / share).n_exact(len(flips)) for share in SHARES]
+    sizes = [
+        NearFlips(flip_radius=radius, exact_fraction=1 / share).n_exact(len(flips))
+        for share in SHARES
+    ]
     chosen = [random_subsets(len(samples.counts), len(flips), m, generator, flips.device)
               for m in sizes]  # fmt: skip
     masks = [torch.zeros_like(found.exact, dtype=torch.bool).scatter_(1, s, True) for s in chosen]
     exact, near, *subset = seconds(
         [
             lambda: psi.log_psi_flipped(samples.configs, flips),
-            lambda: psi.log_ratios_nearby(samples.configs, flips, radius),
+            lambda: nearby_log_ratios(psi, samples.configs, flips, radius),
             *(lambda m=mask: psi.log_psi_flipped(samples.configs, flips, m) for mask in masks),
         ],
         args.repeats,

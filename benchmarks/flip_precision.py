@@ -24,11 +24,13 @@ from benchmarks.matmul import synchronise
 from benchmarks.tables import aligned, write_csv
 from nqs.errors import InputError
 from nqs.ground_states.build import Job, build
-from nqs.runfolder import checkpoint, folder
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
+from nqs.runfolder import checkpoint
+from nqs.vmc.energies.flip_precision import rounding
 from nqs.vmc.energies.local_energy import local_energies
-from nqs.vmc.energies.precision import rounding
-from nqs.vmc.energies.proposal import drawn_around
-from nqs.vmc.energies.rounding import PRODUCTS
+from nqs.vmc.energies.proposal import blurred_samples
+from nqs.vmc.energies.rounding import PRECISIONS
 from nqs.wavefunctions.wavefunction import Samples
 
 COLUMNS = (
@@ -40,9 +42,9 @@ SEED = 7
 
 def trained(path: Path) -> tuple[Job, int]:
     """The job of a run with the parameters of its newest checkpoint, and that one's step."""
-    config = folder.read_config(path)
+    config = read_config(path)
     job = build(config)
-    saved = checkpoint.newest(path / "checkpoints", folder.portable(config), job.device, warn=print)
+    saved = newest_checkpoint(path, config, job.device)
     if saved is None:
         raise InputError(f"{path}: holds no checkpoint yet")
     checkpoint.restore(job.wavefunction, saved)
@@ -53,10 +55,12 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, object]]:
     """Rows of one run: full, then what the device has that is cheaper."""
     job, step = trained(path)
     generator = torch.Generator(job.device).manual_seed(SEED)
-    draws = drawn_around(job.wavefunction, job.hamiltonian, args.samples, args.fraction, generator)
+    draws = blurred_samples(
+        job.wavefunction, job.hamiltonian, args.samples, args.fraction, generator
+    )
     n_step = job.config.train.n_samples
     rows = []
-    for kind in PRODUCTS:
+    for kind in PRECISIONS:
         if kind == "tf32" and job.device.type != "cuda":
             continue
         error = rounding(job.wavefunction, job.hamiltonian, draws, kind, fraction=args.fraction)
@@ -88,7 +92,7 @@ def speed_up(job: Job, draws: Samples, kind: str, args: argparse.Namespace) -> f
     def seconds(products: str) -> float:
         synchronise(job.device)
         began = time.perf_counter()
-        local_energies(job.wavefunction, job.hamiltonian, part, products=products)
+        local_energies(job.wavefunction, job.hamiltonian, part, precision=products)
         synchronise(job.device)
         return time.perf_counter() - began
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
+from hamiltonians.probing import probing_configurations
 
 Strings = dict[tuple[tuple[int, str], ...], float]
 SymmetryTest = Callable[[Tensor, bool], bool]
@@ -32,12 +32,6 @@ ROUNDING = 1e-9
 
 SUM_ROUNDING = 1e-13
 """The same of sums that may have cancelled, in units of the largest number."""
-
-MAX_LISTED_SITES = 8
-"""Up to this many sites matrix elements are compared between all configurations."""
-
-RANDOM_CONFIGURATIONS = 256
-"""Drawn where there are more."""
 
 
 def check_invariance(hamiltonian: Hamiltonian, group: SymmetryGroup) -> None:
@@ -141,20 +135,6 @@ class _ElementTest:
         left = np.delete(moved, [g for g in places if g >= 0], axis=1)  # no flip's image
         floor = SUM_ROUNDING * np.abs(self.elements).max(initial=0.0)
         return bool(_equal(self.elements, image, floor).all() and (np.abs(left) <= floor).all())
-
-
-def probing_configurations(n_sites: int) -> Tensor:
-    """(B, N) bool: all configurations of few sites; else random ones and all, no or one bit set.
-
-    One bit at a time only for the first 256 sites.
-    """
-    if n_sites <= MAX_LISTED_SITES:
-        return torch.cartesian_prod(*[torch.tensor([False, True])] * n_sites).reshape(-1, n_sites)
-    generator = torch.Generator().manual_seed(0)
-    random = torch.rand(RANDOM_CONFIGURATIONS, n_sites, generator=generator) < 0.5
-    extremes = torch.tensor([[False], [True]]).expand(2, n_sites)
-    single = torch.eye(n_sites, dtype=torch.bool)[:RANDOM_CONFIGURATIONS]
-    return torch.cat([random, extremes, single])
 
 
 def _equal(a: Any, b: Any, floor: float) -> Any:

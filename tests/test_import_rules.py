@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 OURS = {"hamiltonians", "nqs", "benchmarks", "train", "tests"}
 
-_VMC = {"hamiltonians", "nqs.errors", "nqs.core", "nqs.wavefunctions", "nqs.vmc"}
+_VMC = {
+    *("hamiltonians", "nqs.errors", "nqs.core", "nqs.wavefunctions", "nqs.vmc"),
+    "nqs.runfolder.schedules",
+}
 ALLOWED = {  # package -> our packages it may import, besides itself
     "hamiltonians": set(),
     "nqs.errors": set(),

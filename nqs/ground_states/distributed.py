@@ -160,10 +160,12 @@ def own_card(key: str) -> torch.device:
 
 
 def started_by(command: Sequence[str]) -> list[str]:
-    """command, python train.py ..., as it must be given for as many processes as there are."""
+    """command, `python train.py ...` or `nqs train ...`, as it must be given for as many processes
+    as there are."""
     if number("WORLD_SIZE", 1) == 1:
         return list(command)
     local = number("LOCAL_WORLD_SIZE", 1)
     nodes = number("WORLD_SIZE", 1) // local
     several = [f"--nnodes={nodes}"] if nodes > 1 else []
-    return ["torchrun", *several, f"--nproc-per-node={local}", *command[1:]]
+    words = ["-m", *command] if command[0] == "nqs" else command[1:]
+    return ["torchrun", *several, f"--nproc-per-node={local}", *words]

@@ -12,10 +12,16 @@ from hamiltonians.lattices.lattice import Lattice
 from nqs.errors import InputError, require
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
-from nqs.ground_states.run import evaluated, remarks
+from nqs.ground_states.evaluations import evaluated, remarks
+from nqs.ground_states.run_file import read as read_run_file
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint, folder, history
-from nqs.runfolder.folder import writing
+from nqs.runfolder import checkpoint
+from nqs.runfolder.folder import locked, writing
+from nqs.runfolder.history import Evaluation
+from nqs.runfolder.summary import write
+from nqs.vmc.observables import Observable, owner
 from nqs.vmc.observables.renyi import half, subsystem
 
 
@@ -29,25 +35,23 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
     """
     require(n_samples >= 2, "--samples", n_samples, "must be a whole number >= 2")
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
-    config = folder.read_config(path)
-    with folder.locked(path), writing(path):
+    config = read_config(path)
+    with locked(path), writing(path):
         job = build(config.replace(device="auto"))
         masks = chosen_subsystems(subsystems, job.lattice)
-        content = history.read(path / "run.h5")
-        saved = checkpoint.newest(
-            path / "checkpoints", folder.portable(config), job.device, warn=print
-        )
+        content = read_run_file(path / "run.h5")
+        saved = newest_checkpoint(path, config, job.device)
         if saved is None:
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         checkpoint.restore(job.wavefunction, saved)
         evaluation = evaluated(
-            job, n_samples, seed, saved["step"], "later", sigma_x=True, subsystems=masks
+            job, n_samples, seed, saved["step"], "later", thorough=True, subsystems=masks
         )
         content.keep(evaluation)
         content.write(path / "run.h5")
         if (path / "summary.json").exists():
             result = summary.read(path / "summary.json")
-            summary.write(path / "summary.json", result | remarks(content, result.get("notes", [])))
+            write(path / "summary.json", result | remarks(content))
     numbers, n_sites = evaluation.numbers, job.hamiltonian.n_sites
     energy, error = numbers["energy"], numbers["energy_error"]
     print(f"step {saved['step']}, {n_samples} samples, seed {seed}")
@@ -76,16 +80,16 @@ def chosen_subsystems(given: Sequence[str], lattice: Lattice) -> Tensor | None:
     return torch.stack(masks)
 
 
-def lines(evaluation: history.Evaluation) -> list[tuple[str, str]]:
-    """(name, text) of the scalar observables and of each subsystem's entropy."""
-    rows = [
-        (name.replace("_", " "), with_error(float(value), float(error)))
-        for name, (value, error) in evaluation.observables.items()
-        if value.ndim == 0
-    ]
-    if "renyi2" in evaluation.observables:
-        value, error = evaluation.observables["renyi2"]
-        for inside, s, sigma in zip(evaluation.coordinates["renyi2"], value, error, strict=True):
-            sites = int(inside.sum())
-            rows.append((f"Renyi entropy S2, {sites} sites", with_error(float(s), float(sigma))))
-    return rows
+def lines(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """(name, text) of each number among the observables, as their classes write them."""
+    rows = []
+    for name, (value, error) in evaluation.observables.items():
+        known, coordinates = owner(name), evaluation.coordinates.get(name)
+        kind = Observable if known is None else known[0]
+        rows += kind.entries(
+            name,
+            torch.from_numpy(value),
+            torch.from_numpy(error),
+            None if coordinates is None else torch.from_numpy(coordinates),
+        )
+    return [(text, with_error(value, error)) for text, value, error in rows]

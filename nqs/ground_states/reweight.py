@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +18,16 @@ from hamiltonians.hamiltonian import Hamiltonian
 from nqs.errors import InputError, require, shown, suggestion
 from nqs.ground_states import summary
 from nqs.ground_states.build import Job, build, build_hamiltonian, check_conserved, naming
-from nqs.ground_states.config import HAMILTONIANS, Config
+from nqs.ground_states.config import Config
+from nqs.ground_states.groups import HAMILTONIAN
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint, folder
+from nqs.runfolder import checkpoint
 from nqs.runfolder.atomic import write_text
-from nqs.runfolder.folder import writing
+from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.machine import build_generator
+from nqs.runfolder.summary import finite, one_line
 from nqs.runfolder.text_file import read_text
 from nqs.vmc.reweighting import LOWEST_SHARE, Neighbour, neighbouring_couplings
 
@@ -49,20 +54,17 @@ def reweight(
     require(2 <= n_samples <= MOST_SAMPLES, "--samples", n_samples, rule)
     require(2 <= n_lanczos <= MOST_SAMPLES, "--lanczos-samples", n_lanczos, rule)
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
-    config = folder.read_config(path)
+    config = read_config(path)
     couplings = combinations(given, config)
-    with folder.locked(path), writing(path):
+    with locked(path), writing(path):
         earlier = read_entries(path / FILE)  # refused before the work, not after it
         job = build(config.replace(device="auto"))
         check_memory(job, n_samples, n_lanczos, len(couplings))
-        saved = checkpoint.newest(
-            path / "checkpoints", folder.portable(config), job.device, warn=print
-        )
+        saved = newest_checkpoint(path, config, job.device)
         if saved is None:
             raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         others = [at_couplings(job, values) for values in couplings]
         checkpoint.restore(job.wavefunction, saved)
-        signs = job.lattice.sublattice_signs()
         with naming(" ".join(given)):
             found = neighbouring_couplings(
                 job.wavefunction,
@@ -71,7 +73,7 @@ def reweight(
                 n_samples,
                 n_lanczos,
                 build_generator(seed, "evaluation", job.device),
-                sublattice_signs=None if signs is None else signs.to(job.device),
+                lattice=job.lattice,
             )
         entry = {
             "step": saved["step"],
@@ -83,7 +85,7 @@ def reweight(
                 for values, near in zip(couplings, found, strict=True)
             ],
         }
-        entries = summary.finite([*earlier, entry])
+        entries = finite([*earlier, entry])
         write_text(path / FILE, json.dumps(entries, indent=2, allow_nan=False) + "\n")
     for line in lines(couplings, found):
         print(line)
@@ -120,14 +122,13 @@ def doubts(path: Path) -> list[str]:
         result = summary.read(path / "summary.json")
     except InputError:
         return []  # a run that is under way
-    return [summary.one_line(text) for text in result.get("doubts", [])]
+    return [one_line(text) for text in result.get("doubts", [])]
 
 
 def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]:
     """{key: value} of each combination, e.g. of ['delta=1,1.1', 'hamiltonian.V=7']."""
-    known = [
-        key for key in HAMILTONIANS[config.hamiltonian.name] if key not in ("file", "marshall")
-    ]
+    keys = HAMILTONIAN.keys(config.hamiltonian.name)
+    known = [name for name, key in keys.items() if takes_numbers(key.hint)]
     require(bool(given), "couplings", "", "give at least one, e.g. hamiltonian.delta=1.05,1.1")
     values: dict[str, list[float]] = {}
     for argument in given:
@@ -150,6 +151,13 @@ def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]
     rule = f"{n_points} sets of couplings; give at most {MOST_POINTS}"
     require(n_points <= MOST_POINTS, "couplings", " ".join(given), rule)
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+
+
+def takes_numbers(hint: Any) -> bool:
+    """Whether a key with this annotation is a coupling: a number, or a list of them."""
+    if typing.get_origin(hint) is typing.Literal:
+        return False
+    return hint in (int, float, Any) or any(map(takes_numbers, typing.get_args(hint)))
 
 
 def at_couplings(job: Job, values: dict[str, float]) -> Hamiltonian:
@@ -191,7 +199,7 @@ def read_entries(path: Path) -> list[Any]:
     if not path.exists():
         return []
     try:
-        entries = summary.finite(json.loads(read_text(path, LARGEST)))
+        entries = finite(json.loads(read_text(path, LARGEST)))
     except (ValueError, RecursionError, MemoryError):
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -2,14 +2,13 @@
 
     attributes format, saved_step (of the newest checkpoint when this was written, -1 for none)
     /history/<column>            one value a step; attributes unit, description
-    /evaluations/<number>        attributes energy, energy_error, variance, v_score, n_samples,
-                                 step, seed, kind (start: of the parameters of train.start_from,
-                                 final: at the end; later: nqs evaluate)
+    /evaluations/<number>        its numbers as attributes, among them step, seed, n_samples, kind
     /evaluations/<number>/<observable>/{value,error}
-                                 scalar, per site or per pair of sites; attributes unit, description
+                                 arrays of one shape; attributes unit, description
     /evaluations/<number>/<observable>/coordinates
-                                 where the entries are something else: k points of structure_factor
-                                 (..., d), subsystems of renyi2 (S, N)
+                                 what the entries belong to, where that does not go without saying
+
+Which columns, numbers and observables there are, the job says that writes them.
 
 The content lives in memory and the file is always written whole: a file open while its process is
 killed would be lost, and a reader that holds it open could make the writer fail. Its datasets have
@@ -20,8 +19,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,11 +30,12 @@ import numpy as np
 from nqs.errors import InputError
 from nqs.runfolder import digests
 from nqs.runfolder.atomic import write_bytes
-from nqs.vmc.energies.precision import kind_of
 
 FORMAT: Final = "nqs run 2"
 UNSEALED: Final = "nqs run 1"
 """The same without a seal, as older runs have it."""
+LONGEST_TEXT: Final = 1000
+"""Characters of a unit or a description at most."""
 MOST_VALUES: Final = 2**28
 """Numbers that are read of one file at most, 2 GB."""
 
@@ -49,79 +48,28 @@ class Column(NamedTuple):
     description: str
 
 
-COLUMNS: Final = (
-    Column("step", "1", "optimisation step, from 1"),
-    Column("energy", "couplings", "mean local energy of the step's samples"),
-    Column("energy_error", "couplings", "standard error of that mean"),
-    Column("variance", "couplings^2", "variance of the local energy"),
-    Column("v_score", "1", "N Var(H) / (E - E_inf)^2"),
-    Column("n_unique", "1", "distinct configurations among the samples"),
-    Column("gradient_norm", "couplings", "norm of the energy's gradient"),
-    Column("learning_rate", "1", "learning rate of the step"),
-    Column("flip_bits", "1", "significant bits of the operands of the flips' matrix products"),
-    Column("flip_bias", "couplings", "error of the energy from these, last measured; 0 if full"),
-    Column("flip_rms_share", "1", "rms error of E_loc from these over its standard deviation"),
-    Column("added_variance", "couplings^2", "what local flips add to the variance of E_loc"),
-    Column("seconds", "s", "wall time of the step"),
-    Column("elapsed", "s", "wall time of the optimisation so far, all sessions"),
-)
-TIME_COLUMNS: Final = ("seconds", "elapsed")
+STEP: Final = Column("step", "1", "optimisation step, from 1")
+SECONDS: Final = Column("seconds", "s", "wall time of the step")
+ELAPSED: Final = Column("elapsed", "s", "wall time of the optimisation so far, all sessions")
+TIME_COLUMNS: Final = (SECONDS.name, ELAPSED.name)
 """The only columns in which a resumed run differs from an uninterrupted one."""
-
-NUMBERS: Final = {
-    "energy": float,
-    "energy_error": float,
-    "variance": float,
-    "v_score": float,
-    "n_samples": int,
-    "step": int,
-    "seed": int,
-    "kind": str,
-}
-"""What every evaluation has."""
-
-OBSERVABLES: Final = {
-    column.name: column
-    for column in (
-        Column("density", "1", "<n_i>, chance of bit 1, (N,)"),
-        Column("density_density", "1", "<n_i n_j>, (N, N)"),
-        Column("connected", "1", "<n_i n_j> - <n_i> <n_j>, (N, N)"),
-        Column("sigma_x", "1", "<sigma^x_i>, (N,)"),
-        Column("structure_factor", "1", "(1/N) <|sum_i exp(i k r_i) (n_i - <n_i>)|^2>"),
-        Column("renyi2", "nats", "second Renyi entropy -ln Tr rho_A^2 of the subsystems A"),
-        Column("excitation_fraction", "1", "(1/N) sum_i <n_i>"),
-        Column("magnetisation", "1", "m = (1/N) sum_i <sigma^z_i>"),
-        Column("abs_magnetisation", "1", "<|m|>"),
-        Column("squared_magnetisation", "1", "<m^2>"),
-        Column("staggered_magnetisation", "1", "M = (1/N) sum_i signs_i <sigma^z_i>"),
-        Column("abs_staggered_magnetisation", "1", "<|M|>"),
-        Column("squared_staggered_magnetisation", "1", "<M^2>"),
-        *(
-            Column(f"{name}_order", "1", f"<|(1/N) sum_i exp(i k r_i) n_i|>, mean over {star}")
-            for name, star in (
-                ("z2", "k = pi"),
-                ("z3", "k = 2 pi / 3"),
-                ("z4", "k = pi / 2"),
-                ("checkerboard", "k = (pi, pi)"),
-                ("striated", "k = (pi, 0), (0, pi)"),
-                ("star", "k = (pi, pi/2), (pi/2, pi)"),
-                ("m_point", "the three M points"),
-                ("k_point", "three equivalent K points"),
-            )
-        ),
-    )
-}
-"""Unit and description of each observable."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers by name; per observable its value and error, and what its entries belong to where
-    that is not a site or a pair of sites."""
+    """A measurement of one state.
+
+    Attributes:
+        numbers: by name.
+        observables: value and error of each, of one shape.
+        coordinates: what the entries of an observable belong to, where that needs saying.
+        meanings: name, unit and description of an observable.
+    """
 
     numbers: dict[str, Any]
     observables: dict[str, tuple[np.ndarray, np.ndarray]]
     coordinates: dict[str, np.ndarray] = field(default_factory=dict)
+    meanings: dict[str, Column] = field(default_factory=dict)
 
     def repeats(self, other: Evaluation) -> bool:
         """Whether it is the same measurement: the same draws of the same state, and as much of
@@ -140,11 +88,11 @@ class RunFile:
     """The content of run.h5.
 
     Attributes:
-        layout: columns of the history; the first is step, the last elapsed.
+        layout: columns of the history, step among them.
         saved_step: step of the newest checkpoint, -1 before the first.
     """
 
-    layout: Sequence[Column] = COLUMNS
+    layout: tuple[Column, ...] = (STEP, ELAPSED)
     saved_step: int = -1
     columns: dict[str, list[float]] = field(init=False)
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -152,16 +100,29 @@ class RunFile:
     def __post_init__(self) -> None:
         self.columns = {column.name: [] for column in self.layout}
 
+    def declare(self, columns: Iterable[Column]) -> None:
+        """Adds the columns that it lacks; steps so far have NaN there."""
+        for column in columns:
+            if column.name not in self.columns:
+                self.layout = (*self.layout, column)
+                self.columns[column.name] = [math.nan] * self.n_steps
+
     @property
     def n_steps(self) -> int:
         """Steps recorded."""
         return len(self.columns["step"])
 
-    def append(self, record: Any, elapsed: float) -> None:
-        """Adds one step; record has an attribute for each column but the last."""
-        for column in self.layout[:-1]:
-            self.columns[column.name].append(float(getattr(record, column.name)))
-        self.columns["elapsed"].append(elapsed)
+    def append(self, record: Mapping[str, float], elapsed: float) -> None:
+        """Adds one step; NaN where the record lacks a column, as of an older version of the run.
+
+        Raises KeyError for a number that has no column.
+        """
+        numbers = {**record, ELAPSED.name: elapsed}
+        unknown = numbers.keys() - self.columns.keys()
+        if unknown:
+            raise KeyError(f"no column for {', '.join(sorted(unknown))}")
+        for name, values in self.columns.items():
+            values.append(float(numbers.get(name, math.nan)))
 
     def keep(self, evaluation: Evaluation) -> None:
         """Adds an evaluation, in the place of the same one if that is there: a run that was killed
@@ -176,10 +137,6 @@ class RunFile:
         """The last evaluation of a kind."""
         found = [e for e in self.evaluations if e.numbers["kind"] == kind]
         return found[-1] if found else None
-
-    def flip_precision(self) -> dict[str, int]:
-        """Steps by their flips' products: {"full": 200}."""
-        return dict(Counter(kind_of(bits) for bits in self.columns["flip_bits"]))
 
     def truncate(self, step: int, folder: Path = Path()) -> None:
         """Forgets everything after `step`, that of the checkpoint to go on from (0: there is none);
@@ -227,13 +184,21 @@ def array(value: Any) -> np.ndarray:
     return np.asarray(value if tolist is None else tolist(), dtype=np.float64)
 
 
-def read(path: Path, layout: Sequence[Column] = COLUMNS) -> RunFile:
+def read(
+    path: Path,
+    layout: Sequence[Column] = (STEP,),
+    required: Collection[str] = (STEP.name,),
+    check: Callable[[Evaluation], None] = lambda evaluation: None,
+) -> RunFile:
     """The content of a run.h5; empty if there is none.
 
+    layout: columns that it shall have: NaN at the steps of a file that lacks one, unless it is
+    `required`; further ones of the file come after them. check: raises ValueError for an
+    evaluation that is none of the job's.
     Raises InputError if it cannot be read, is not as it was written, or holds anything that a run
     does not write.
     """
-    content = RunFile(layout)
+    content = RunFile(tuple(layout))
     if not path.exists():
         return content
     try:
@@ -242,7 +207,9 @@ def read(path: Path, layout: Sequence[Column] = COLUMNS) -> RunFile:
                 raise ValueError(f"it is no '{FORMAT}'")
             if file.attrs["format"] == FORMAT and not has_seal:
                 raise digests.Damaged("its seal is gone")
-            _Reader(MOST_VALUES).fill(content, file)
+            content = _Reader(MOST_VALUES).content(file, layout, required)
+            for evaluation in content.evaluations:
+                check(evaluation)
     except digests.Damaged as error:
         raise InputError(
             f"{path}: not a readable run.h5, it is damaged ({error}); restore it from a copy, or "
@@ -261,48 +228,61 @@ class _Reader:
     def __init__(self, room: int) -> None:
         self._room = room  # values that may still come
 
-    def fill(self, content: RunFile, file: h5py.File) -> None:
-        """Puts the file's history and evaluations into content."""
-        content.saved_step = int(file.attrs.get("saved_step", -1))
+    def content(
+        self, file: h5py.File, layout: Sequence[Column], required: Collection[str]
+    ) -> RunFile:
+        """All of it; see `read`."""
         history = self.group(file, "history")
-        for column in content.layout:
-            values = self.array(history, column.name)
+        missing = [name for name in required if name not in history]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}")
+        content = RunFile(tuple(self.column(history, name) for name in history))
+        content.saved_step = int(file.attrs.get("saved_step", -1))
+        for name in history:
+            values = self.array(history, name)
             if values.ndim != 1:
-                raise ValueError(f"{column.name} is no column")
-            content.columns[column.name] = values.tolist()
-        steps = content.columns["step"]
-        if any(len(values) != len(steps) for values in content.columns.values()):
+                raise ValueError(f"{name} is no column")
+            content.columns[name] = values.tolist()
+        n_steps = content.n_steps
+        if any(len(values) != n_steps for values in content.columns.values()):
             raise ValueError("its columns differ in length")
-        if steps != list(range(1, len(steps) + 1)):
+        if content.columns[STEP.name] != list(range(1, n_steps + 1)):
             raise ValueError("its steps are not 1, 2, 3, ...")
+        content.declare(layout)
         evaluations = self.group(file, "evaluations")
         for name in sorted(evaluations):
             content.evaluations.append(self.evaluation(self.group(evaluations, name)))
+        return content
+
+    def column(self, parent: h5py.Group, name: str) -> Column:
+        """Name, unit and description of a column or an observable."""
+        entry = self._own(parent, name)
+        texts = [entry.attrs.get(key, "") for key in ("unit", "description")]
+        if not all(isinstance(text, str) and len(text) <= LONGEST_TEXT for text in texts):
+            raise ValueError(f"{name} has a unit or description that is no short text")
+        return Column(name, *texts)
 
     def evaluation(self, group: h5py.Group) -> Evaluation:
-        """One evaluation: numbers of the right kinds, observables with errors of their shape."""
+        """One evaluation: whole numbers that fit, observables with errors of their shape."""
         numbers = {
             name: value.item() if hasattr(value, "item") else value
             for name, value in group.attrs.items()
         }
-        for name, kind in NUMBERS.items():
-            value = numbers.get(name)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"an evaluation without {name}")
+        for name, value in numbers.items():
             if isinstance(value, int) and not 0 <= value < 2**63:
                 raise ValueError(f"an evaluation with {name}={value}")
-        if not math.isfinite(numbers["energy"]):
-            raise ValueError("an evaluation whose energy is no number")
-        observables, coordinates = {}, {}
+            if not isinstance(value, int | float | str):
+                raise ValueError(f"an evaluation whose {name} is neither number nor text")
+        observables, coordinates, meanings = {}, {}, {}
         for name in group:
             entry = self.group(group, name)
             value, error = self.array(entry, "value"), self.array(entry, "error")
             if value.shape != error.shape:
                 raise ValueError(f"{name} and its error differ in shape")
-            observables[name] = (value, error)
+            observables[name], meanings[name] = (value, error), self.column(group, name)
             if "coordinates" in entry:
                 coordinates[name] = self.array(entry, "coordinates")
-        return Evaluation(numbers, observables, coordinates)
+        return Evaluation(numbers, observables, coordinates, meanings)
 
     def group(self, parent: h5py.Group, name: str) -> h5py.Group:
         """A group in this very file."""
@@ -345,5 +325,5 @@ def _write_evaluation(group: h5py.Group, evaluation: Evaluation) -> None:
         _write_array(entry, "error", np.asarray(error))
         if name in evaluation.coordinates:
             _write_array(entry, "coordinates", np.asarray(evaluation.coordinates[name]))
-        if name in OBSERVABLES:
-            _, entry.attrs["unit"], entry.attrs["description"] = OBSERVABLES[name]
+        if name in evaluation.meanings:
+            _, entry.attrs["unit"], entry.attrs["description"] = evaluation.meanings[name]

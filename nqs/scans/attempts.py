@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nqs.errors import InputError
 from nqs.ground_states import summary
-from nqs.runfolder import folder as directory
+from nqs.ground_states.run_folder import read_config
 from nqs.runfolder.atomic import sync_folder
 from nqs.scans.folder import AGAIN, FIRST, Point, Scan
 
@@ -59,7 +59,7 @@ def needs_second(scan: Scan, point: Point) -> bool:
 def started_warm(scan: Scan, point: Point) -> bool:
     """Whether the run of the point began with the parameters of another one."""
     try:
-        return directory.read_config(scan.folder(point)).train.start_from is not None
+        return read_config(scan.folder(point)).train.start_from is not None
     except InputError:
         return False
 

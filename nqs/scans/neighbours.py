@@ -38,10 +38,13 @@ from nqs.errors import InputError
 from nqs.ground_states import summary
 from nqs.ground_states.build import Job, build, build_hamiltonian
 from nqs.ground_states.config import Config
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.runfolder import checkpoint, digests
-from nqs.runfolder import folder as directory
 from nqs.runfolder.atomic import write_text
+from nqs.runfolder.folder import locked
 from nqs.runfolder.machine import derived_seed
+from nqs.runfolder.summary import write
 from nqs.runfolder.text_file import read_bytes
 from nqs.scans.attempts import attempts
 from nqs.scans.folder import Point, Scan, is_numeric, text
@@ -126,7 +129,7 @@ def mark(scan: Scan, point: Point, bounds: Sequence[Bound], say: Callable[[str],
                 value = _energy(summary.read(other / "summary.json"))
                 others.append(Bound(*value, "the other attempt", point, other))
         try:
-            with directory.locked(folder):
+            with locked(folder):
                 for doubt in _write_doubts(folder / "summary.json", [*others, *bounds]):
                     say(f"doubtful: {folder.name}: {doubt}")
         except (InputError, OSError) as error:
@@ -146,7 +149,7 @@ def _write_doubts(path: Path, bounds: Sequence[Bound]) -> list[str]:
         result["verdict_alone"] = alone
         result["verdict"] = summary.DOUBTFUL if doubts else alone
         result["doubts"] = doubts
-        summary.write(path, result)
+        write(path, result)
     return [doubt for doubt in doubts if doubt not in before]
 
 
@@ -224,7 +227,7 @@ def _from_state(
     missing = [other for _, other in compared if memory.get(result, other.point) is None]
     if missing:
         try:
-            configs = [directory.read_config(scan.folder(other.point)) for other in missing]
+            configs = [read_config(scan.folder(other.point)) for other in missing]
             values = energies(folder, result, configs)
         except Exception as error:  # the results are there; a comparison must not lose them
             reason = " ".join(str(error).split())[:200]
@@ -247,7 +250,7 @@ def energies(
 
     Raises InputError for a run without the checkpoint that its summary speaks of.
     """
-    config = directory.read_config(folder)
+    config = read_config(folder)
     own = _energy(result)
     here = _couplings(config)
     same = [_couplings(target) == here for target in targets]
@@ -273,9 +276,7 @@ def _loaded(
     """The run at its newest checkpoint, draws from its state, and how to get the fewer ones that
     local energies are made of."""
     job = build(config.replace(device="auto"))
-    saved = checkpoint.newest(
-        folder / "checkpoints", directory.portable(config), job.device, warn=lambda line: None
-    )
+    saved = newest_checkpoint(folder, config, job.device, warn=lambda line: None)
     if saved is None or saved["step"] != result["steps"]:
         raise InputError(f"{folder}: holds no checkpoint of step {result['steps']}")
     checkpoint.restore(job.wavefunction, saved)

@@ -11,13 +11,8 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
-from nqs.vmc.energies.local_energy import connected, magnitudes, summed
-from nqs.vmc.observables.correlations import Correlations
-from nqs.vmc.observables.measure import DiagonalAverages, Measurement
-from nqs.vmc.observables.momenta import momentum_grid
-from nqs.vmc.observables.renyi import RenyiEntropy
-from nqs.vmc.observables.sigma_x import SigmaX, comes_with_the_energy
-from nqs.vmc.observables.structure_factor import StructureFactor
+from nqs.vmc.energies.local_energy import connected, local_energy, magnitudes
+from nqs.vmc.observables import Request, requested
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.residual import RunningResidual
 from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, checked_statistics
@@ -34,7 +29,8 @@ class Evaluation(EnergyStatistics):
         largest_share: share of the draws in the commonest configuration.
         observables: name -> value and standard error; arrays are over the sites, pairs of sites or
             what `coordinates` says.
-        coordinates: k points (..., d) of structure_factor, subsystems (S, N) bool of renyi2.
+        coordinates: what the entries of an observable belong to, for instance k points (..., d) of
+            structure_factor and subsystems (S, N) bool of renyi2.
     """
 
     excess: float
@@ -51,7 +47,7 @@ def evaluate(
     generator: torch.Generator,
     *,
     lattice: Lattice | None = None,
-    sigma_x: bool | None = None,
+    thorough: bool | None = None,
     subsystems: Tensor | None = None,
     chunk: int = 16_384,
     max_rows: int = 32_768,
@@ -68,8 +64,8 @@ def evaluate(
     Args:
         lattice: where the sites are, by default the Hamiltonian's; without one there are no order
             parameters and no structure factor.
-        sigma_x: whether to measure it; None: where the local energies contain it, so it is free.
-        subsystems: (S, N) bool, those whose second Renyi entropy is measured; None: none.
+        thorough, subsystems: what is measured, see nqs.vmc.observables.Request: thorough measures
+            sigma_x at the cost of flips that the energy does not need, None only where it is free.
         chunk: draws at a time, >= 2 for Renyi entropies, which pair the draws of a chunk.
         max_rows: configurations evaluated at a time.
         ranks: who shares the draws, each with a generator of its own; all get the result.
@@ -84,12 +80,17 @@ def evaluate(
         )
     if subsystems is not None and chunk < 2:
         raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
-    place = hamiltonian.lattice if lattice is None else lattice
-    measurements = structural(place, hamiltonian.flips.device, ranks)
-    if comes_with_the_energy(wavefunction, hamiltonian) if sigma_x is None else sigma_x:
-        measurements.append(SigmaX(wavefunction, hamiltonian, max_rows))
-    if subsystems is not None:
-        measurements.append(RenyiEntropy(wavefunction, subsystems, generator, max_rows))
+    request = Request(
+        hamiltonian,
+        hamiltonian.lattice if lattice is None else lattice,
+        wavefunction,
+        thorough=thorough,
+        subsystems=subsystems,
+        generator=generator,
+        max_rows=max_rows,
+        ranks=ranks,
+    )
+    measured = requested(request)
     rounding = RunningMoments()
     residual = RunningResidual(wavefunction, hamiltonian, seed_beside(generator), max_rows, ranks)
     largest = Largest()
@@ -97,21 +98,21 @@ def evaluate(
     for begin in range(0, n_own, chunk):
         samples = wavefunction.sample(min(chunk, n_own - begin), generator, unique=True)
         elements, log_ratios = connected(wavefunction, hamiltonian, samples, max_rows)
-        e_loc = summed(hamiltonian, samples.configs, elements, log_ratios)
+        e_loc = local_energy(hamiltonian, samples.configs, elements, log_ratios)
         rounding.add(magnitudes(elements, log_ratios), samples.counts)
         residual.add(samples, elements, log_ratios, e_loc)
         largest.add(samples)
-        for measurement in measurements:
-            measurement.add(samples, (elements, log_ratios))
+        for observable in measured:
+            observable.add(samples, (elements, log_ratios))
     for total in (rounding, residual, largest):
         total.join(ranks)
     energy = _energy(residual, rounding, wavefunction, hamiltonian)
     observables: dict[str, Estimate] = {}
     coordinates: dict[str, Tensor] = {}
-    for measurement in measurements:
-        measurement.join(ranks)
-        observables |= measurement.estimates()
-        coordinates |= measurement.coordinates()
+    for observable in measured:
+        observable.join(ranks)
+        observables |= observable.estimates()
+        coordinates |= observable.coordinates()
     return Evaluation(
         **vars(energy),
         excess=residual.spread().excess,
@@ -160,14 +161,3 @@ class Largest:
     def join(self, ranks: Ranks) -> None:
         """The largest of all ranks."""
         self.share = float(ranks.gathered(torch.tensor([self.share])).max())
-
-
-def structural(
-    lattice: Lattice | None, device: torch.device, ranks: Ranks = ALONE
-) -> list[Measurement]:
-    """What the bits alone give: their cost is below a percent of the local energies'."""
-    measurements: list[Measurement] = [Correlations(), DiagonalAverages(lattice)]
-    if lattice is not None:
-        momenta = momentum_grid(lattice)
-        measurements.append(StructureFactor(momenta, lattice.positions, device, ranks))
-    return measurements

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
-from nqs.vmc.energies.estimates import Estimates
-from nqs.vmc.energies.near_flips import LocalFlips, draw_locally
-from nqs.vmc.energies.precision import ProductsChoice
-from nqs.vmc.energies.proposal import draw_around
+from nqs.vmc.columns import Column
+from nqs.vmc.energies import Blurred, Energies
 from nqs.vmc.optimizers.gradient import add_to_parameters
 from nqs.vmc.optimizers.optimizer import Optimizer
 from nqs.vmc.ranks import ALONE, Ranks
@@ -25,26 +24,34 @@ from nqs.wavefunctions.wavefunction import Wavefunction
 class StepRecord:
     """What one step measured, before its update; energies in the Hamiltonian's units.
 
-    step counts from 1; n_unique is the number of rows that were evaluated; added_variance is what
-    local flips add to the variance of E_loc (mean over the samples, 0 without them); seconds is
-    wall time.
-    flip_bits: significant bits of the operands of the flips' products; flip_bias, flip_rms_share:
-    what they do to the energy, as last measured (see nqs.vmc.energies.precision.ProductsChoice).
+    Attributes:
+        columns: those of every step; step counts from 1, n_unique is the number of rows that were
+            evaluated.
+        figures: the columns of the optimizer and of the energies, by name.
     """
 
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("step", "1", "optimisation step, from 1"),
+        Column("energy", "couplings", "mean local energy of the step's samples"),
+        Column("energy_error", "couplings", "standard error of that mean"),
+        Column("variance", "couplings^2", "variance of the local energy"),
+        Column("v_score", "1", "N Var(H) / (E - E_inf)^2"),
+        Column("n_unique", "1", "distinct configurations among the samples"),
+        Column("seconds", "s", "wall time of the step"),
+    )
     step: int
     energy: float
     energy_error: float
     variance: float
     v_score: float
     n_unique: int
-    gradient_norm: float
-    learning_rate: float
-    added_variance: float
-    flip_bits: float
-    flip_bias: float
-    flip_rms_share: float
     seconds: float
+    figures: Mapping[str, float]
+
+    def row(self) -> dict[str, float]:
+        """All of it by column."""
+        own = {column.name: float(getattr(self, column.name)) for column in self.columns}
+        return own | dict(self.figures)
 
 
 def optimise(
@@ -52,61 +59,44 @@ def optimise(
     hamiltonian: Hamiltonian,
     optimizer: Optimizer,
     *,
-    first_step: int = 0,
+    energies: Energies | None = None,
     n_steps: int,
     n_samples: int,
     generator: torch.Generator,
-    flip_fraction: float = 0.5,
-    local_flips: LocalFlips | None = None,
-    max_rows: int = 32_768,
+    first_step: int = 0,
     ranks: Ranks = ALONE,
-    products: ProductsChoice | None = None,
     after_step: Callable[[StepRecord], bool] = lambda record: False,
 ) -> None:
     """Minimise <H> over the parameters of `wavefunction`, in place.
 
     Steps first_step + 1 .. n_steps; `after_step` sees each record once the update is applied and
-    stops the loop by returning True. All randomness comes from `generator`. flip_fraction: share
-    of the draws that explore a random flip (see energies.proposal); 0 samples |psi|^2 itself.
-    local_flips: estimate local energies by near patches and a few exact flips (see
-    nqs.vmc.energies.near_flips); None computes all flips exactly.
+    stops the loop by returning True. All randomness comes from `generator`. energies: where the
+    samples and their local energies come from, Blurred() by default; what it measures on the way
+    stays in it.
     ranks: the processes that share the samples and the work of each step. All begin with the same
     parameters, each has a generator of its own, and `after_step` answers alike on all of them.
-    products: of the flip pass, full by default; its choice is updated on the way. Not with
-    local_flips, which are in full precision: ValueError.
     Raises FloatingPointError, before touching the parameters, if the energy or the update is not
     finite, and ValueError if the Hamiltonian lacks a symmetry that the wavefunction has by
-    construction.
+    construction, or the wavefunction what the energies need.
     """
+    energies = Blurred() if energies is None else energies
     check_invariance(hamiltonian, wavefunction.symmetry)
-    products = ProductsChoice() if products is None else products
-    if local_flips is not None and products.asked != "full":
-        raise ValueError(f"products={products.asked!r} do not go with local flips")
+    energies.check(wavefunction)
+    draw = (wavefunction, hamiltonian, n_samples, generator)
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
-        if products.measured_at(step):
-            products.update(wavefunction, hamiltonian, n_samples, flip_fraction, generator, ranks)
-        drawn = draw(
-            wavefunction,
-            hamiltonian,
-            n_samples,
-            flip_fraction,
-            local_flips,
-            generator,
-            max_rows=max_rows,
-            ranks=ranks,
-            products=products.kind,
-        )
-        samples, noise = drawn.samples, drawn.noise
+        energies.before_step(step, *draw, ranks=ranks)
+        estimates = energies.draw(*draw, ranks=ranks)
+        samples = estimates.samples
         energy = sample_statistics(
-            drawn.e_loc,
+            estimates.e_loc,
             samples,
             hamiltonian.n_sites,
             hamiltonian.infinite_temperature_energy,
-            noise,
-            drawn.outside,
+            estimates.noise,
+            estimates.outside,
         )
-        update = ranks.broadcast(optimizer.update(wavefunction, samples, drawn.e_loc, ranks))
+        update = ranks.broadcast(optimizer.update(wavefunction, samples, estimates.e_loc, ranks))
         if not bool(update.isfinite().all()):
             raise FloatingPointError(f"the update of step {step} is not finite")
         add_to_parameters(wavefunction, update)
@@ -117,30 +107,8 @@ def optimise(
             variance=energy.variance,
             v_score=energy.v_score,
             n_unique=len(samples.counts),
-            gradient_norm=optimizer.diagnostics["gradient_norm"],
-            learning_rate=optimizer.diagnostics["learning_rate"],
-            added_variance=0.0 if noise is None else float(samples.weights @ noise),
-            **products.record(wavefunction),
+            figures=optimizer.diagnostics | energies.record(estimates),
             seconds=time.perf_counter() - began,
         )
         if after_step(record):
             break
-
-
-def draw(
-    wavefunction: Wavefunction,
-    hamiltonian: Hamiltonian,
-    n_samples: int,
-    flip_fraction: float,
-    local_flips: LocalFlips | None,
-    generator: torch.Generator,
-    *,
-    max_rows: int,
-    ranks: Ranks,
-    products: str,
-) -> Estimates:
-    """Samples and their local energies, with the noise in these if flips are local."""
-    plain = (wavefunction, hamiltonian, n_samples, flip_fraction)
-    if local_flips is None:
-        return draw_around(*plain, generator, max_rows=max_rows, ranks=ranks, products=products)
-    return draw_locally(*plain, local_flips, generator, max_rows=max_rows, ranks=ranks)

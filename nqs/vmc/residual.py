@@ -40,6 +40,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.optimizers.time_step import largest_elements
+from nqs.vmc.random_flips import flipped, movers
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -116,12 +117,14 @@ def residuals(
         phase = torch.where(rows.log_psi.real > -torch.inf, rows.log_psi.imag, 0.0)
         logs = logs - torch.complex(torch.zeros_like(phase), phase)[:, None]
     amplitudes = (logs - largest[:, None]).exp()  # (U, 1 + G), the largest of modulus 1
-    psi, flipped = amplitudes[:, 0], amplitudes[:, 1:]
+    psi, neighbours = amplitudes[:, 0], amplitudes[:, 1:]
     diagonal = hamiltonian.diagonal(rows.configs)  # (U,)
-    terms = torch.where(acts, rows.elements * flipped, 0.0)  # (U, G)
+    terms = torch.where(acts, rows.elements * neighbours, 0.0)  # (U, G)
     vector = (diagonal - energy) * psi + terms.sum(1)  # <s|H - E|psi>
     p = psi.abs().square()
-    around = torch.where(acts, flipped.abs().square(), p[:, None]).mean(1) if acts.shape[1] else p
+    around = p
+    if acts.shape[1]:
+        around = torch.where(acts, neighbours.abs().square(), p[:, None]).mean(1)
     density = plain * p + moved * around
     share = vector.real * psi.real / density
     vector = vector / density.sqrt()
@@ -184,13 +187,11 @@ def proposals(
         weights = (counts / n_flips)[rows]
     else:
         ratio = min(1.0, most / samples.n_samples)
-        chance = torch.full_like(counts, ratio)
-        moved = torch.binomial(counts, chance, generator=generator).to(torch.int64)
-        rows = torch.arange(n_rows, device=counts.device).repeat_interleave(moved)
+        rows = movers(samples.counts, ratio, generator)[1]
         choice = torch.randint(n_flips, rows.shape, generator=generator, device=rows.device)
         weights = counts.new_ones(len(rows))
     acts = elements[rows, choice] != 0  # (R,)
-    configs = samples.configs[rows] ^ (flips[choice] & acts[:, None])
+    configs = flipped(samples.configs[rows], flips[choice], acts)
     return Proposals(rows, configs, weights, ratio, all_flips)
 
 

@@ -38,8 +38,9 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.vmc.energies.local_energy import summed
-from nqs.vmc.observables.measure import diagonal_observables
+from hamiltonians.lattices.lattice import Lattice
+from nqs.vmc.energies.local_energy import local_energy, terms
+from nqs.vmc.observables import Diagonal, Request, requested
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -88,11 +89,13 @@ def neighbouring_couplings(
     n_lanczos: int,
     generator: torch.Generator,
     *,
-    sublattice_signs: Tensor | None = None,
+    lattice: Lattice | None = None,
 ) -> list[Neighbour]:
     """Estimates at the couplings of `others` for a state trained at those of `hamiltonian`.
 
-    n_samples draws for E' and the observables, n_lanczos for each of `a` and E_a - E'.
+    n_samples draws for E' and the observables, n_lanczos for each of `a` and E_a - E'. lattice:
+    where the sites are, by default those of the Hamiltonian. Observables are the densities and all
+    that are diagonal.
     Raises ValueError for fewer than 2 draws, or Hamiltonians that flip other sites.
     """
     if min(n_samples, n_lanczos) < 2:
@@ -105,6 +108,10 @@ def neighbouring_couplings(
     means = (energies.real @ drawn.weights).tolist()
     fits = connected_moments(wavefunction, everyone, fitted, means)
     tests = connected_moments(wavefunction, everyone, measured, means)
+    diagonal: dict[str, Tensor] = {}
+    for observable in requested(Request(hamiltonian, lattice or hamiltonian.lattice)):
+        if isinstance(observable, Diagonal):
+            diagonal |= observable.values(drawn.configs)
     found = []
     for i, other in enumerate(others, start=1):
         assert other.n_sites == hamiltonian.n_sites
@@ -116,8 +123,7 @@ def neighbouring_couplings(
             energy.value + gain.value, (energy.error.square() + gain.error.square()).sqrt()
         )
         weights = (1 + step * deviations).abs().square()
-        observables = {"density": drawn.configs.to(torch.float64)}
-        observables |= diagonal_observables(drawn.configs, sublattice_signs)
+        observables = {"density": drawn.configs.to(torch.float64)} | diagonal
         found.append(
             Neighbour(
                 energy=energy,
@@ -147,7 +153,7 @@ def shared_local_energies(
         configs, log_psi = samples.configs[some], samples.log_psi[some]
         elements, log_ratios = shared_connections(wavefunction, hamiltonians, configs, log_psi)
         rows = [
-            summed(hamiltonian, configs, element, log_ratios)
+            local_energy(hamiltonian, configs, element, log_ratios)
             for hamiltonian, element in zip(hamiltonians, elements, strict=True)
         ]
         parts.append(torch.stack(rows))
@@ -191,11 +197,10 @@ def connected_moments(
     )  # (L, connected)
     found = []
     for i, (hamiltonian, element) in enumerate(zip(hamiltonians, elements, strict=True)):
-        here = summed(hamiltonian, configs, element, log_ratios) - means[i]
+        here = local_energy(hamiltonian, configs, element, log_ratios) - means[i]
         there = torch.zeros_like(log_ratios)
         there[row, term] = energies[i][place].to(there.dtype) - means[i]
-        element = element if log_ratios.is_complex() else element.real
-        flow = torch.where(reached & (element != 0), element * log_ratios.exp() * there, 0.0)
+        flow = torch.where(element == 0, 0.0, terms(element, log_ratios) * there)
         found.append((here, (hamiltonian.diagonal(configs) - means[i]) * here + flow.sum(1)))
     return found
 
@@ -229,11 +234,11 @@ def lanczos_gain(step: float, e: Tensor, g: Tensor, samples: Samples) -> Estimat
     """E_a - E' (negative) and its standard error; E' from the same draws, so that noise cancels."""
     weights = samples.weights
     norms = (1 + step * e).abs().square()
-    terms = ((1 + step * e).conj() * (e + step * g)).real
+    values = ((1 + step * e).conj() * (e + step * g)).real
     norm = weights @ norms
-    energy = (weights @ terms) / norm
+    energy = (weights @ values) / norm
     mean = weights @ e.real
-    residuals = (terms - energy * norms) / norm - (e.real - mean)
+    residuals = (values - energy * norms) / norm - (e.real - mean)
     return Estimate(energy - mean, _standard_error(residuals, samples))
 
 

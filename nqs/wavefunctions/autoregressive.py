@@ -17,12 +17,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from nqs.core.decoding import draw, split_counts
+from nqs.core.decoding import draw_tokens, split_counts
 from nqs.core.digits import DigitHead
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import flipped_log_psi
-from nqs.wavefunctions.nearby import nearby_log_ratios
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -252,13 +251,6 @@ class Autoregressive(Wavefunction):
         return cleared(flipped_log_psi(self, configs, flips, needed, max_rows=max_rows))
 
     @torch.no_grad()
-    def log_ratios_nearby(
-        self, configs: Tensor, flips: Tensor, radius: float, *, max_rows: int = 32_768
-    ) -> Tensor:
-        """See Wavefunction.log_ratios_nearby; (B, G) float64 or complex128."""
-        return cleared(nearby_log_ratios(self, configs, flips, radius, max_rows=max_rows))
-
-    @torch.no_grad()
     def sample(
         self,
         n_samples: int,
@@ -300,7 +292,7 @@ class Autoregressive(Wavefunction):
         drawn = []
         for _ in range(self.patches.n_patches):
             log_probs, log_psi, state = self._next(last, state)
-            last = draw(log_probs, generator)
+            last = draw_tokens(log_probs, generator)
             total += log_psi.gather(1, last[:, None]).squeeze(1)
             drawn.append(last)
         return torch.stack(drawn, dim=1), torch.ones_like(last), total

@@ -18,25 +18,32 @@ are computed again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nqs.core.sequence import Reading
+from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.flips import LAUNCH_TOKENS, in_chunks
-
-if TYPE_CHECKING:
-    from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.sector import cleared
+from nqs.wavefunctions.wavefunction import Wavefunction
 
 TIE = 1e-6
 """Distances this much above the radius still count: rounding must not tell equal ones apart."""
 
 
+@torch.no_grad()
 def nearby_log_ratios(
-    psi: Autoregressive, configs: Tensor, flips: Tensor, radius: float, *, max_rows: int
+    psi: Wavefunction, configs: Tensor, flips: Tensor, radius: float, *, max_rows: int = 32_768
 ) -> Tensor:
-    """See Wavefunction.log_ratios_nearby; at most max_rows rows a launch."""
+    """ln psi(s xor flips_g) - ln psi(s) as far as it is decided near the flip, approximate and
+    cheap; configs (B, N), flips (G, N) bool -> (B, G) float64 or complex128.
+
+    radius > 0 in units of the smallest distance of two patches; infinite is exact. At most max_rows
+    rows a launch. Raises TypeError for states whose network cannot revise single positions.
+    """
+    if not isinstance(psi, Autoregressive):
+        raise TypeError(f"{type(psi).__name__} has no ratios of near patches")
     if not radius > 0:
         raise ValueError(f"radius={radius} must be > 0, in units of the smallest patch distance")
     changes = psi.patches.encode(flips)  # (G, T): tokens flip by xor
@@ -55,7 +62,7 @@ def nearby_log_ratios(
         _score(psi, reading, tokens, changes, groups, result[begin:end])
 
     in_chunks(score, len(configs), max(1, launch))
-    return result
+    return cleared(result)
 
 
 def near_groups(

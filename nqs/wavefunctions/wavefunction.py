@@ -108,16 +108,6 @@ class Wavefunction(nn.Module, ABC):
         No launch has more than max_rows rows; on out-of-memory the chunk is halved.
         """
 
-    def log_ratios_nearby(
-        self, configs: Tensor, flips: Tensor, radius: float, *, max_rows: int = 32_768
-    ) -> Tensor:
-        """ln psi(s xor flips_g) - ln psi(s), (B, G), as far as it is decided near the flip.
-
-        Approximate and cheap: see nqs.wavefunctions.nearby. radius > 0 in units of the smallest
-        distance of two patches; infinite is exact. Raises TypeError where it is not provided.
-        """
-        raise TypeError(f"{type(self).__name__} has no ratios of near patches")
-
     @property
     def symmetry(self) -> SymmetryGroup:
         """Symmetries of |psi|^2 by construction; here none but the identity.

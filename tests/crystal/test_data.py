@@ -14,10 +14,10 @@ from nqs.crystal.commands.config import DataConfig
 from nqs.crystal.datasets.data import Encoded, Epoch, Tasks, bucketed, encode, generation, infilling
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.datasets.splits import records
-from nqs.crystal.metrics.parallel import mapped
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.cif import cif_text
+from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.coordinate import CoordinateTokeniser
-from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
 from nqs.errors import InputError
 
 PLAIN = Tasks(condition_dropout=1.0, infilling=0.0, batch_tokens=512)

@@ -19,8 +19,8 @@ from nqs.crystal.model.cores import build_core
 from nqs.crystal.model.generation import Filters, Request, Sample, batched, decode, generate
 from nqs.crystal.structures.periodic_distances import shortest_distance
 from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.tokens import make_tokeniser
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
-from nqs.crystal.tokens.tokenisers import make_tokeniser
 
 SRTIO3 = {38: 1, 22: 1, 8: 3}
 

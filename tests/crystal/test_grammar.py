@@ -11,11 +11,11 @@ from torch import Tensor
 
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.structures.structure import CrystalError, Structure, flatness
+from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.coordinate_fields import ANGLES, LEAST_FLATNESS, angle_table
 from nqs.crystal.tokens.formats import LARGEST_ANGLE, SMALLEST_ANGLE
 from nqs.crystal.tokens.text_grammar import gamma_bounds
 from nqs.crystal.tokens.tokeniser import Conditions, Grammar, Tokeniser
-from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.written_number import WrittenNumbers
 
 MOST = 5

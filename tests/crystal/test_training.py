@@ -18,11 +18,11 @@ from nqs.crystal.model.training import (
     StepRecord,
     Training,
     build_optimizer,
+    build_schedule,
     keep_best,
     mean_loss,
     negative_log_likelihoods,
     quality,
-    schedule,
     train,
 )
 from nqs.crystal.tokens.coordinate import CoordinateTokeniser
@@ -104,7 +104,7 @@ def test_quality_is_that_of_whole_crystals() -> None:
 
 def test_schedule() -> None:
     config = OptimizerConfig(warmup_steps=4, final_fraction=0.1)
-    factors = [schedule(config, step, 104) for step in range(104)]
+    factors = [build_schedule(config, 104)(step) for step in range(104)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[53] == pytest.approx(0.55, abs=0.02) and factors[-1] == pytest.approx(0.1)
     assert all(a > b for a, b in itertools.pairwise(factors[4:]))

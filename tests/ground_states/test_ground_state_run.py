@@ -20,12 +20,13 @@ from nqs.cli.app import main as nqs
 from nqs.errors import InputError
 from nqs.ground_states import run as ground_state_run
 from nqs.ground_states.config import Config
+from nqs.ground_states.run_folder import create, resumed_config
 from nqs.runfolder import atomic, folder, history
-from nqs.runfolder.history import COLUMNS, TIME_COLUMNS
+from nqs.runfolder.history import TIME_COLUMNS
 from nqs.runfolder.progress import ProgressDisplay
-from nqs.vmc.energies import precision
-from nqs.vmc.energies.precision import Rounding
-from nqs.vmc.optimizers.optimizer import Adam
+from nqs.vmc.energies import flip_precision
+from nqs.vmc.energies.flip_precision import Rounding
+from nqs.vmc.optimizers import Adam
 
 TINY: dict[str, Any] = {
     "lattice": {"name": "square", "Lx": 2, "Ly": 2, "periodic": False},
@@ -89,8 +90,8 @@ def result(path: Path) -> dict[str, Any]:
 def steps_of(path: Path) -> dict[str, np.ndarray]:
     """The history without its time columns."""
     with h5py.File(path / "run.h5") as file:
-        names = [column.name for column in COLUMNS if column.name not in TIME_COLUMNS]
-        return {name: file["history"][name][:] for name in names}
+        columns = {name: values[:] for name, values in file["history"].items()}
+    return {name: values for name, values in columns.items() if name not in TIME_COLUMNS}
 
 
 def parameters(path: Path) -> dict[str, torch.Tensor]:
@@ -191,9 +192,9 @@ def test_chosen_flip_precision_is_recorded_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured every third step; a resumed run goes on with the products and numbers it had."""
-    monkeypatch.setattr(precision, "CHECK_EVERY", 3)
+    monkeypatch.setattr(flip_precision, "CHECK_EVERY", 3)
     monkeypatch.setattr(Rounding, "tolerable", lambda self, n_samples: self.bias > 0)
-    monkeypatch.setattr(precision, "cheaper", lambda device: ("bfloat16",))
+    monkeypatch.setattr(flip_precision, "cheaper", lambda device: ("bfloat16",))
     asked = {"train__flip_precision": "auto", "train__n_samples": 64}
     assert run(tmp_path / "whole", train__steps=13, **asked) == 0
     assert run(tmp_path / "parts", train__steps=8, **asked) == 0
@@ -330,7 +331,7 @@ def test_damaged_newest_checkpoint_falls_back(
 
 
 def test_killed_before_the_first_checkpoint(tmp_path: Path, whole: Path) -> None:
-    folder.create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
+    create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
     assert run(tmp_path / "run", run__resume=True) == 0
     assert_same_run(tmp_path / "run", whole)
 
@@ -342,12 +343,12 @@ def test_input_files_travel_with_the_run(tmp_path: Path) -> None:
     assert run(tmp_path / "run", lattice=lattice) == 0
     sites.unlink()
     (tmp_path / "run").rename(tmp_path / "moved")
-    config = folder.resumed_config(tmp_path / "moved", {"train.steps": 9})
+    config = resumed_config(tmp_path / "moved", {"train.steps": 9})
     assert ground_state_run.run(config, ["python"]) == 0
     assert result(tmp_path / "moved")["steps"] == 9
     sites.write_text("x,y\n0,0\n1,0\n0,1\n1,1.25\n")
     with pytest.raises(InputError, match=r"lattice\.file"):
-        folder.resumed_config(tmp_path / "moved", {"lattice.file": str(sites)})
+        resumed_config(tmp_path / "moved", {"lattice.file": str(sites)})
 
 
 def test_two_processes_on_one_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nqs.ground_states import run as ground_state_run
 from nqs.ground_states.build import Job
 from nqs.ground_states.config import Config
 from nqs.ground_states.distributed import check_alike, code_digest, passport, together
-from nqs.runfolder import folder as directory
+from nqs.ground_states.run_folder import resumed_config
 from nqs.vmc.ranks import ALONE
 
 TIMEOUT = 4.0
@@ -65,7 +65,7 @@ def scenario(name: str, rank: int, folder: Path) -> int:
         return ground_state_run.run_loaded(lambda: Config.from_dict(mapping), ["python"])
     if name == "no_run":
         path = folder / ("alone" if rank == 0 else "nowhere")
-        load = lambda: directory.resumed_config(path, {})  # noqa: E731
+        load = lambda: resumed_config(path, {})  # noqa: E731
         return ground_state_run.run_loaded(load, ["python", "train.py"])
     if name in ("version", "device") and rank == 0:
         return run(folder / name)
@@ -175,7 +175,7 @@ def test_no_port_to_meet_at(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_timeout_is_a_key(tmp_path: Path) -> None:
     """That may change on resume."""
     assert run(tmp_path / "run", train__steps=2) == 0
-    config = directory.resumed_config(tmp_path / "run", {"train.rank_timeout": 60.0})
+    config = resumed_config(tmp_path / "run", {"train.rank_timeout": 60.0})
     assert config.train.rank_timeout == 60.0
     for value in (0.5, 1e7):
         with pytest.raises(InputError, match=r"train\.rank_timeout"):

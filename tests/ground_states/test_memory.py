@@ -13,6 +13,7 @@ import pytest
 from nqs.ground_states import memory
 from nqs.ground_states.build import build, build_lattice, build_wavefunction, network_sizes
 from nqs.ground_states.config import Config
+from nqs.runfolder import memory as machine_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -139,31 +140,7 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     """On a machine of 2 GB (0.7 GB for the smaller ones)."""
     small = "optimizer=adam" in words or "lattice.Lx=5" in words
-    monkeypatch.setattr(memory, "available", lambda: 0.7e9 if small else 2e9)
+    monkeypatch.setattr(machine_memory, "available", lambda: 0.7e9 if small else 2e9)
     assert train.main(words.split()) == 2
     line = capsys.readouterr().err
     assert line.startswith(f"error: {key}") and " GB" in line and line.count("\n") == 1, line
-
-
-def test_the_machine_s_memory() -> None:
-    assert 2**28 < memory.available() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("memory.max", "1000000000\n", 1e9),
-        ("memory/memory.limit_in_bytes", "1000000000\n", 1e9),
-        ("memory.max", "max\n", None),
-        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
-        ("other", "1\n", None),
-    ],
-)
-def test_a_control_group_s_memory(
-    name: str, text: str, expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "memory").mkdir()
-    (tmp_path / name).write_text(text)
-    monkeypatch.setattr(memory, "GROUPED", tmp_path)
-    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    assert memory.available() == (whole if expected is None else expected)

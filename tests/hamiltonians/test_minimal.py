@@ -84,7 +84,7 @@ def test_exact_levels_and_observables() -> None:
     H = Minimal(PauliSum(3, [(1.0, "Z0 Z1"), (-0.3, "Z2")]))
     assert ground_state(H).energy == -1.3 and H.conserves_magnetisation
     assert not H.rotated.any() and H.x_signs.tolist() == [1.0] * 3
-    assert repr(H) == "Minimal(3 sites)" and H.to("cpu").n_sites == 3
+    assert repr(H) == "Minimal(other=PauliSum(3 sites, 2 strings))" and H.to("cpu").n_sites == 3
     np.testing.assert_array_equal(dense_matrix(H), dense_matrix(H.other))
 
 
@@ -107,12 +107,12 @@ def test_from_product_state_to_evaluation(H: Hamiltonian) -> None:
     optimise(
         psi,
         user,
-        NaturalGradient(0.2),
+        NaturalGradient(0.2).prepare(user, n_steps=60),
         n_steps=60,
         n_samples=256,
         generator=generator,
         flip_fraction=0.5 if len(H.flips) else 0.0,
     )
-    found = evaluate(psi, user, 2_000, generator, sigma_x=True)
+    found = evaluate(psi, user, 2_000, generator, thorough=True)
     exact = ground_state(user)
     assert abs(found.energy - exact.energy) < 1e-2 * abs(exact.energy) + 5 * found.energy_error

@@ -14,19 +14,19 @@ import torch
 from nqs.errors import InputError
 from nqs.ground_states import summary
 from nqs.runfolder import atomic, checkpoint, history
-from nqs.runfolder import folder as directory
-from nqs.runfolder.history import Evaluation, RunFile
+from nqs.runfolder.folder import locked
+from nqs.runfolder.history import Column, Evaluation, RunFile
 from nqs.vmc.optimise import StepRecord
 
 
 def recorded(step: int) -> StepRecord:
-    return StepRecord(step, -step, 0.1, 0.2, 0.3, 4, 0.5, 1e-3, 0.0, 24.0, 0.0, 0.0, 0.01)
+    return StepRecord(step, -step, 0.1, 0.2, 0.3, 4, 0.01, {"gradient_norm": 0.5})
 
 
 def filled(n_steps: int) -> RunFile:
     content = RunFile()
     for step in range(1, n_steps + 1):
-        content.append(recorded(step), 0.01 * step)
+        content.append(recorded(step).row(), 0.01 * step)
     return content
 
 
@@ -48,14 +48,23 @@ def test_a_failed_write_keeps_the_old_file(
 
 
 def test_history_round_trip(tmp_path: Path) -> None:
-    content = filled(5)
+    """A column that comes later is NaN before; units and descriptions come back with the rest."""
+    content = filled(2)
+    content.declare([Column("gradient_norm", "couplings", "norm of the energy's gradient")])
+    for step in (3, 4, 5):
+        content.append(recorded(step).row(), 0.01 * step)
     numbers = {"energy": -1.5, "n_samples": 10, "kind": "final", "step": 5, "seed": 0}
     numbers |= {"energy_error": 0.1, "variance": 0.2, "v_score": 0.3}
     observables = {"density": (np.arange(4.0), np.ones(4)), "m": (np.array(0.5), np.array(0.1))}
-    content.evaluations.append(Evaluation(numbers, observables))
+    meanings = {"density": Column("density", "1", "<n_i>"), "m": Column("m", "", "")}
+    content.evaluations.append(Evaluation(numbers, observables, meanings=meanings))
     content.write(tmp_path / "run.h5")
     again = history.read(tmp_path / "run.h5")
-    assert again.columns == content.columns
+    norms = again.columns.pop("gradient_norm")
+    assert np.isnan(norms[:2]).all() and norms[2:] == [0.5] * 3
+    content.columns.pop("gradient_norm")
+    assert again.columns == content.columns and set(again.layout) == set(content.layout)
+    assert again.evaluations[0].meanings == meanings
     assert again.evaluations[0].numbers == numbers
     for name, (value, error) in observables.items():
         np.testing.assert_array_equal(again.evaluations[0].observables[name][0], value)
@@ -142,7 +151,7 @@ def test_summary_is_strict_json(tmp_path: Path) -> None:
 
 def test_lock_ends_with_the_block(tmp_path: Path) -> None:
     refusal = pytest.raises(InputError, match="another process")
-    with directory.locked(tmp_path), refusal, directory.locked(tmp_path):
+    with locked(tmp_path), refusal, locked(tmp_path):
         pass
-    with directory.locked(tmp_path):
+    with locked(tmp_path):
         pass

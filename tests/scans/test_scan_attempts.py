@@ -13,7 +13,7 @@ import pytest
 
 from nqs.ground_states import run as ground_state_run
 from nqs.ground_states import summary
-from nqs.runfolder import folder as directory
+from nqs.ground_states.run_folder import read_config
 from nqs.scans import attempts
 from nqs.scans import folder as scan_folder
 from nqs.scans import run as scans
@@ -94,8 +94,8 @@ def test_a_doubtful_warm_start_runs_again_from_the_product_state(
     monkeypatch.setattr(scans, "run", spoilt(warm_middle, energy=5.0))
     assert scan() == 0
     assert result(MIDDLE)["steps"] == 4 and result(f"{MIDDLE}~first")["steps"] == 1
-    assert directory.read_config(Path("scan") / MIDDLE).train.start_from is None
-    end = directory.read_config(Path("scan/hamiltonian.delta=1"))
+    assert read_config(Path("scan") / MIDDLE).train.start_from is None
+    end = read_config(Path("scan/hamiltonian.delta=1"))
     assert end.train.start_from == f"scan/{MIDDLE}" and end.train.steps == 1
     assert train.main([*TINY, MIDDLE, "run.dir=alone"]) == 0
     alone = json.loads(Path("alone/summary.json").read_text())
@@ -122,7 +122,7 @@ def test_a_point_after_a_doubtful_one_starts_elsewhere(
 ) -> None:
     monkeypatch.setattr(scans, "run", spoilt(lambda c: c.hamiltonian.delta == 0.5))
     assert scan() == 0
-    source = directory.read_config(Path("scan/hamiltonian.delta=1")).train.start_from
+    source = read_config(Path("scan/hamiltonian.delta=1")).train.start_from
     assert source == "scan/hamiltonian.delta=0"
     assert f"starts from hamiltonian.delta=0, for {MIDDLE} is doubtful" in capsys.readouterr().out
 
@@ -131,7 +131,7 @@ def test_without_repetition_a_scan_is_what_it_was(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(scans, "run", spoilt(lambda c: c.hamiltonian.delta == 0.5))
     assert scan("scan.repeat=false") == 0
     assert not list(Path("scan").glob("*~*"))
-    source = directory.read_config(Path("scan/hamiltonian.delta=1")).train.start_from
+    source = read_config(Path("scan/hamiltonian.delta=1")).train.start_from
     assert source == f"scan/{MIDDLE}"
 
 

@@ -17,8 +17,9 @@ from nqs.ground_states import run as ground_state_run
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.runfolder import checkpoint
-from nqs.runfolder import folder as directory
 from nqs.scans import folder as scan_folder
 from nqs.scans import neighbours
 from nqs.scans import run as scans
@@ -64,11 +65,9 @@ def neighbour_doubts(point: str) -> list[str]:
 
 def expectation(folder: Path, target: Config) -> float:
     """<psi|H|psi> from all amplitudes of the state in `folder`, with the H of `target`."""
-    config = directory.read_config(folder)
+    config = read_config(folder)
     job, other = build(config), build(target)
-    saved = checkpoint.newest(
-        folder / "checkpoints", directory.portable(config), torch.device("cpu"), warn=print
-    )
+    saved = newest_checkpoint(folder, config, torch.device("cpu"))
     assert saved is not None
     checkpoint.restore(job.wavefunction, saved)
     n = other.hamiltonian.n_sites
@@ -106,7 +105,7 @@ def test_the_bound_is_the_energy_of_the_other_state(words: list[str]) -> None:
     assert len(found) == 2
     for point in read.points:
         (bound,) = found[point.name]
-        exact = expectation(bound.folder, directory.read_config(read.folder(point)))
+        exact = expectation(bound.folder, read_config(read.folder(point)))
         assert abs(bound.energy - exact) < 5 * bound.error + 1e-9
         assert 0 < bound.error < 0.1
     assert not list(Path("scan").rglob(".*-*"))
@@ -128,7 +127,7 @@ def test_flips_that_only_one_side_has() -> None:
     assert scan("hamiltonian=tfim", "hamiltonian.h=0.7,1", "scan.repeat=false") == 0
     read = scan_folder.read(Path("scan"))
     folders = [read.folder(point) for point in read.points]
-    config = directory.read_config(folders[1])
+    config = read_config(folders[1])
     fewer = dataclasses.replace(config.hamiltonian, h=(0.0, 1.0, 1.0, 1.0))
     target = config.replace(hamiltonian=fewer)
     ((energy, error),) = neighbours.energies(folders[0], result(read.points[0].name), [target])
@@ -200,7 +199,7 @@ def test_a_cold_point_is_repaired_from_its_best_neighbour(
     assert scan(*GRID) == 0
     point = "hamiltonian.delta=1"
     assert abs(result(point)["relative_error"]) < 0.02 and not neighbour_doubts(point)
-    source = directory.read_config(Path("scan") / point).train.start_from
+    source = read_config(Path("scan") / point).train.start_from
     assert source in ("scan/hamiltonian.delta=0.75", "scan/hamiltonian.delta=1.25")
     assert result(f"{point}~first")["relative_error"] > 0.02
 

@@ -17,10 +17,10 @@ from torch.testing import assert_close
 from hamiltonians import Rydberg, TransverseFieldIsing
 from hamiltonians.exact import basis, ground_state
 from hamiltonians.lattices.lattice import Chain, Square, Triangular
-from nqs.vmc import evaluation
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate
-from nqs.vmc.observables.measure import diagonal_observables
+from nqs.vmc.observables import Correlations
+from nqs.vmc.observables.magnetisation import magnetisations
 
 LATTICE = Square(2, 3)
 HAMILTONIAN = Rydberg(LATTICE, V=7.0, delta=1.0, Omega=1.0)
@@ -30,7 +30,7 @@ OTHER = TransverseFieldIsing(Chain(5), J=1.0, h=0.9)
 def test_observables_of_known_configurations() -> None:
     configs = torch.tensor([[0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]]).bool()
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
-    values = diagonal_observables(configs, signs)
+    values = magnetisations(configs, signs)
     expected = {
         "excitation_fraction": torch.tensor([0, 0.5, 0.75]),
         "magnetisation": torch.tensor([1.0, 0.0, -0.5]),
@@ -44,7 +44,7 @@ def test_observables_of_known_configurations() -> None:
     for name, value in values.items():
         assert value.dtype == torch.float64
         assert_close(value, expected[name].double())
-    plain = diagonal_observables(configs, None)
+    plain = magnetisations(configs, None)
     assert set(plain) == {name for name in expected if "staggered" not in name}
 
 
@@ -53,9 +53,7 @@ def test_observables_agree_with_exact_diagonalisation() -> None:
     exact = ground_state(HAMILTONIAN)
     weights = torch.from_numpy(exact.probabilities())
     signs = LATTICE.sublattice_signs()
-    values = {
-        name: weights @ value for name, value in diagonal_observables(basis(6), signs).items()
-    }
+    values = {name: weights @ value for name, value in magnetisations(basis(6), signs).items()}
     sz = exact.sigma_z()
     assert float(values["magnetisation"]) == pytest.approx(sz.mean(), abs=1e-12)
     assert float(values["excitation_fraction"]) == pytest.approx(exact.density().mean(), abs=1e-12)
@@ -144,13 +142,13 @@ def test_streaming_is_one_sum(monkeypatch: pytest.MonkeyPatch, generator: torch.
 
     monkeypatch.setattr(psi, "sample", recorded)
     parts = []
-    add = evaluation.Correlations.add
+    add = Correlations.add
 
     def kept(self, samples, connections):
         parts.append((local_energies(psi, HAMILTONIAN, samples), samples.counts))
         add(self, samples, connections)
 
-    monkeypatch.setattr(evaluation.Correlations, "add", kept)
+    monkeypatch.setattr(Correlations, "add", kept)
     result = evaluate(psi, HAMILTONIAN, 1_001, generator, chunk=250)
     assert sizes == [250, 250, 250, 250, 1]
     draws = torch.cat([e_loc.repeat_interleave(counts) for e_loc, counts in parts])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
+from states import adam
 from torch.testing import assert_close
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
@@ -14,27 +16,34 @@ from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer
-from nqs.vmc.energies.local_energy import local_energies
-from nqs.vmc.energies.near_flips import LocalFlips, combined, draw_locally, random_subsets, terms
+from nqs.vmc.energies import NearFlips
+from nqs.vmc.energies.local_energy import local_energies, terms
+from nqs.vmc.energies.near_flips import combined, random_subsets
 from nqs.vmc.optimise import optimise
-from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.nearby import nearby_log_ratios
 from nqs.wavefunctions.patches import Patches
 
 SYSTEMS: dict[str, Hamiltonian] = {
     "rydberg": Rydberg(Square(2, 3), V=3.0, delta=1.0),
     "tfim": TransverseFieldIsing(Chain(6), J=1.0, h=0.7),
-    "heisenberg": Heisenberg(Chain(6), J=1.0),  # flips act on some configurations only
+    "heisenberg": Heisenberg(
+        Chain(6), J=1.0, marshall=False
+    ),  # flips act on some configurations only
 }
 every_system = pytest.mark.parametrize("system", SYSTEMS)
-LOCAL = LocalFlips(radius=0.5, exact_fraction=0.4)  # only what reads the flipped token
+
+
+def near(flip_fraction: float = 0.5) -> NearFlips:
+    """Only what reads the flipped token."""
+    return NearFlips(flip_radius=0.5, exact_fraction=0.4, flip_fraction=flip_fraction)
 
 
 def network(seed: int = 0, *, phase: bool = False) -> Autoregressive:
     generator = torch.Generator().manual_seed(seed)
     patches = Patches.from_spec(Chain(6), "1")
-    core = Transformer(3, 4 if phase else 2, 6, d_model=8, generator=generator)
+    core = Transformer(3, 4 if phase else 2, 6, d_model=8, attention="softmax", generator=generator)
     psi = Autoregressive(core, patches, phase=phase).double()
     with torch.no_grad():
         for parameter in psi.parameters():
@@ -62,12 +71,12 @@ def test_the_mean_over_all_subsets_is_exact(system: str, phase: bool) -> None:
     with torch.no_grad():
         log_psi = psi.log_psi(configs)
         elements = hamiltonian.off_diagonal(configs)
-        near = terms(elements, psi.log_ratios_nearby(configs, flips, 1.0))
+        approximate = terms(elements, nearby_log_ratios(psi, configs, flips, 1.0))
         exact = terms(elements, psi.log_psi_flipped(configs, flips) - log_psi[:, None])
     values, noises = [], []
     for subset in itertools.combinations(range(n_flips), 3):
         subsets = torch.tensor(subset).expand(len(configs), -1)
-        value, noise = combined(near, exact.gather(1, subsets), subsets)
+        value, noise = combined(approximate, exact.gather(1, subsets), subsets)
         values.append(value)
         noises.append(noise)
     stacked = torch.stack(values)  # (subsets, 2^N)
@@ -81,8 +90,8 @@ def test_the_mean_over_all_subsets_is_exact(system: str, phase: bool) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.4])
 def test_all_flips_exact_is_the_exact_local_energy(system: str, fraction: float) -> None:
     psi, hamiltonian = network(), SYSTEMS[system]
-    local = LocalFlips(radius=1.0, exact_fraction=1.0)
-    drawn = draw_locally(psi, hamiltonian, 200, fraction, local, torch.Generator().manual_seed(0))
+    energies = NearFlips(flip_radius=1.0, exact_fraction=1.0, flip_fraction=fraction)
+    drawn = energies.draw(psi, hamiltonian, 200, torch.Generator().manual_seed(0))
     assert_close(drawn.e_loc, local_energies(psi, hamiltonian, drawn.samples))
     assert not drawn.noise.any() and drawn.samples.n_samples == 200
 
@@ -100,7 +109,7 @@ def test_energy_error_and_variance(system: str, fraction: float) -> None:
     energy, variance = exact_energy(psi, hamiltonian)
     generator, z2, variances, added = torch.Generator().manual_seed(5), 0.0, [], []
     for _ in range(40):
-        drawn = draw_locally(psi, hamiltonian, 500, fraction, LOCAL, generator)
+        drawn = near(fraction).draw(psi, hamiltonian, 500, generator)
         found = sample_statistics(drawn.e_loc, drawn.samples, 6, 0.0, drawn.noise)
         z = (found.energy - energy) / found.energy_error
         assert abs(z) < 5
@@ -122,7 +131,7 @@ def test_weights_make_any_average_that_of_p() -> None:
     expected = p @ basis(6).double()
     generator, weighted, plain = torch.Generator().manual_seed(1), [], []
     for _ in range(60):
-        samples = draw_locally(psi, hamiltonian, 400, 0.8, LOCAL, generator).samples
+        samples = near(0.8).draw(psi, hamiltonian, 400, generator).samples
         assert samples.importance is not None
         assert samples.importance.max() <= 1 / (1 - 0.8) + 1e-9
         share = samples.counts.double() / samples.n_samples
@@ -149,31 +158,25 @@ def test_a_run_lowers_the_energy_and_records_the_added_variance() -> None:
     optimise(
         psi,
         hamiltonian,
-        Adam(0.03),
+        adam(0.03),
         n_steps=25,
         n_samples=100,
         generator=torch.Generator().manual_seed(0),
-        local_flips=LOCAL,
+        energies=near(),
         after_step=lambda record: bool(records.append(record)),
     )
     assert records[-1].energy < records[0].energy - 5 * records[0].energy_error
-    assert all(r.added_variance > 0 for r in records)
+    assert all(r.figures["added_variance"] > 0 for r in records)
 
 
-@pytest.mark.parametrize("bad", [{"radius": 0.0}, {"radius": math.nan}])
-def test_bad_radius(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="radius"):
-        LocalFlips(**bad, exact_fraction=0.5)
-
-
-@pytest.mark.parametrize("share", [0.0, 1.1, math.nan])
-def test_bad_share_and_fraction(share: float) -> None:
-    with pytest.raises(ValueError, match="exact_fraction"):
-        LocalFlips(1.0, share)
-    with pytest.raises(ValueError, match="flip_fraction"):
-        fraction = share if share else 1.0
-        draw_locally(network(), SYSTEMS["tfim"], 10, fraction, LOCAL, torch.Generator())
+@pytest.mark.parametrize("key", ["flip_radius", "exact_fraction", "flip_fraction"])
+@pytest.mark.parametrize("value", [-0.1, 1e-4, 1e4, math.nan])
+def test_bad_keys(key: str, value: float) -> None:
+    keys: Any = {key: value}
+    with pytest.raises(ValueError, match=f"^{key}="):
+        NearFlips(**keys)
 
 
 def test_at_least_two_flips_are_exact() -> None:
-    assert [LocalFlips(1.0, 0.01).n_exact(n) for n in (1, 2, 144, 1000)] == [1, 2, 2, 10]
+    energies = NearFlips(exact_fraction=0.01)
+    assert [energies.n_exact(n) for n in (1, 2, 144, 1000)] == [1, 2, 2, 10]

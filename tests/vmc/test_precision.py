@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from states import network
+from states import adam, network
 from torch import Tensor
 
 from hamiltonians import Rydberg
 from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Square
-from nqs.vmc.energies import precision
-from nqs.vmc.energies.local_energy import connected, summed
-from nqs.vmc.energies.precision import ProductsChoice, Rounding, kind_of, rounding
-from nqs.vmc.energies.proposal import draw_around, drawn_around
-from nqs.vmc.energies.rounding import products_in
+from nqs.vmc.energies import Blurred, Exact, flip_precision
+from nqs.vmc.energies.flip_precision import (
+    FlipPrecision,
+    Rounding,
+    kind_of,
+    rounding,
+    steps_by_precision,
+)
+from nqs.vmc.energies.local_energy import connected, local_energy
+from nqs.vmc.energies.proposal import blurred_samples
+from nqs.vmc.energies.rounding import rounded_products
 from nqs.vmc.optimise import StepRecord, optimise
-from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples
@@ -40,7 +47,7 @@ def everything(psi: Autoregressive) -> Samples:
 
 def enumerated(psi: Autoregressive, log_ratios: Tensor, elements: Tensor) -> float:
     samples = everything(psi)
-    return float(samples.weights @ summed(HAMILTONIAN, samples.configs, elements, log_ratios))
+    return float(samples.weights @ local_energy(HAMILTONIAN, samples.configs, elements, log_ratios))
 
 
 @torch.no_grad()
@@ -51,8 +58,8 @@ def test_the_first_order_of_the_bias_cancels() -> None:
         psi = single(seed=seed)
         samples = everything(psi)
         elements, full = connected(psi, HAMILTONIAN, samples, 64)
-        _, rounded = connected(psi, HAMILTONIAN, samples, 64, products="bfloat16")
-        with products_in("bfloat16", torch.device("cpu")):
+        _, rounded = connected(psi, HAMILTONIAN, samples, 64, precision="bfloat16")
+        with rounded_products("bfloat16", torch.device("cpu")):
             log_psi = psi.log_psi(samples.configs)
         energy = enumerated(psi, full, elements)
         own.append(enumerated(psi, rounded, elements) - energy)
@@ -64,14 +71,15 @@ def test_the_first_order_of_the_bias_cancels() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5])
 def test_bias_is_the_difference_of_two_estimates(fraction: float) -> None:
-    """The slow twin: the same draws through draw_around, in bfloat16 and in float64."""
+    """The slow twin: the same draws through Blurred, in bfloat16 and in float64."""
     psi = single()
-    draws = drawn_around(psi, HAMILTONIAN, 300, fraction, torch.Generator().manual_seed(3))
+    draws = blurred_samples(psi, HAMILTONIAN, 300, fraction, torch.Generator().manual_seed(3))
     found = rounding(psi, HAMILTONIAN, draws, "bfloat16", fraction=fraction)
     energies = []
-    for state, products in ((psi, "bfloat16"), (single().double(), "full")):
+    for state, precision in ((psi, "bfloat16"), (single().double(), "full")):
         generator = torch.Generator().manual_seed(3)
-        drawn = draw_around(state, HAMILTONIAN, 300, fraction, generator, products=products)
+        source = Blurred(flip_fraction=fraction, flip_precision=precision)  # type: ignore[arg-type]
+        drawn = source.draw(state, HAMILTONIAN, 300, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
         assert torch.equal(samples.configs, draws.configs)
         energies.append(sample_statistics(e_loc, samples, 6, 0.0).energy)
@@ -106,53 +114,57 @@ def test_what_is_tolerable(bias: float, rms: float, n_samples: int, allowed: boo
 @pytest.fixture
 def has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the processor had it, whatever it is."""
-    monkeypatch.setattr(precision, "cheaper", lambda device: ("bfloat16",))
+    monkeypatch.setattr(flip_precision, "cheaper", lambda device: ("bfloat16",))
 
 
 @pytest.mark.usefixtures("has_bfloat16")
 def test_auto_takes_bfloat16_while_its_error_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     psi, generator = single(), torch.Generator().manual_seed(0)
-    choice = ProductsChoice("auto")
+    choice = FlipPrecision("auto")
     assert choice.kind == "full"
     choice.update(psi, HAMILTONIAN, 256, 0.5, generator)
     assert choice.kind == "bfloat16"
-    assert choice.bias != 0 < choice.rms_share <= precision.RMS_SHARE
-    monkeypatch.setattr(precision, "RMS_SHARE", choice.rms_share / 10)
+    assert choice.bias != 0 < choice.rms_share <= flip_precision.RMS_SHARE
+    monkeypatch.setattr(flip_precision, "RMS_SHARE", choice.rms_share / 10)
     choice.update(psi, HAMILTONIAN, 256, 0.5, generator)
     assert (choice.kind, choice.bias, choice.rms_share) == ("full", 0.0, 0.0)
 
 
 def test_auto_stays_in_full_where_nothing_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "cheaper", lambda device: ())
-    choice = ProductsChoice("auto")
+    monkeypatch.setattr(flip_precision, "cheaper", lambda device: ())
+    choice = FlipPrecision("auto")
     choice.update(single(), HAMILTONIAN, 256, 0.5, torch.Generator().manual_seed(0))
     assert choice.kind == "full"
 
 
 def test_a_fixed_kind_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = ProductsChoice("bfloat16")
+    choice = FlipPrecision("bfloat16")
     assert [step for step in range(1, 50) if choice.measured_at(step)] == [1, 21, 41]
-    assert not any(ProductsChoice().measured_at(step) for step in range(1, 50))
+    assert not any(FlipPrecision().measured_at(step) for step in range(1, 50))
     psi = single()
-    monkeypatch.setattr(precision, "RMS_SHARE", 1e-9)
+    monkeypatch.setattr(flip_precision, "RMS_SHARE", 1e-9)
     choice.update(psi, HAMILTONIAN, 256, 0.5, torch.Generator().manual_seed(0))
     assert choice.kind == "bfloat16"
     assert choice.rms_share > 1e-4
-    again = ProductsChoice("bfloat16")
-    again.restore(**choice.record(psi))
+    again = FlipPrecision("bfloat16")
+    again.restore(choice.record())
     assert vars(again) == vars(choice)
-    full = ProductsChoice("full")  # a run that was resumed with another key
-    full.restore(**choice.record(psi))
+    full = FlipPrecision("full")  # a run that was resumed with another key
+    full.restore(choice.record())
     assert (full.kind, full.bias, full.rms_share) == ("full", 0.0, 0.0)
 
 
 def test_records_name_the_operands() -> None:
-    psi = single()
-    assert ProductsChoice().record(psi)["flip_bits"] == 24
-    assert ProductsChoice().record(psi.double())["flip_bits"] == 53
-    assert [kind_of(bits) for bits in (53, 24, 11, 8)] == ["full", "full", "tf32", "bfloat16"]
-    with pytest.raises(ValueError, match="allowed: full"):
-        ProductsChoice("float16")
+    """Where they may be rounded, and by kind; older runs also have 53 for float64."""
+    assert FlipPrecision("auto").record()["flip_bits"] == 24
+    assert FlipPrecision().record() == {} and FlipPrecision().columns == ()
+    kinds = [kind_of(bits) for bits in (53, 24, 11, 8, math.nan)]
+    assert kinds == ["full", "full", "tf32", "bfloat16", "full"]
+    history = {"step": [1.0, 2.0, 3.0], "flip_bits": [math.nan, 8.0, 8.0]}
+    assert steps_by_precision(history) == {"full": 1, "bfloat16": 2}
+    assert steps_by_precision({"step": [1.0, 2.0]}) == {"full": 2}
+    with pytest.raises(ValueError, match="one of full"):
+        FlipPrecision("float16")
 
 
 def test_optimises_with_rounded_flips() -> None:
@@ -163,15 +175,30 @@ def test_optimises_with_rounded_flips() -> None:
         optimise(
             single(),
             HAMILTONIAN,
-            Adam(0.02),
+            adam(0.02),
             n_steps=40,
             n_samples=256,
             generator=torch.Generator().manual_seed(1),
-            products=ProductsChoice(asked),
+            energies=Blurred(flip_precision=asked),  # type: ignore[arg-type]
             after_step=lambda record, kept=records: bool(kept.append(record)),
         )
         ends[asked] = sum(record.energy for record in records[-5:]) / 5
-        assert {record.flip_bits for record in records} == {8.0 if asked == "bfloat16" else 24.0}
-        assert all((record.flip_bias != 0) == (asked == "bfloat16") for record in records)
+        figures = [record.figures for record in records]
+        if asked == "bfloat16":
+            assert all(f["flip_bits"] == 8 and f["flip_bias"] != 0 for f in figures)
+        else:
+            assert all("flip_bits" not in f for f in figures)
         assert records[0].energy - ends[asked] > 1
     assert ends["bfloat16"] == pytest.approx(ends["full"], abs=0.2)
+
+
+def test_states_that_have_no_such_products() -> None:
+    """Refused before the first step."""
+    for psi, asked, words in (
+        (single().double(), "bfloat16", "float64"),
+        (single(), "tf32", "GPU"),
+    ):
+        for energies in (Blurred(flip_precision=asked), Exact(flip_precision=asked)):  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match=f"^flip_precision={asked}: .*{words}"):
+                energies.check(psi)
+    Blurred(flip_precision="auto").check(single())

@@ -14,8 +14,9 @@ from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer
+from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies
-from nqs.vmc.energies.proposal import draw_around, flip_some
+from nqs.vmc.energies.proposal import blurred
 from nqs.vmc.statistics import RunningMoments, energy_statistics, sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -36,7 +37,9 @@ FRACTION, N_DRAWS = 0.4, 200_000
 def network(seed: int = 0) -> Autoregressive:
     generator = torch.Generator().manual_seed(seed)
     patches = Patches([[0, 1], [2], [3]])
-    psi = Autoregressive(Transformer(5, 4, 3, d_model=8, generator=generator), patches).double()
+    psi = Autoregressive(
+        Transformer(5, 4, 3, d_model=8, attention="softmax", generator=generator), patches
+    ).double()
     with torch.no_grad():
         psi.bias.table += torch.randn(psi.bias.table.shape, generator=generator)
     return psi
@@ -67,7 +70,7 @@ def test_draws_come_from_q(system: str, assert_distribution) -> None:
     assert q.sum() == pytest.approx(1.0, abs=1e-12)
     generator = torch.Generator().manual_seed(3)
     samples = psi.sample(N_DRAWS, generator, unique=True)
-    configs, counts = flip_some(samples, hamiltonian, FRACTION, generator)
+    configs, counts = blurred(samples, hamiltonian, FRACTION, generator)
     places = numbers(configs)
     assert len(places.unique()) == len(places) and int(counts.sum()) == N_DRAWS
     seen = torch.zeros(16, dtype=torch.int64)
@@ -79,7 +82,9 @@ def test_draws_come_from_q(system: str, assert_distribution) -> None:
 def test_importance_is_p_over_q_and_energies_are_local_energies(system: str) -> None:
     psi, hamiltonian = network(), SYSTEMS[system]
     p, q = enumerated(psi, hamiltonian)
-    drawn = draw_around(psi, hamiltonian, 5_000, FRACTION, torch.Generator().manual_seed(0))
+    drawn = Blurred(flip_fraction=FRACTION).draw(
+        psi, hamiltonian, 5_000, torch.Generator().manual_seed(0)
+    )
     samples, e_loc = drawn.samples, drawn.e_loc
     places = numbers(samples.configs)
     assert samples.importance is not None
@@ -106,7 +111,7 @@ def test_energy_and_its_error_bar(system: str, fraction: float) -> None:
     variance = float((matrix @ amplitudes).square().sum()) - energy**2
     generator, z2, variances = torch.Generator().manual_seed(5), 0.0, []
     for _ in range(60):
-        drawn = draw_around(psi, hamiltonian, 2_000, fraction, generator)
+        drawn = Blurred(flip_fraction=fraction).draw(psi, hamiltonian, 2_000, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
         found = sample_statistics(e_loc, samples, 4, 0.0)
         z = (found.energy - energy) / found.energy_error
@@ -119,7 +124,7 @@ def test_energy_and_its_error_bar(system: str, fraction: float) -> None:
 
 def test_without_importance_the_statistics_are_the_plain_ones() -> None:
     psi, hamiltonian = network(), SYSTEMS["rydberg"]
-    drawn = draw_around(psi, hamiltonian, 300, 0.0, torch.Generator().manual_seed(0))
+    drawn = Blurred(flip_fraction=0.0).draw(psi, hamiltonian, 300, torch.Generator().manual_seed(0))
     samples, e_loc = drawn.samples, drawn.e_loc
     assert samples.importance is None
     moments = RunningMoments().add(e_loc, samples.counts)
@@ -139,7 +144,9 @@ def test_finds_what_the_state_has_lost() -> None:
         psi.bias.table[2, 1] -= 30.0  # site 3 excited: amplitude e^-15
     plain = psi.sample(4_000, torch.Generator().manual_seed(0), unique=True)
     assert not (plain.configs == lost).all(1).any()
-    drawn = draw_around(psi, hamiltonian, 4_000, 0.5, torch.Generator().manual_seed(0))
+    drawn = Blurred(flip_fraction=0.5).draw(
+        psi, hamiltonian, 4_000, torch.Generator().manual_seed(0)
+    )
     samples, e_loc = drawn.samples, drawn.e_loc
     row = (samples.configs == lost).all(1)
     assert int(samples.counts[row]) > 5
@@ -152,7 +159,9 @@ def test_amplitudes_out_of_range_are_left_out() -> None:
     psi, hamiltonian = network(), SYSTEMS["rydberg"]
     with torch.no_grad():
         psi.bias.table[2, 1] -= 2_000.0
-    drawn = draw_around(psi, hamiltonian, 1_000, 0.5, torch.Generator().manual_seed(0))
+    drawn = Blurred(flip_fraction=0.5).draw(
+        psi, hamiltonian, 1_000, torch.Generator().manual_seed(0)
+    )
     samples, e_loc = drawn.samples, drawn.e_loc
     assert not samples.configs[:, 3].any()
     assert bool(torch.isfinite(e_loc).all()) and bool(torch.isfinite(samples.weights).all())
@@ -161,4 +170,4 @@ def test_amplitudes_out_of_range_are_left_out() -> None:
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, math.nan])
 def test_bad_fractions(fraction: float) -> None:
     with pytest.raises(ValueError, match="flip_fraction"):
-        draw_around(network(), SYSTEMS["tfim"], 10, fraction, torch.Generator())
+        Blurred(flip_fraction=fraction).draw(network(), SYSTEMS["tfim"], 10, torch.Generator())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from states import network
+from states import minsr, network
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -19,10 +19,10 @@ from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.recurrent import Recurrent
+from nqs.vmc.energies import Blurred, NearFlips
+from nqs.vmc.energies.flip_precision import FlipPrecision
 from nqs.vmc.energies.local_energy import connected, local_energies
-from nqs.vmc.energies.near_flips import LocalFlips, draw_locally
-from nqs.vmc.energies.precision import ProductsChoice
-from nqs.vmc.energies.proposal import at_least, draw_around, importance
+from nqs.vmc.energies.proposal import at_least, importance
 from nqs.vmc.evaluation import Evaluation, evaluate
 from nqs.vmc.optimizers.gradient import add_to_parameters, energy_gradient
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
@@ -76,7 +76,7 @@ def cases() -> dict[str, tuple[Autoregressive, Hamiltonian, int, float, dict[str
 
 
 def optimizer(arguments: dict[str, Any]) -> NaturalGradient:
-    return NaturalGradient(0.05, momentum=0.8, implicit=True, max_norm=0.3, **arguments)
+    return minsr(0.05, momentum=0.8, implicit=True, max_norm=0.3, **arguments)
 
 
 def two_steps(name: str, ranks: Ranks, drawn: list[Any] | None = None) -> list[dict[str, Any]]:
@@ -86,7 +86,8 @@ def two_steps(name: str, ranks: Ranks, drawn: list[Any] | None = None) -> list[d
     minsr, steps = optimizer(arguments), []
     for step in range(2):
         if drawn is None:
-            found = draw_around(psi, hamiltonian, n_samples, fraction, generator, ranks=ranks)
+            energies = Blurred(flip_fraction=fraction)
+            found = energies.draw(psi, hamiltonian, n_samples, generator, ranks=ranks)
             samples, e_loc = found.samples, found.e_loc
         else:
             samples = Samples(*drawn[step])
@@ -116,7 +117,7 @@ def measured(psi: Wavefunction, ranks: Ranks, n_samples: int) -> Evaluation:
 def chosen(ranks: Ranks) -> dict[str, Any]:
     """What the flips' products are found to do, with draws of all ranks."""
     atoms = Rydberg(SQUARE, V=7.0, delta=1.0, Omega=1.0)
-    products = ProductsChoice("bfloat16")
+    products = FlipPrecision("bfloat16")
     generator = torch.Generator().manual_seed(30 + ranks.rank)
     psi = network("ptf", SQUARE, "2x1").float()
     products.update(psi, atoms, 256, FRACTION, generator, ranks)
@@ -124,11 +125,11 @@ def chosen(ranks: Ranks) -> dict[str, Any]:
 
 
 def locally(ranks: Ranks, rank: int, n_samples: int) -> list[Tensor]:
-    """What `draw_locally` finds with the generator of a rank."""
+    """What near flips find with the generator of a rank."""
     psi, hamiltonian, *_ = cases()["real"]
     generator = torch.Generator().manual_seed(30 + rank)
-    local = LocalFlips(radius=1.0, exact_fraction=0.5)
-    drawn = draw_locally(psi, hamiltonian, n_samples, FRACTION, local, generator, ranks=ranks)
+    energies = NearFlips(flip_radius=1.0, exact_fraction=0.5, flip_fraction=FRACTION)
+    drawn = energies.draw(psi, hamiltonian, n_samples, generator, ranks=ranks)
     samples = drawn.samples
     assert samples.importance is not None
     return [samples.configs, samples.counts, samples.importance, drawn.e_loc, drawn.noise]
@@ -255,7 +256,7 @@ def test_each_form_of_the_system_is_met() -> None:
     """Or the cases above would not say what they are called."""
     for name, (psi, hamiltonian, n_samples, fraction, _) in cases().items():
         generator = torch.Generator().manual_seed(0)
-        drawn = draw_around(psi, hamiltonian, n_samples, fraction, generator)
+        drawn = Blurred(flip_fraction=fraction).draw(psi, hamiltonian, n_samples, generator)
         samples = drawn.samples
         n_rows = len(samples.counts) * (2 if samples.log_psi.is_complex() else 1)
         n_parameters = sum(p.numel() for p in psi.parameters())

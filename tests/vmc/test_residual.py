@@ -14,8 +14,7 @@ from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
-from nqs.vmc.energies.near_flips import LocalFlips, draw_locally
-from nqs.vmc.energies.proposal import draw_around
+from nqs.vmc.energies import Blurred, Energies, NearFlips
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.residual import Rows, evaluated_rows, proposals, residuals, scale_of_flips
 from nqs.vmc.statistics import sample_statistics
@@ -29,7 +28,7 @@ SYSTEMS: dict[str, Hamiltonian] = {
     "blockade": Rydberg(Square(2, 3), V=1e6),
     "tfim": TransverseFieldIsing(Chain(5), h=0.7),
     "wrong sign": PauliSum(5, [(-1.0, f"Z{i} Z{(i + 1) % 5}") for i in range(5)] + [(2.0, "X1")]),
-    "heisenberg": Heisenberg(Chain(6)),
+    "heisenberg": Heisenberg(Chain(6), marshall=False),
     "complex": PauliSum(5, RING),
     "no flips": PauliSum(4, [(1.0, "Z0 Z1"), (-0.5, "Z2 Z3"), (0.3, "Z0")]),
 }
@@ -146,23 +145,18 @@ def test_a_plain_mean_would_not_have_seen_it(generator: torch.Generator) -> None
     assert moments(psi, hamiltonian)[1] == pytest.approx(6 / 4)
 
 
-@pytest.mark.parametrize("local", [None, LocalFlips(0.1, 0.5)])
-def test_steps_count_the_rows_that_they_leave_out(local: LocalFlips | None) -> None:
+@pytest.mark.parametrize("energies", [Blurred(), NearFlips(flip_radius=0.1, exact_fraction=0.5)])
+def test_steps_count_the_rows_that_they_leave_out(energies: Energies) -> None:
     """Variance of the step's record against enumeration, collapsed network and table."""
     hamiltonian, generator = SYSTEMS["rydberg"], torch.Generator().manual_seed(0)
     psi: Wavefunction = table(hamiltonian, "vanishing")
-    if local is not None:
+    if isinstance(energies, NearFlips):
         psi = network("ptf", Square(2, 3), "1x1")
         psi.set_product_state(torch.tensor([1e-40, 0.5, 1e-40, 0.5, 1e-40, 0.5]).double())
     _, variance = moments(psi, hamiltonian)
     found = []
     for _ in range(60):
-        arguments = (psi, hamiltonian, 400, 0.5)
-        drawn = (
-            draw_around(*arguments, generator)
-            if local is None
-            else draw_locally(*arguments, local, generator)
-        )
+        drawn = energies.draw(psi, hamiltonian, 400, generator)
         record = sample_statistics(
             drawn.e_loc, drawn.samples, 6, 0.0, drawn.noise, outside=drawn.outside
         )

@@ -112,7 +112,7 @@ def build_large_core(
     size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
     cell = "gru" if sub == "factored" else sub
     inner: EmbeddingModel = (
-        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, **made)
+        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, attention="softmax", **made)
         if sub == "ptf"
         else Recurrent(*sizes, d_model=5, cell=cell, **made)
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.vmc.energies.rounding import products_in
+from nqs.vmc.energies.rounding import rounded_products
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 
@@ -17,19 +17,20 @@ def local_energies(
     samples: Samples,
     *,
     max_rows: int = 32_768,
-    products: str = "full",
+    precision: str = "full",
 ) -> Tensor:
     """E_loc of each row -> (U,): complex128 for complex psi, Re E_loc in float64 for real psi.
 
     For real psi the imaginary part of a Hermitian H averages to zero and is dropped; for complex
     psi it averages to zero as well, but the gradient needs it row by row.
     Terms whose matrix element vanishes are never evaluated, and stay out of the sum even where
-    the ratio of amplitudes is infinite. products: see nqs.vmc.energies.rounding.
+    the ratio of amplitudes is infinite. precision: of the
+    matrix products, see nqs.vmc.energies.rounding.
     """
     elements, log_ratios = connected(
-        wavefunction, hamiltonian, samples, max_rows, products=products
+        wavefunction, hamiltonian, samples, max_rows, precision=precision
     )
-    return summed(hamiltonian, samples.configs, elements, log_ratios)
+    return local_energy(hamiltonian, samples.configs, elements, log_ratios)
 
 
 def connected(
@@ -38,7 +39,7 @@ def connected(
     samples: Samples,
     max_rows: int,
     *,
-    products: str = "full",
+    precision: str = "full",
 ) -> tuple[Tensor, Tensor]:
     """<s|H|s xor f_g> and ln psi(s xor f_g) / psi(s), both (U, G).
 
@@ -47,27 +48,31 @@ def connected(
     """
     elements = hamiltonian.off_diagonal(samples.configs)
     acting = None if elements.stride(0) == 0 else elements != 0  # stride 0: a constant of the terms
-    with products_in(products, samples.configs.device):
+    with rounded_products(precision, samples.configs.device):
         log_flipped = wavefunction.log_psi_flipped(
             samples.configs, hamiltonian.flips, acting, max_rows=max_rows
         )
         log_psi = samples.log_psi
-        if products != "full":  # 2 / N of the flips' work
+        if precision != "full":  # 2 / N of the flips' work
             log_psi = wavefunction.log_psi(samples.configs)
     return elements, log_flipped - log_psi[:, None]
 
 
-def summed(
+def local_energy(
     hamiltonian: Hamiltonian, configs: Tensor, elements: Tensor, log_ratios: Tensor
 ) -> Tensor:
     """E_loc (U,) from the elements and log ratios (U, G) of `connected`; Re E_loc for real psi."""
+    return hamiltonian.diagonal(configs) + terms(elements, log_ratios).sum(1)
+
+
+def terms(elements: Tensor, log_ratios: Tensor) -> Tensor:
+    """H_g psi_g / psi (any shape), 0 where H_g is; the real part for real psi."""
     if not log_ratios.is_complex():
         elements = elements.real
-    terms = torch.where(elements == 0, 0.0, elements * log_ratios.exp())  # (U, G)
-    return hamiltonian.diagonal(configs) + terms.sum(1)
+    return torch.where(elements == 0, 0.0, elements * log_ratios.exp())
 
 
 def magnitudes(elements: Tensor, log_ratios: Tensor) -> Tensor:
     """sum_g |H_g psi_g / psi| (U,): times the rounding of a ratio, that of E_loc at most."""
-    terms = elements.abs() * log_ratios.real.exp()
-    return torch.where(elements == 0, 0.0, terms).sum(1)
+    sizes = elements.abs() * log_ratios.real.exp()
+    return torch.where(elements == 0, 0.0, sizes).sum(1)

@@ -11,7 +11,7 @@ has the mean E_loc(s) over M, whatever r~ is: a control variate. It adds the var
 
 of sampling without replacement, which is estimated from the subset itself.
 
-Draws around |psi|^2 (proposal.py) need p(s xor f_g) / p(s) of every flip for their weights,
+Blurred draws (nqs.vmc.energies.proposal) need p(s xor f_g) / p(s) of every flip for their weights,
 and an approximate density would bias every average. But the subset can be part of what is drawn. A
 draw that is moved takes its flip from its own subset, so that
 
@@ -30,108 +30,157 @@ Letters: U rows, G flips, m of them exact.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
+from typing import Annotated, Final, final
 
 import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from nqs.vmc.columns import Column
+from nqs.vmc.energies.energies import Energies, require_range
 from nqs.vmc.energies.estimates import Estimates
-from nqs.vmc.energies.proposal import LEAST_IMPORTANCE, at_least, importance
+from nqs.vmc.energies.local_energy import terms
+from nqs.vmc.energies.proposal import after_flip, importance, left_out, weighted
+from nqs.vmc.random_flips import movers
 from nqs.vmc.ranks import ALONE, Ranks
-from nqs.vmc.residual import Rows, residuals
+from nqs.wavefunctions.nearby import nearby_log_ratios
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
-EXACT_FRACTION = 0.125
-"""On trained 12x12 and 16x16 Rydberg arrays the exact flips then cost what the near patches do, and
-the variance grows by 8 and 28 %."""
+ADDED_VARIANCE: Final = Column(
+    "added_variance", "couplings^2", "what local flips add to the variance of E_loc"
+)
 
 
-@dataclass(frozen=True)
-class LocalFlips:
-    """How far ratios look, and how many are exact.
+@final
+class NearFlips(Energies, kind="near_flips"):
+    """Draws of q(s | M) and their E(s, M); see this file.
 
-    Attributes:
-        radius: > 0, in units of the smallest distance of two patches.
-        exact_fraction: m / G, in (0, 1].
+    Args:
+        flip_radius: compute local energies from the patches up to here from a flip, in patch
+            spacings, 0.1 .. 1000, corrected without bias by exact flips; needs model=ptf without
+            symmetries.
+        exact_fraction: m / G, share of the flips that are exact, 0.001 .. 1.
+        flip_fraction: eps, share of the draws that take one random flip (importance sampling),
+            0 (none) or 0.001 .. 0.99.
     """
 
-    radius: float
-    exact_fraction: float
+    columns = (ADDED_VARIANCE,)
 
-    def __post_init__(self) -> None:
-        if not self.radius > 0:
-            raise ValueError(f"radius={self.radius} must be > 0")
-        if not 0 < self.exact_fraction <= 1:
-            raise ValueError(f"exact_fraction={self.exact_fraction} must be > 0 and <= 1")
+    def __init__(
+        self,
+        *,
+        flip_radius: Annotated[float, "0.1 .. 1000"] = 1.5,
+        exact_fraction: Annotated[float, "0.001 .. 1"] = 0.125,
+        flip_fraction: Annotated[float, "0 or 0.001 .. 0.99"] = 0.5,
+    ) -> None:
+        require_range("flip_radius", flip_radius, 0.1, 1e3)
+        require_range("exact_fraction", exact_fraction, 1e-3, 1)
+        require_range("flip_fraction", flip_fraction, 1e-3, 0.99, or_zero=True)
+        self.flip_radius, self.exact_fraction = flip_radius, exact_fraction
+        self.flip_fraction = flip_fraction
+
+    def check(self, wavefunction: Wavefunction) -> None:
+        """Raises ValueError for a state whose ratios do not come from near patches."""
+        nowhere = torch.zeros(1, wavefunction.n_sites, dtype=torch.bool)
+        somewhere = nowhere.clone()
+        somewhere[0, 0] = True
+        device = next(wavefunction.parameters()).device
+        try:
+            nearby_log_ratios(
+                wavefunction, nowhere.to(device), somewhere.to(device), self.flip_radius
+            )
+        except TypeError as error:
+            raise ValueError(
+                f"flip_radius={self.flip_radius:g}: {error}; needs model=ptf "
+                "model.symmetry=none model.spin_flip=false"
+            ) from None
 
     def n_exact(self, n_flips: int) -> int:
         """m, at least 2 so that the added variance is known."""
         return min(n_flips, max(2, math.ceil(self.exact_fraction * n_flips)))
 
+    @torch.no_grad()
+    def draw(
+        self,
+        wavefunction: Wavefunction,
+        hamiltonian: Hamiltonian,
+        n_samples: int,
+        generator: torch.Generator,
+        *,
+        ranks: Ranks = ALONE,
+    ) -> Estimates:
+        """Each rank draws and evaluates its share. TypeError for a wavefunction without ratios of
+        near patches."""
+        own = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
+        own, subsets = self._moved(hamiltonian, wavefunction, own, generator)
+        elements, near, exact = self._log_ratios(wavefunction, hamiltonian, own, subsets)
+        in_subset = elements.gather(1, subsets)
+        e_off, noise = combined(terms(elements, near), terms(in_subset, exact), subsets)
+        e_loc = hamiltonian.diagonal(own.configs) + e_off
+        weights = importance(in_subset, exact, self.flip_fraction)
 
-@torch.no_grad()
-def draw_locally(
-    wavefunction: Wavefunction,
-    hamiltonian: Hamiltonian,
-    n_samples: int,
-    fraction: float,
-    local: LocalFlips,
-    generator: torch.Generator,
-    *,
-    max_rows: int = 32_768,
-    ranks: Ranks = ALONE,
-) -> Estimates:
-    """n_samples draws of q(s | M) and their E(s, M); see this file and `draw_around`.
+        def unweighted() -> Tensor:  # q(s) is the mean of q(s | M) over M, exact where it is known
+            mixed = near.scatter(1, subsets, exact)
+            return left_out(hamiltonian, own, elements, mixed, weights, self.flip_fraction)
 
-    fraction: eps in [0, 1); 0 samples |psi|^2 itself. Each rank works on its share of the draws,
-    all return all of them. Raises ValueError for a fraction outside, TypeError for a wavefunction
-    without ratios of near patches.
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
-    own = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
-    own, subsets = _moved(wavefunction, hamiltonian, own, fraction, local, generator)
-    e_loc, noise, weights, outside = _estimates(
-        wavefunction, hamiltonian, own, subsets, fraction, local.radius, max_rows
-    )
-    columns = (own.configs, own.counts, own.log_psi, weights, e_loc, noise)
-    configs, counts, log_psi, weights, e_loc, noise = map(ranks.gathered, columns)
-    kept = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
-    outside = ranks.sum(outside) / (weights[kept] @ counts[kept].to(weights))
-    rows, counts = at_least(ranks.size, counts[kept])
-    rows = kept[rows]
-    samples = Samples(configs[rows], counts, log_psi[rows], weights[rows] if fraction else None)
-    return Estimates(samples, e_loc[rows], noise[rows], float(outside))
+        columns = (own.configs, own.counts, own.log_psi, weights, e_loc, noise)
+        configs, counts, log_psi, all_weights, e_loc, noise = map(ranks.gathered, columns)
+        estimates = Estimates(Samples(configs, counts, log_psi), e_loc, noise)
+        result = weighted(estimates, all_weights, unweighted, ranks)
+        if self.flip_fraction:
+            return result
+        plain = dataclasses.replace(result.samples, importance=None)
+        return dataclasses.replace(result, samples=plain)
 
+    def _moved(
+        self,
+        hamiltonian: Hamiltonian,
+        wavefunction: Wavefunction,
+        samples: Samples,
+        generator: torch.Generator,
+    ) -> tuple[Samples, Tensor]:
+        """The draws after some of them have moved, each with its subset (U, m) of the flips."""
+        counts, flips = samples.counts, hamiltonian.flips
+        n_moved, rows = movers(counts, self.flip_fraction, generator)
+        stay = (counts > n_moved).nonzero().squeeze(1)
+        n_rows, n_exact = len(stay) + len(rows), self.n_exact(len(flips))
+        subsets = random_subsets(n_rows, len(flips), n_exact, generator, counts.device)
+        choice = subsets[len(stay) :, 0]  # uniform among the flips, and one of its row's subset
+        new = after_flip(hamiltonian, samples.configs[rows], choice)
+        log_new = wavefunction.log_psi(new) if len(new) else samples.log_psi[rows]
+        return Samples(
+            torch.cat([samples.configs[stay], new]),
+            torch.cat([(counts - n_moved)[stay], torch.ones_like(rows)]),
+            torch.cat([samples.log_psi[stay], log_new]),
+        ), subsets
 
-def _moved(
-    wavefunction: Wavefunction,
-    hamiltonian: Hamiltonian,
-    samples: Samples,
-    fraction: float,
-    local: LocalFlips,
-    generator: torch.Generator,
-) -> tuple[Samples, Tensor]:
-    """The draws after some of them have moved, each with its subset (U, m) of the flips."""
-    counts, flips = samples.counts, hamiltonian.flips
-    chance = torch.full(counts.shape, fraction, dtype=torch.float64, device=counts.device)
-    moved = torch.binomial(counts.to(torch.float64), chance, generator=generator).to(torch.int64)
-    stay = (counts > moved).nonzero().squeeze(1)
-    rows = torch.arange(len(moved), device=moved.device).repeat_interleave(moved)
-    n_exact = local.n_exact(len(flips))
-    subsets = random_subsets(len(stay) + len(rows), len(flips), n_exact, generator, counts.device)
-    choice = subsets[len(stay) :, 0]  # uniform among the flips, and one of its row's subset
-    old = samples.configs[rows]
-    acts = hamiltonian.off_diagonal(old).gather(1, choice[:, None]) != 0  # (R, 1)
-    new = old ^ (flips[choice] & acts)
-    log_new = wavefunction.log_psi(new) if len(new) else samples.log_psi[rows]
-    return Samples(
-        torch.cat([samples.configs[stay], new]),
-        torch.cat([(counts - moved)[stay], torch.ones_like(rows)]),
-        torch.cat([samples.log_psi[stay], log_new]),
-    ), subsets
+    def _log_ratios(
+        self,
+        wavefunction: Wavefunction,
+        hamiltonian: Hamiltonian,
+        samples: Samples,
+        subsets: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Elements (U, G), ln r~_g (U, G) and the exact ln r_g of the subsets, (U, m)."""
+        configs, flips = samples.configs, hamiltonian.flips
+        elements = hamiltonian.off_diagonal(configs)  # (U, G)
+        chosen = torch.zeros(elements.shape, dtype=torch.bool, device=configs.device)
+        chosen.scatter_(1, subsets, True)
+        log_flipped = wavefunction.log_psi_flipped(
+            configs, flips, chosen & (elements != 0), max_rows=self.max_rows
+        )
+        exact = (log_flipped - samples.log_psi[:, None]).gather(1, subsets)  # (U, m)
+        near = nearby_log_ratios(
+            wavefunction, configs, flips, self.flip_radius, max_rows=self.max_rows
+        )
+        return elements, near, exact
+
+    def record(self, estimates: Estimates) -> dict[str, float]:
+        """Mean over the samples of the variance that the choice of subsets adds."""
+        assert estimates.noise is not None
+        return {ADDED_VARIANCE.name: float(estimates.samples.weights @ estimates.noise)}
 
 
 def random_subsets(
@@ -140,50 +189,6 @@ def random_subsets(
     """(n_rows, n_exact) int64: distinct flips in random order, uniform and independent by row."""
     keys = torch.rand(n_rows, n_flips, generator=generator, device=device)
     return keys.argsort(1)[:, :n_exact]
-
-
-def _estimates(
-    wavefunction: Wavefunction,
-    hamiltonian: Hamiltonian,
-    samples: Samples,
-    subsets: Tensor,
-    fraction: float,
-    radius: float,
-    max_rows: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """E(s, M), its noise and p(s) / q(s | M), (U,) each, for samples with subsets (U, m); and the
-    sum of counts times |<s|H|psi>|^2 / q(s) over the rows of no weight, a number, where q(s) is the
-    mean of q(s | M) over M and amplitudes of flips outside M are those of near patches."""
-    configs, flips = samples.configs, hamiltonian.flips
-    elements = hamiltonian.off_diagonal(configs)  # (U, G)
-    chosen = torch.zeros(elements.shape, dtype=torch.bool, device=configs.device)
-    chosen.scatter_(1, subsets, True)
-    log_flipped = wavefunction.log_psi_flipped(
-        configs, flips, chosen & (elements != 0), max_rows=max_rows
-    )
-    exact = (log_flipped - samples.log_psi[:, None]).gather(1, subsets)  # (U, m)
-    near = wavefunction.log_ratios_nearby(configs, flips, radius, max_rows=max_rows)
-    in_subset = elements.gather(1, subsets)
-    e_off, noise = combined(terms(elements, near), terms(in_subset, exact), subsets)
-    weights = importance(in_subset, exact, fraction)
-    out = (~(weights > LEAST_IMPORTANCE)).nonzero().squeeze(1)
-    mixed = near[out].scatter(1, subsets[out], exact[out])  # exact where they are known
-    rows = Rows(
-        configs[out],
-        elements[out],
-        mixed + samples.log_psi[out, None],
-        samples.log_psi[out],
-    )
-    found = residuals(hamiltonian, rows, 0.0, 1.0, 1 - fraction, fraction)
-    outside = samples.counts[out].to(torch.float64) @ (found.real + found.imaginary)
-    return hamiltonian.diagonal(configs) + e_off, noise, weights, outside
-
-
-def terms(elements: Tensor, log_ratios: Tensor) -> Tensor:
-    """H_g r_g, 0 where H_g is; the real part for real psi."""
-    if not log_ratios.is_complex():
-        elements = elements.real
-    return torch.where(elements == 0, 0.0, elements * log_ratios.exp())
 
 
 def combined(approximate: Tensor, exact: Tensor, subsets: Tensor) -> tuple[Tensor, Tensor]:

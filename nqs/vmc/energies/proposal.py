@@ -18,13 +18,14 @@ size. (Blurred sampling: Wan, Wiersema & Zhang, arXiv:2603.18148; on sampling el
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.energies.estimates import Estimates
-from nqs.vmc.energies.local_energy import connected, summed
+from nqs.vmc.random_flips import flipped, movers
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.residual import Rows, residuals
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction, merged
@@ -35,47 +36,86 @@ carry of the variance is counted besides."""
 
 
 @torch.no_grad()
-def draw_around(
+def blurred_samples(
     wavefunction: Wavefunction,
     hamiltonian: Hamiltonian,
     n_samples: int,
     fraction: float,
     generator: torch.Generator,
-    *,
-    max_rows: int = 32_768,
     ranks: Ranks = ALONE,
-    products: str = "full",
-) -> Estimates:
-    """n_samples draws of q, listed once each with counts and importance, and their E_loc (U,).
+) -> Samples:
+    """n_samples draws of q, without their importance; those that symmetries connect share a row.
 
-    Draws that symmetries of both psi and the Hamiltonian connect share one row: they have the same
-    ln psi, local energy, importance and derivatives, so every average of these is unchanged.
-    fraction: eps in [0, 1); 0 samples |psi|^2 itself. Raises ValueError outside. products: of
-    the flip pass, see nqs.vmc.energies.rounding. Where nothing flips, no draw does.
-    Each rank draws its share and evaluates its share of the distinct rows; all return all of them.
+    fraction: eps in [0, 1); 0 draws |psi|^2 itself. Where nothing flips, no draw does.
     """
-    samples = drawn_around(wavefunction, hamiltonian, n_samples, fraction, generator, ranks)
-    own = ranks.share(len(samples.counts))
-    part = Samples(samples.configs[own], samples.counts[own], samples.log_psi[own])
-    elements, log_ratios = connected(wavefunction, hamiltonian, part, max_rows, products=products)
-    e_loc = ranks.gathered(summed(hamiltonian, part.configs, elements, log_ratios))
-    if fraction == 0 or not len(hamiltonian.flips):
-        return Estimates(samples, e_loc)
-    own_weights = importance(elements, log_ratios, fraction)
-    weights = ranks.gathered(own_weights)
-    samples = dataclasses.replace(samples, importance=weights)
-    kept = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
-    if len(kept) == len(weights):
-        return Estimates(samples, e_loc)
-    left_out = _left_out(hamiltonian, part, elements, log_ratios, own_weights, fraction)
-    outside = float(ranks.sum(left_out) / (weights[kept] @ samples.counts[kept].to(weights)))
-    rows, counts = at_least(ranks.size, samples.counts[kept])
-    rows = kept[rows]
-    weighted = Samples(samples.configs[rows], counts, samples.log_psi[rows], weights[rows])
-    return Estimates(weighted, e_loc[rows], outside=outside)
+    samples = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
+    configs, counts = samples.configs, samples.counts
+    if fraction > 0 and len(hamiltonian.flips):
+        configs, counts = blurred(samples, hamiltonian, fraction, generator)
+    representatives = ranks.gathered(wavefunction.representatives(configs))
+    if representatives is not configs:
+        configs, counts = merged(representatives, ranks.gathered(counts))
+        rows, counts = at_least(ranks.size, counts)
+        configs = configs[rows]
+    if configs is samples.configs:
+        return samples
+    log_psi = ranks.gathered(wavefunction.log_psi(configs[ranks.share(len(counts))]))
+    return Samples(configs, counts, log_psi)
 
 
-def _left_out(
+def blurred(
+    samples: Samples, hamiltonian: Hamiltonian, fraction: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Distinct configurations (U', N) and counts (U',) after a random flip of some of the draws."""
+    n_moved, rows = movers(samples.counts, fraction, generator)
+    n_flips = len(hamiltonian.flips)
+    choice = torch.randint(n_flips, rows.shape, generator=generator, device=rows.device)
+    configs = torch.cat([samples.configs, after_flip(hamiltonian, samples.configs[rows], choice)])
+    counts = torch.cat([samples.counts - n_moved, torch.ones_like(rows)])
+    return merged(configs[counts > 0], counts[counts > 0])
+
+
+def after_flip(hamiltonian: Hamiltonian, configs: Tensor, choice: Tensor) -> Tensor:
+    """configs (R, N) after the Hamiltonian's flip `choice` (R,) of each, where it acts."""
+    acts = hamiltonian.off_diagonal(configs).gather(1, choice[:, None]).squeeze(1) != 0  # (R,)
+    return flipped(configs, hamiltonian.flips[choice], acts)
+
+
+def importance(elements: Tensor, log_ratios: Tensor, fraction: float) -> Tensor:
+    """p / q of each row (U,), from elements and ln psi(s xor f_g) / psi(s), both (U, G).
+
+    p(s xor f_g) / p(s) = |ratio|^2: only the real part of the log ratio counts.
+    """
+    neighbours = torch.where(elements != 0, (2 * log_ratios.real).exp(), 1.0).mean(1)
+    return 1 / (1 - fraction + fraction * neighbours)
+
+
+def weighted(
+    estimates: Estimates, weights: Tensor, unweighted: Callable[[], Tensor], ranks: Ranks
+) -> Estimates:
+    """The rows of all ranks with their importance, without those that have none.
+
+    weights (U,): p / q of each row. unweighted: the sum of counts times |<s|H|psi>|^2 / q(s) over
+    this rank's rows of no weight, asked for where there are some; see `left_out`.
+    """
+    samples, noise = estimates.samples, estimates.noise
+    rows = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
+    if len(rows) == len(weights):
+        samples = dataclasses.replace(samples, importance=weights)
+        return dataclasses.replace(estimates, samples=samples)
+    norm = weights[rows] @ samples.counts[rows].to(weights)
+    outside = float(ranks.sum(unweighted()) / norm)
+    repeated, counts = at_least(ranks.size, samples.counts[rows])
+    rows = rows[repeated]
+    return Estimates(
+        Samples(samples.configs[rows], counts, samples.log_psi[rows], weights[rows]),
+        estimates.e_loc[rows],
+        None if noise is None else noise[rows],
+        outside,
+    )
+
+
+def left_out(
     hamiltonian: Hamiltonian,
     samples: Samples,
     elements: Tensor,
@@ -91,35 +131,8 @@ def _left_out(
         log_ratios[out] + samples.log_psi[out, None],
         samples.log_psi[out],
     )
-    found = residuals(hamiltonian, rows, 0.0, 1.0, 1 - fraction, fraction)
-    return samples.counts[out].to(torch.float64) @ (found.real + found.imaginary)
-
-
-@torch.no_grad()
-def drawn_around(
-    wavefunction: Wavefunction,
-    hamiltonian: Hamiltonian,
-    n_samples: int,
-    fraction: float,
-    generator: torch.Generator,
-    ranks: Ranks = ALONE,
-) -> Samples:
-    """The draws of `draw_around`, without their importance."""
-    if not 0 <= fraction < 1:
-        raise ValueError(f"flip_fraction={fraction} must be in [0, 1)")
-    samples = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
-    configs, counts = samples.configs, samples.counts
-    if fraction > 0 and len(hamiltonian.flips):
-        configs, counts = flip_some(samples, hamiltonian, fraction, generator)
-    representatives = ranks.gathered(wavefunction.representatives(configs))
-    if representatives is not configs:
-        configs, counts = merged(representatives, ranks.gathered(counts))
-        rows, counts = at_least(ranks.size, counts)
-        configs = configs[rows]
-    if configs is samples.configs:
-        return samples
-    log_psi = ranks.gathered(wavefunction.log_psi(configs[ranks.share(len(counts))]))
-    return Samples(configs, counts, log_psi)
+    parts = residuals(hamiltonian, rows, 0.0, 1.0, 1 - fraction, fraction)
+    return samples.counts[out].to(torch.float64) @ (parts.real + parts.imaginary)
 
 
 def at_least(n_rows: int, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,28 +157,3 @@ def at_least(n_rows: int, counts: Tensor) -> tuple[Tensor, Tensor]:
         counts = torch.cat([counts, counts.new_tensor([most // 2])])
         counts[place] -= most // 2
     return rows, counts
-
-
-def flip_some(
-    samples: Samples, hamiltonian: Hamiltonian, fraction: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Distinct configurations (U', N) and counts (U',) after a random flip of some of the draws."""
-    counts, flips = samples.counts, hamiltonian.flips
-    chance = torch.full(counts.shape, fraction, dtype=torch.float64, device=counts.device)
-    moved = torch.binomial(counts.to(torch.float64), chance, generator=generator).to(torch.int64)
-    rows = torch.arange(len(moved), device=moved.device).repeat_interleave(moved)
-    choice = torch.randint(len(flips), rows.shape, generator=generator, device=rows.device)
-    old = samples.configs[rows]
-    acts = hamiltonian.off_diagonal(old).gather(1, choice[:, None]) != 0  # (R, 1)
-    configs = torch.cat([samples.configs, old ^ (flips[choice] & acts)])
-    counts = torch.cat([counts - moved, torch.ones_like(rows)])
-    return merged(configs[counts > 0], counts[counts > 0])
-
-
-def importance(elements: Tensor, log_ratios: Tensor, fraction: float) -> Tensor:
-    """p / q of each row (U,), from elements and ln psi(s xor f_g) / psi(s), both (U, G).
-
-    p(s xor f_g) / p(s) = |ratio|^2: only the real part of the log ratio counts.
-    """
-    neighbours = torch.where(elements != 0, (2 * log_ratios.real).exp(), 1.0).mean(1)
-    return 1 / (1 - fraction + fraction * neighbours)

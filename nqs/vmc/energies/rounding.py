@@ -12,7 +12,7 @@ Rounding turns psi into psi (1 + eta). If ln psi of the sample itself comes from
 since H is Hermitian: the first order of the bias cancels. With ln psi(s) in full precision it is
 <psi| H eta psi>. That holds as far as eta is a function of s, as for the rounding of parameters;
 the rounding of activations depends on the order of sums too, and that part is noise of E_loc.
-`nqs.vmc.energies.precision` measures both.
+`nqs.vmc.energies.flip_precision` measures both.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Final
 
 import torch
 
-PRODUCTS: Final = ("full", "tf32", "bfloat16")
+PRECISIONS: Final = ("full", "tf32", "bfloat16")
 """full: operands as the parameters are."""
 
-BITS: Final = {"float64": 53, "full": 24, "tf32": 11, "bfloat16": 8}
+BITS: Final = {"full": 24, "tf32": 11, "bfloat16": 8}
 """Significant bits of an operand; "full" of float32 parameters."""
 
 
@@ -38,19 +38,19 @@ def cheaper(device: torch.device) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def products_in(kind: str, device: torch.device) -> Iterator[None]:
-    """Matrix products of this kind within the block, on float32 parameters; "full" changes nothing.
+def rounded_products(precision: str, device: torch.device) -> Iterator[None]:
+    """Matrix products in this precision within the block; "full" changes nothing.
 
     Parameters are rounded once a block. Raises ValueError for an unknown kind, and for TF32
     elsewhere than on a GPU.
     """
-    if kind not in PRODUCTS:
-        raise ValueError(f"products={kind!r} are unknown; allowed: {', '.join(PRODUCTS)}")
-    if kind == "tf32" and device.type != "cuda":
-        raise ValueError(f"products='tf32' exist on GPUs only, not on {device.type}")
-    if kind == "full":
+    if precision not in PRECISIONS:
+        raise ValueError(f"products in {precision!r} are unknown; allowed: {', '.join(PRECISIONS)}")
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"products in 'tf32' exist on GPUs only, not on {device.type}")
+    if precision == "full":
         yield
-    elif kind == "bfloat16":
+    elif precision == "bfloat16":
         with torch.autocast(device.type, torch.bfloat16):
             yield
     else:

@@ -32,29 +32,53 @@ from typing import final
 import torch
 from torch import Tensor
 
-from nqs.vmc.observables.measure import Connections, Measurement
+from nqs.vmc.observables.observable import (
+    Connections,
+    Observable,
+    Picture,
+    Quantity,
+    Request,
+)
 from nqs.vmc.ranks import Ranks
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples
 
 
 @final
-class Correlations(Measurement):
+class Correlations(Observable, kind="correlations"):
     """Sums over a stream of draws, for N sites."""
 
-    def __init__(self) -> None:
+    quantities = (
+        Quantity(
+            "density",
+            "1",
+            "<n_i>, chance of bit 1, (N,)",
+            Picture("sites", r"$\langle n_i\rangle$"),
+        ),
+        Quantity("density_density", "1", "<n_i n_j>, (N, N)"),
+        Quantity(
+            "connected",
+            "1",
+            "<n_i n_j> - <n_i> <n_j>, (N, N)",
+            Picture(
+                "pairs",
+                r"$\langle n_c n_j\rangle - \langle n_c\rangle\langle n_j\rangle$",
+            ),
+        ),
+    )
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
         self.n = 0
         self.sums: Tensor | None = None  # (N, N) float64, how often i and j were both 1
 
     def add(self, samples: Samples, connections: Connections) -> None:
-        """See Measurement.add."""
         bits = samples.configs.to(torch.float64)  # (U, N)
         sums = bits.T @ (samples.counts.to(torch.float64)[:, None] * bits)
         self.sums = sums if self.sums is None else self.sums + sums
         self.n += samples.n_samples
 
     def join(self, ranks: Ranks) -> None:
-        """See Measurement.join."""
         assert self.sums is not None
         self.sums = ranks.sum(self.sums)
         self.n = int(ranks.sum(torch.tensor(self.n, device=self.sums.device)))
@@ -71,6 +95,14 @@ class Correlations(Measurement):
             "density_density": pairs,
             "connected": Estimate(connected, _connected_error(self.sums, self.n)),
         }
+
+    def expectation(self, configs: Tensor, amplitudes: Tensor) -> dict[str, Tensor]:
+        """Sums of |psi(s)|^2 over the configurations that hold the bits."""
+        bits = configs.to(torch.float64)  # (M, N)
+        pairs = bits.T @ (amplitudes.abs().square().to(torch.float64)[:, None] * bits)
+        density = pairs.diagonal().clone()
+        connected = pairs - torch.outer(density, density)
+        return {"density": density, "density_density": pairs, "connected": connected}
 
 
 def _chance_error(k: Tensor, n: int) -> Tensor:

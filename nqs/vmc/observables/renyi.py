@@ -20,36 +20,34 @@ import torch
 from torch import Tensor
 
 from hamiltonians.lattices.lattice import Lattice
-from nqs.vmc.observables.measure import Connections, Measurement
+from nqs.vmc.observables.observable import Connections, Observable, Quantity, Request
 from nqs.vmc.ranks import Ranks
 from nqs.vmc.statistics import Estimate, RunningMoments
-from nqs.wavefunctions.wavefunction import Samples, Wavefunction
+from nqs.wavefunctions.wavefunction import Samples
 
 
 @final
-class RenyiEntropy(Measurement):
-    """S_2 of one or more subsystems from the pairs of a stream of draws, each draw in one pair.
+class RenyiEntropy(Observable, kind="renyi2"):
+    """S_2 of one or more subsystems from the pairs of a stream of draws, each draw in one pair."""
 
-    Args:
-        subsystems: (S, N) bool, the sites of each A.
-        generator: which draws form a pair.
-        max_rows: configurations evaluated at a time.
-    """
+    quantities = (
+        Quantity("renyi2", "nats", "second Renyi entropy -ln Tr rho_A^2 of the subsystems A"),
+    )
 
-    def __init__(
-        self,
-        wavefunction: Wavefunction,
-        subsystems: Tensor,
-        generator: torch.Generator,
-        max_rows: int = 32_768,
-    ) -> None:
-        self.wavefunction, self.generator, self.max_rows = wavefunction, generator, max_rows
-        self.subsystems = subsystems
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        assert request.subsystems is not None
+        self.subsystems = request.subsystems
         self.moments = RunningMoments()
 
+    @classmethod
+    def applies(cls, request: Request) -> bool:
+        """Where subsystems are given."""
+        return request.subsystems is not None
+
     def add(self, samples: Samples, connections: Connections) -> None:
-        """See Measurement.add; of an odd number of draws one is left out."""
-        first, second, counts = random_pairs(samples.counts, self.generator)
+        """See Observable.add; of an odd number of draws one is left out."""
+        first, second, counts = random_pairs(samples.counts, self.request.generator)
         if len(counts):
             ratios = [
                 self._ratios(samples, first, second, inside.to(samples.configs.device))
@@ -59,10 +57,12 @@ class RenyiEntropy(Measurement):
 
     def _ratios(self, samples: Samples, first: Tensor, second: Tensor, inside: Tensor) -> Tensor:
         """Real part of the swap ratio of pairs of rows (R,), for A = inside (N,) -> (R,)."""
+        wavefunction = self.request.wavefunction
+        assert wavefunction is not None
         one, other = samples.configs[first], samples.configs[second]
         swapped = torch.cat([torch.where(inside, other, one), torch.where(inside, one, other)])
         distinct, place = torch.unique(swapped, dim=0, return_inverse=True)
-        parts = [self.wavefunction.log_psi(part) for part in distinct.split(self.max_rows)]
+        parts = [wavefunction.log_psi(part) for part in distinct.split(self.request.max_rows)]
         log_psi = torch.cat(parts)[place]
         log_ratio = log_psi.view(2, -1) - samples.log_psi[torch.stack([first, second])]
         modulus = log_ratio.real.sum(0).exp()
@@ -71,7 +71,6 @@ class RenyiEntropy(Measurement):
         return modulus * log_ratio.imag.sum(0).cos()  # a complex sum with -inf would be NaN
 
     def join(self, ranks: Ranks) -> None:
-        """See Measurement.join."""
         self.moments.join(ranks)
 
     def estimates(self) -> dict[str, Estimate]:
@@ -79,9 +78,31 @@ class RenyiEntropy(Measurement):
         purity = self.moments.estimate()
         return {"renyi2": Estimate(-purity.value.log(), purity.error / purity.value)}
 
+    def expectation(self, configs: Tensor, amplitudes: Tensor) -> dict[str, Tensor]:
+        """-ln sum of the fourth powers of the Schmidt values of psi (states of A, of the rest)."""
+        entropies = []
+        for inside in self.subsystems:
+            rows, columns = (
+                torch.unique(configs[:, part], dim=0, return_inverse=True)[1]
+                for part in (inside, ~inside)
+            )
+            matrix = amplitudes.new_zeros(int(rows.max()) + 1, int(columns.max()) + 1)
+            matrix[rows, columns] = amplitudes
+            entropies.append(-torch.linalg.svdvals(matrix).to(torch.float64).pow(4).sum().log())
+        return {"renyi2": torch.stack(entropies)}
+
     def coordinates(self) -> dict[str, Tensor]:
         """The subsystems."""
         return {"renyi2": self.subsystems}
+
+    @classmethod
+    def entries(
+        cls, name: str, value: Tensor, error: Tensor, coordinates: Tensor | None
+    ) -> list[tuple[str, float, float]]:
+        """One for each subsystem."""
+        assert coordinates is not None
+        texts = [f"Renyi entropy S2, {int(inside.sum())} sites" for inside in coordinates]
+        return list(zip(texts, value.tolist(), error.tolist(), strict=True))
 
 
 def random_pairs(counts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

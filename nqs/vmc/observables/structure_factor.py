@@ -13,8 +13,15 @@ from typing import final
 import torch
 from torch import Tensor
 
-from nqs.vmc.observables.measure import Connections, Measurement
-from nqs.vmc.ranks import ALONE, Ranks
+from nqs.vmc.observables.momenta import momentum_grid
+from nqs.vmc.observables.observable import (
+    Connections,
+    Observable,
+    Picture,
+    Quantity,
+    Request,
+)
+from nqs.vmc.ranks import Ranks
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples
 
@@ -23,24 +30,24 @@ LAUNCH_NUMBERS = 2**21
 
 
 @final
-class StructureFactor(Measurement):
-    """Sums over a stream of draws.
+class StructureFactor(Observable, kind="structure_factor"):
+    """Sums over a stream of draws, for the k points (..., d) of `momentum_grid`."""
 
-    Args:
-        momenta: k points (..., d).
-        positions: r_i (N, d).
-        ranks: who else adds draws, at least once each.
-    """
+    quantities = (
+        Quantity(
+            "structure_factor",
+            "1",
+            "(1/N) <|sum_i exp(i k r_i) (n_i - <n_i>)|^2>",
+            Picture("momenta", "S"),
+        ),
+    )
 
-    def __init__(
-        self,
-        momenta: Tensor,
-        positions: Tensor,
-        device: torch.device,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        self.ranks = ranks
-        self.momenta, self.n_sites = momenta, len(positions)
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        assert request.lattice is not None
+        positions, device = request.lattice.positions, request.hamiltonian.flips.device
+        self.momenta = momenta = momentum_grid(request.lattice)
+        self.n_sites = len(positions)
         phases = positions @ momenta.flatten(0, -2).T  # (N, M)
         self.waves = torch.cat([phases.cos(), phases.sin()], dim=1).to(device)  # (N, 2 M)
         self.n = 0
@@ -49,11 +56,15 @@ class StructureFactor(Measurement):
         self.first = phases.new_zeros(3, n_momenta, device=device)
         self.second = phases.new_zeros(3, 3, n_momenta, device=device)
 
+    @classmethod
+    def applies(cls, request: Request) -> bool:
+        """Where the sites have positions."""
+        return request.lattice is not None
+
     def add(self, samples: Samples, connections: Connections) -> None:
-        """See Measurement.add."""
         bits, counts = samples.configs.to(torch.float64), samples.counts.to(torch.float64)
         if self.reference is None:
-            self.reference = self.ranks.broadcast(samples.weights @ bits)
+            self.reference = self.request.ranks.broadcast(samples.weights @ bits)
         rows = max(1, LAUNCH_NUMBERS // self.first.shape[1])
         deviations = bits - self.reference  # (U, N)
         for part, drawn in zip(deviations.split(rows), counts.split(rows), strict=True):
@@ -66,7 +77,6 @@ class StructureFactor(Measurement):
         self.n += samples.n_samples
 
     def join(self, ranks: Ranks) -> None:
-        """See Measurement.join."""
         self.first, self.second = ranks.sum(self.first), ranks.sum(self.second)
         self.n = int(ranks.sum(torch.tensor(self.n, device=self.first.device)))
 
@@ -85,6 +95,13 @@ class StructureFactor(Measurement):
         shape = self.momenta.shape[:-1]
         scaled = ((x / self.n_sites).view(shape) for x in (value, error))
         return {"structure_factor": Estimate(*scaled)}
+
+    def expectation(self, configs: Tensor, amplitudes: Tensor) -> dict[str, Tensor]:
+        """(1/N) sum_s |psi(s)|^2 |sum_i exp(i k r_i) (n_i - <n_i>)|^2."""
+        weights, bits = amplitudes.abs().square().to(torch.float64), configs.to(torch.float64)
+        real, imag = ((bits - weights @ bits) @ self.waves.to(bits)).chunk(2, dim=1)  # (M, K) each
+        value = weights @ (real.square() + imag.square()) / self.n_sites
+        return {"structure_factor": value.view(self.momenta.shape[:-1])}
 
     def coordinates(self) -> dict[str, Tensor]:
         """The k points."""
