@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from hamiltonians import Heisenberg
 from hamiltonians.exact import basis, dense_matrix, ground_state
-from hamiltonians.lattices.characters import with_character
+from hamiltonians.lattices.characters import odd_under
 from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Positions, Square
 from hamiltonians.lattices.symmetry_group import SymmetryGroup, bit_words, smallest
 from nqs.wavefunctions.symmetrised import Symmetrised
@@ -373,24 +373,24 @@ def test_moves_with_dtype_and_keeps_the_bases_parameters() -> None:
 def test_an_odd_ground_state_needs_its_character() -> None:
     """Heisenberg ring of 6: momentum pi, odd under the spin flip and the mirror between two sites.
 
-    With these signs the average over the group leaves the state as it is; without them, or with
-    one of them, it is another one of higher energy.
+    With these characters the average over the group leaves the state as it is; with others it is
+    another one of higher energy.
     """
     ring = Chain(6, True)
-    hamiltonian = Heisenberg(ring)
+    hamiltonian = Heisenberg(ring, marshall=False)
     exact = ground_state(hamiltonian, n_up=3)
     inside = basis(6).sum(1) == 3
     vector = torch.zeros(64, dtype=torch.complex128)
     vector[inside] = torch.from_numpy(exact.state).to(vector.dtype)
     group = ring.space_group() * SymmetryGroup.spin_flip(6)
     matrix = torch.from_numpy(dense_matrix(hamiltonian)).to(vector.dtype)
-    odd = {"shift_x": -1, "spin_flip": -1, "mirror90": -1}
-    for signs in (odd, {}, {"shift_x": -1}):
-        psi = Symmetrised(ComplexTable(vector), with_character(group, ring, signs))
+    right = ["shift_x", "spin_flip", "mirror90"]
+    for odd in (right, [], ["shift_x"]):
+        psi = Symmetrised(ComplexTable(vector), odd_under(group, ring, odd))
         amplitudes = psi.log_psi(basis(6)).exp()
         amplitudes[~inside] = 0.0
         energy = float((amplitudes.conj() @ matrix @ amplitudes).real)
-        if signs == odd:
+        if odd == right:
             assert energy == pytest.approx(exact.energy, abs=1e-9)
         else:
             assert energy > exact.energy + 1
