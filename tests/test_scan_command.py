@@ -21,8 +21,10 @@ import torch
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
-from nqs.ground_states import run as ground_state_run
-from nqs.runfolder import digests
+from nqs.ground_states import ground_state_run
+from nqs.runfolder import digests, resumable_run
+from nqs.runfolder.progress import Record
+from nqs.runfolder.resumable_run import check_finite
 from nqs.scans import folder as scan_folder
 from nqs.scans import run as scans
 
@@ -180,15 +182,14 @@ def test_warm_starts_both_ways() -> None:
 def test_a_failed_point_loses_no_other(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check = ground_state_run.check_finite
     broken = [True]
 
-    def poisoned(record: Any) -> None:
-        if broken and record.step == 2 and os.environ["DELTA"] == "0.5":
+    def poisoned(record: Record, names: Sequence[str]) -> None:
+        if broken and record["step"] == 2 and os.environ["DELTA"] == "0.5":
             raise FloatingPointError("the energy of step 2 is not finite")
-        check(record)
+        check_finite(record, names)
 
-    monkeypatch.setattr(ground_state_run, "check_finite", poisoned)
+    monkeypatch.setattr(resumable_run, "check_finite", poisoned)
     run = scans.run
 
     def watched(config: Any, command: Any) -> int:
@@ -277,11 +278,11 @@ def test_a_signal_stops_the_scan(
     assert scan(*GRID, "scan.dir=whole") == 0
     handlers = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        check, run = ground_state_run.check_finite, scans.run
+        run = scans.run
 
-        def stopped_in_a_step(record: Any) -> None:
-            check(record)
-            if record.step == 5 and (Path("scan") / HALF_WAY).exists():
+        def stopped_in_a_step(record: Record, names: Sequence[str]) -> None:
+            check_finite(record, names)
+            if record["step"] == 5 and (Path("scan") / HALF_WAY).exists():
                 signal.raise_signal(signal.SIGTERM)
 
         def stopped_before(config: Any, command: Any) -> int:
@@ -290,7 +291,7 @@ def test_a_signal_stops_the_scan(
             return run(config, command)
 
         if where == "in a step":
-            patch.setattr(ground_state_run, "check_finite", stopped_in_a_step)
+            patch.setattr(resumable_run, "check_finite", stopped_in_a_step)
         else:
             patch.setattr(scans, "run", stopped_before)
         assert scan(*GRID, "scan.dir=scan") == 128 + signal.SIGTERM

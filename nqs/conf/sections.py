@@ -41,7 +41,7 @@ def from_mapping(section: type[S], mapping: Any, prefix: str = "") -> S:
         key = _dotted(prefix, name)
         if name in mapping:
             values[name] = _convert(mapping[name], hints[name], key)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             raise InputError(f"{key}: missing; {documentation(section)[name]}")
     return section(**values)
 

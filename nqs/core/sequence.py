@@ -286,3 +286,21 @@ def check_continuation(model: SequenceModel, inputs: Tensor, state: SequenceStat
     if start + n_own > model.max_length:
         raise ValueError(f"position {start + n_own} is beyond max_length={model.max_length}")
     return start
+
+
+@torch.no_grad()
+def state_numbers(model: SequenceModel, length: int) -> int:
+    """Numbers in the state of one row with room for `length` tokens, once it has read one."""
+    token = torch.full((1, 1), model.vocab_size - 1, device=model.head.weight.device)
+    return _numbers_in(model(token, model.start(1, length))[1])
+
+
+def _numbers_in(state: Any) -> int:
+    """Of all tensors in nested containers and objects."""
+    if isinstance(state, Tensor):
+        return state.numel()
+    if isinstance(state, Mapping):
+        return sum(map(_numbers_in, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(_numbers_in, state))
+    return _numbers_in(vars(state)) if hasattr(state, "__dict__") else 0

@@ -20,6 +20,7 @@ from nqs.ground_states.build import EXACT_GIGABYTES, Job
 from nqs.ground_states.config import RESUMABLE
 from nqs.ground_states.evaluations import evaluated, remarks, start_evaluation
 from nqs.ground_states.judgement import Judgement, warning_about
+from nqs.ground_states.older_config import current
 from nqs.ground_states.run_file import REQUIRED, check_evaluation
 from nqs.ground_states.run_folder import portable
 from nqs.ground_states.saved_state import restore_optimizer
@@ -69,6 +70,9 @@ class GroundStateRun(ResumableRun):
     @property
     def generator(self) -> torch.Generator:
         return self.job.generator
+
+    def current(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
+        return current(written)
 
     def saved_config(self) -> dict[str, Any]:
         return portable(self.job.config)
@@ -136,10 +140,10 @@ class GroundStateRun(ResumableRun):
         self.evaluation, self.status = evaluation, self.ended
         self.report(self.status)
         code = self._compare() if self.job.exact else 0
-        result = self.report(self.status)
-        if not self._draw(result):
-            result = self.report(self.status)
-        for line in summary.lines(result):
+        self.report(self.status)
+        if not self.draw():
+            self.report(self.status)
+        for line in summary.lines(self.result):
             self.log.say(line)
         return code
 
@@ -155,10 +159,12 @@ class GroundStateRun(ResumableRun):
         done = self._attempt("comparison", diagonalise)
         return 0 if done or shown(job.config.train.exact) != "true" else 1
 
-    def _draw(self, result: dict[str, Any]) -> bool:
-        """Whether the picture of the run in a folder is there."""
+    def draw(self) -> bool:
+        """Draws the picture of a run in a folder; returns whether that went well."""
         path = self.path
-        return path is None or self._attempt("picture", lambda: draw(path, self.content, result))
+        return path is None or self._attempt(
+            "picture", lambda: draw(path, self.content, self.result)
+        )
 
     def _attempt(self, name: str, action: Callable[[], None]) -> bool:
         """Whether an action went well that the result does not depend on; if not, a note says

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from nqs.conf.kinds import Selection
-from nqs.core.sequence import SequenceModel
+from nqs.core.sequence import state_numbers
 from nqs.ground_states.config import Config
-from nqs.runfolder.memory import refuse_if_larger, room
+from nqs.runfolder.memory import Allocations, refuse_if_larger, room
 from nqs.wavefunctions.autoregressive import Autoregressive
 
 PROGRAM: Final = 0.35e9
@@ -85,24 +83,6 @@ def sizes_of(wavefunction: Autoregressive, n_flips: int) -> Sizes:
     )
 
 
-@torch.no_grad()
-def state_numbers(core: SequenceModel, n_patches: int) -> int:
-    """Numbers in the state of one row with room for all patches, once it has read the start."""
-    start = torch.full((1, 1), core.vocab_size - 1)
-    return numbers_in(core(start, core.start(1, n_patches))[1])
-
-
-def numbers_in(state: Any) -> int:
-    """Of all tensors in nested containers and objects."""
-    if isinstance(state, Tensor):
-        return state.numel()
-    if isinstance(state, Mapping):
-        return sum(map(numbers_in, state.values()))
-    if isinstance(state, list | tuple):
-        return sum(map(numbers_in, state))
-    return numbers_in(vars(state)) if hasattr(state, "__dict__") else 0
-
-
 def check_sites(n_sites: int, key: str) -> None:
     """Raises InputError for a lattice whose pairs do not fit: distances, interactions, bonds."""
     refuse_if_larger(f"{n_sites} sites", {key: PROGRAM + pairs(n_sites)}, room())
@@ -117,32 +97,8 @@ def guarded_network(model: Selection, itemsize: int) -> Iterator[None]:
         needed = PROGRAM + COPIES * float(itemsize) * n_numbers
         refuse_if_larger(f"{n_numbers:.3g} parameters and more", {width(model): needed}, room())
 
-    with _Allocations(check):
+    with Allocations(check):
         yield
-
-
-class _Allocations(TorchFunctionMode):
-    """Calls `check` with the numbers that were asked for so far before each array is made.
-
-    Parameters of torch's modules are arrays of torch.empty, zeros, randn ... of a size.
-    """
-
-    MAKERS: Final = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full)
-
-    def __init__(self, check: Callable[[int], None]) -> None:
-        super().__init__()
-        self._check = check
-        self._n_numbers = 0
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func in self.MAKERS:
-            size = (kwargs or {}).get("size", args[0] if args else ())
-            size = size if isinstance(size, tuple | list) else args
-            self._n_numbers += math.prod(n for n in size if isinstance(n, int))
-            self._check(self._n_numbers)
-        return func(*args, **(kwargs or {}))
 
 
 def check_run(config: Config, sizes: Sizes, device: torch.device, n_processes: int) -> None:

@@ -5,12 +5,14 @@ Without it the system ends the process, often after minutes, and without a word.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from nqs.errors import InputError
 
@@ -46,3 +48,27 @@ def refuse_if_larger(what: str, terms: Mapping[str, float], room: float) -> None
             f"{key}: {what} would take about {amount / 1e9:.3g} GB of memory, there are "
             f"{room / 1e9:.3g} GB for this process; make it smaller"
         )
+
+
+class Allocations(TorchFunctionMode):
+    """Calls `check` with the numbers that were asked for so far before each array is made.
+
+    Parameters of torch's modules are arrays of torch.empty, zeros, randn ... of a size.
+    """
+
+    MAKERS: Final = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full)
+
+    def __init__(self, check: Callable[[int], None]) -> None:
+        super().__init__()
+        self._check = check
+        self._n_numbers = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in self.MAKERS:
+            size = (kwargs or {}).get("size", args[0] if args else ())
+            size = size if isinstance(size, tuple | list) else args
+            self._n_numbers += math.prod(n for n in size if isinstance(n, int))
+            self._check(self._n_numbers)
+        return func(*args, **(kwargs or {}))

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from nqs.conf.sections import flatten
+from nqs.conf.words import merged
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.commands.config import EXAMPLES, RESUMABLE, Config, merged
+from nqs.crystal.commands.config import RESUMABLE, Config, current
 from nqs.crystal.datasets import inputs
+from nqs.crystal.datasets.data_config import EXAMPLES
 from nqs.crystal.datasets.splits import build_tokeniser
 from nqs.crystal.model.cores import build_core
 from nqs.crystal.tokens.tokeniser import Tokeniser
@@ -48,7 +50,7 @@ def saved_mapping(path: Path) -> dict[str, Any]:
             f"{path}: a run from before the coordinate tokeniser wrote the formula first; its "
             f"tokens cannot be read any more, train it again"
         )
-    return mapping
+    return current(mapping)
 
 
 def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
@@ -59,7 +61,7 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
     mapping = saved_mapping(path)
     saved = flatten(mapping)
     permitted = folder.permitted_changes(path, saved, changes, RESUMABLE, _is_same)
-    changed = merged(mapping, permitted, [*saved, *RESUMABLE])
+    changed = merged(mapping, permitted)
     return Config.from_dict(changed | {"run": {"dir": str(path), "resume": True}})
 
 
@@ -95,7 +97,12 @@ def read_trained(path: Path, device: str = "auto") -> Trained:
     ).to(where)
     content = history.read(path / "run.h5")
     saved = checkpoint.newest(
-        path / "checkpoints", portable(config), where, warn=print, resumable=RESUMABLE
+        path / "checkpoints",
+        portable(config),
+        where,
+        warn=print,
+        resumable=RESUMABLE,
+        current=current,
     )
     content.truncate(0 if saved is None else saved["step"], path)
     if saved is None:

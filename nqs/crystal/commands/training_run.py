@@ -18,14 +18,13 @@ from typing import Any, Final, final
 import torch
 
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.commands.config import RESUMABLE, Config
+from nqs.crystal.commands.config import RESUMABLE, Config, current
 from nqs.crystal.commands.learning_curve import save_curve
 from nqs.crystal.commands.run_folder import portable
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.data import Encoded, Tasks
 from nqs.crystal.datasets.splits import NO_CRYSTAL, LeftOut, build_tokeniser, left_out_table, load
 from nqs.crystal.model import memory
-from nqs.crystal.model.cores import build_core
 from nqs.crystal.model.training import COLUMNS, Training, build_optimizer, train
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.runfolder import checkpoint, environment, folder, summary
@@ -85,14 +84,15 @@ def build(config: Config) -> Job:
     if config.run.resume:
         assert config.run.dir is not None
         inputs.check_vocabulary(Path(config.run.dir), tokeniser)
-        inputs.check(Path(config.run.dir), config)
-    loaded = load(config, tokeniser)
+        inputs.check(Path(config.run.dir), config.data)
+    loaded = load(config.data, config.seed, tokeniser)
     n_tokens, most = len(tokeniser.vocabulary), tokeniser.max_length
     in_all = sum(len(crystal.body) for crystal in loaded.train)
     batch_tokens = min(config.data.batch_tokens, in_all)
-    memory.check_training(config.model, n_tokens, most, batch_tokens, device)
     parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
-    core = build_core(config.model, n_tokens, most, parameters).to(device)
+    core = memory.guarded_core(
+        config.model, n_tokens, most, parameters, batch_tokens=batch_tokens, device=device
+    ).to(device)
     generator = build_generator(config.seed, "batches", torch.device("cpu"))
     return Job(
         config,
@@ -101,7 +101,7 @@ def build(config: Config) -> Job:
         loaded.validation,
         Training(core, build_optimizer(core, config.optimizer), generator),
         device,
-        inputs.describe(config, tokeniser),
+        inputs.describe(config.data, tokeniser),
         loaded.left_out,
         loaded.notes,
     )
@@ -114,7 +114,7 @@ def open_folder(session: TrainingRun, command: Sequence[str]) -> Path:
     entry = environment.session(command, config.seed, config.device)
     if not config.run.resume:
         name = Path(config.data.train).name.split(".")[0]
-        stem = f"crystal-{name}-{config.model.core}"
+        stem = f"crystal-{name}-{config.model.name.replace(':', '-')}"
 
         def fill(path: Path) -> None:
             inputs.write(path, job.tables)
@@ -173,6 +173,9 @@ class TrainingRun(ResumableRun):
     def generator(self) -> torch.Generator:
         return self.job.training.generator
 
+    def current(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
+        return current(written)
+
     def saved_config(self) -> dict[str, Any]:
         return portable(self.job.config)
 
@@ -192,7 +195,7 @@ class TrainingRun(ResumableRun):
         return [
             f"{len(job.crystals)} crystals, {n_tokens} tokens; {len(job.validation)} for "
             "validation",
-            f"{model.core}, {job.n_parameters} parameters, {len(job.tokeniser.vocabulary)} tokens, "
+            f"{model.name}, {job.n_parameters} parameters, {len(job.tokeniser.vocabulary)} tokens, "
             f"on {job.device}",
             *job.notes,
         ]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.commands.config import OptimizerConfig
 from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, plain_batches
+from nqs.crystal.model.optimizer_config import OptimizerConfig
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.runfolder.history import SECONDS, STEP, Column
 from nqs.runfolder.schedules import Schedule
