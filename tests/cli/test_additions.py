@@ -163,15 +163,13 @@ def test_a_network() -> None:
     assert len(summary(run)["later_evaluations"]) == 1
 
 
-@pytest.mark.parametrize("launcher", ["sequential", "joblib"])
-def test_the_command_finds_modules_beside_the_user(launcher: str) -> None:
+def test_the_command_finds_modules_beside_the_user() -> None:
     """As the console script starts it, which has not the current folder on its path; and so do the
     processes of a scan."""
-    if launcher == "joblib":
-        pytest.importorskip("joblib")
+    pytest.importorskip("joblib")
     script = "import sys; from nqs.__main__ import main; sys.exit(main())"
     words = ["scan", "hamiltonian=clusters:Clusters", *SMALL, *PTF, "train.steps=1", "seed=1,2"]
-    words += [f"launcher={launcher}", "scan.repeat=false", "scan.dir=scan"]
+    words += ["launcher=joblib", "launcher.n_jobs=2", "scan.repeat=false", "scan.dir=scan"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", script, *words]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
