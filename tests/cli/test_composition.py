@@ -1,4 +1,4 @@
-"""Words to configurations: kinds, references, keys of earlier versions; how a program was started."""
+"""Words to configurations: kinds, references, earlier keys; how a program was started."""
 
 from __future__ import annotations
 
