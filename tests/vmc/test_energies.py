@@ -32,6 +32,9 @@ def eigenvector(kind: str) -> tuple[Wavefunction, Hamiltonian, float]:
     if kind != "near_flips":
         return exact_table(RYDBERG), RYDBERG, ground_state(RYDBERG).energy
     psi = network("ptf", Square(2, 3), random=False)
+    with torch.no_grad():  # the bias alone is left
+        for parameter in psi.core.head.parameters():
+            parameter.zero_()
     psi.set_product_state(torch.full((6,), 0.5, dtype=torch.float64))
     return psi, TransverseFieldIsing(Square(2, 3), J=0.0, h=1.5), -9.0
 
