@@ -22,8 +22,8 @@ from benchmarks.arguments import Parser, whole_number
 from nqs.crystal.datasets.tables import read_table
 from nqs.crystal.structures.structure import CrystalError, Structure
 from nqs.crystal.structures.symmetry import canonical
+from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
-from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
 
 RETURNED = "came back"
 
@@ -97,11 +97,13 @@ def print_counts(counts: Counter[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description="Crystals to tokens and back: counts by reason.")
     parser.add_argument("tables", nargs="+", metavar="TABLE", help=".csv, .csv.gz, .cif, folder")
-    parser.add_argument("--tokeniser", action="append", choices=TOKENISERS, help="default: all")
+    parser.add_argument(
+        "--tokeniser", action="append", choices=list(TOKENISERS.kinds), help="default: all"
+    )
     parser.add_argument("--max-atoms", type=whole_number, default=80, help="atoms in a cell")
     parser.add_argument("--limit", type=whole_number, help="rows of each table; default: all")
     options = parser.parse_args(arguments)
-    names = options.tokeniser or TOKENISERS
+    names = options.tokeniser or names
     try:
         tokenisers = [make_tokeniser(name, options.max_atoms) for name in names]
         for path in options.tables:

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.tables import aligned, write_csv
-from nqs.core.decoding import draw
+from nqs.conf.kinds import Selection
+from nqs.core.decoding import draw_tokens
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.commands.config import ModelConfig
-from nqs.crystal.model.cores import build_core
+from nqs.crystal.model.cores import build_core, core_choice
 from nqs.crystal.model.generation import Filters, Request, generate
+from nqs.crystal.tokens import make_tokeniser
 from nqs.crystal.tokens.tokeniser import Conditions
-from nqs.crystal.tokens.tokenisers import make_tokeniser
 
 COLUMNS = ("program", "tokens", "crystals", "seconds", "crystals_per_second", "times_faster")
 
@@ -102,7 +102,7 @@ def time_ours(model: SequenceModel, n_crystals: int, n_tokens: int) -> float:
     last = torch.zeros(n_crystals, dtype=torch.int64)
     for _ in range(n_tokens):
         logits, state = model(last[:, None], state)
-        last = draw(logits[:, -1].log_softmax(-1), generator)
+        last = draw_tokens(logits[:, -1].log_softmax(-1), generator)
     return time.perf_counter() - begin
 
 
@@ -120,9 +120,9 @@ def time_coordinates(args: argparse.Namespace) -> tuple[float, int]:
     return time.perf_counter() - begin, len(samples[0].tokens) - 1
 
 
-def model_config(args: argparse.Namespace) -> ModelConfig:
+def model_config(args: argparse.Namespace) -> Selection:
     """Ours of the same size."""
-    return ModelConfig(d_model=args.width, n_layers=args.layers, n_heads=args.heads)
+    return core_choice(d_model=args.width, n_layers=args.layers, n_heads=args.heads)
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.instances import Instance
 from benchmarks.measurement import enough_samples
 from benchmarks.programs import Ours
-from hamiltonians.exact.diagonalisation import GroundState, chunks, ground_state
+from hamiltonians.exact import GroundState, chunks, ground_state
 from nqs.ground_states.build import EXACT_GIGABYTES, Job
 from nqs.vmc.evaluation import Evaluation
 from nqs.vmc.statistics import Estimate

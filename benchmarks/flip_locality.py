@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import train
+from nqs.cli.train import load_config
 
 # isort: split
 import torch
@@ -46,9 +46,9 @@ from nqs.ground_states.build import (
     build_lattice,
     start_from_product_state,
 )
-from nqs.ground_states.run import advance
+from nqs.ground_states.ground_state_run import advance
+from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.start import network, read_wavefunction
-from nqs.runfolder import folder
 from nqs.vmc.energies import Blurred, NearFlips
 from nqs.vmc.energies.local_energy import terms
 from nqs.vmc.energies.near_flips import combined, random_subsets
@@ -121,7 +121,7 @@ class Terms:
 def trained(side: int, n_steps: int, number: int) -> State:
     """The default run on a side x side array after n_steps steps."""
     words = [f"lattice.Lx={side}", f"lattice.Ly={side}", f"train.steps={n_steps}", f"seed={number}"]
-    job = build(train.load_config(words))
+    job = build(load_config(words))
     start_from_product_state(job)
     advance(job, 0, lambda record: False)
     return State(f"{side}x{side}", network(job.wavefunction), job.hamiltonian, n_steps)
@@ -130,7 +130,7 @@ def trained(side: int, n_steps: int, number: int) -> State:
 def of_run(path: Path) -> State:
     """The newest checkpoint of a run. Raises ValueError if there is none, and for symmetrised
     states, which have no near flips."""
-    config = folder.read_config(path)
+    config = read_config(path)
     psi, step = read_wavefunction(path, config)
     if not isinstance(psi, Autoregressive):
         raise ValueError(f"{path}: trained with symmetries; give a run without")

@@ -24,7 +24,9 @@ from benchmarks.matmul import synchronise
 from benchmarks.tables import aligned, write_csv
 from nqs.errors import InputError
 from nqs.ground_states.build import Job, build
-from nqs.runfolder import checkpoint, folder
+from nqs.ground_states.run_folder import read_config
+from nqs.ground_states.saved_state import newest_checkpoint
+from nqs.runfolder import checkpoint
 from nqs.vmc.energies.flip_precision import rounding
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.energies.proposal import blurred_samples
@@ -40,9 +42,9 @@ SEED = 7
 
 def trained(path: Path) -> tuple[Job, int]:
     """The job of a run with the parameters of its newest checkpoint, and that one's step."""
-    config = folder.read_config(path)
+    config = read_config(path)
     job = build(config)
-    saved = checkpoint.newest(path / "checkpoints", folder.portable(config), job.device, warn=print)
+    saved = newest_checkpoint(path, config, job.device)
     if saved is None:
         raise InputError(f"{path}: holds no checkpoint yet")
     checkpoint.restore(job.wavefunction, saved)

@@ -210,7 +210,7 @@ def update_flops(psi: Autoregressive, n_rows: int, optimizer: Optimizer) -> tupl
         gram = _gram(n_parameters, size) + 2 * means + joined  # O^T e beside the mean
         return passes + formed, gram, _solve(n_parameters) + 4 * n_parameters**2
     held = size * sum(p.nbytes for p in parameters)
-    keep = held <= optimizer.max_bytes / 2
+    keep = held <= optimizer.workspace.max_bytes / 2
     jacobian = formed + passes * _repetitions(psi, n_rows, optimizer, held if keep else 0)
     gram = _gram(size, n_parameters) + 2 * means + (means if keep else 0)  # the mean, O delta
     jacobian += 0 if keep else gradient  # O^T a is one more backward pass
@@ -229,7 +229,7 @@ def _repetitions(
     device = psi.closed.device
     configs = torch.zeros(n_rows, psi.n_sites, dtype=torch.bool, device=device)
     row_bytes = bytes_per_row(psi, configs)
-    free = optimizer.max_bytes - kept_bytes
+    free = optimizer.workspace.max_bytes - kept_bytes
     if kept_bytes and n_rows * row_bytes.record > 3 / 8 * free:
         return 1  # whole rows, in chunks whose record fits
     jacobians = LayerJacobians(psi, configs, max_bytes=3 / 4 * free, row_bytes=row_bytes)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.programs import Program
-from hamiltonians.exact.diagonalisation import Product, basis
+from hamiltonians.exact import Product, basis
 from hamiltonians.hamiltonian import Hamiltonian
 
 ENUMERATED_SITES = 16

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nqs.ground_states.build import Job, build, start_from_product_state
 from nqs.ground_states.config import Config
-from nqs.ground_states.run import advance
+from nqs.ground_states.ground_state_run import advance
 from nqs.runfolder.machine import build_generator
 from nqs.vmc.evaluation import Evaluation, evaluate
 

@@ -34,8 +34,8 @@ from hamiltonians.lattices.lattice import Square
 from nqs.core.recurrent import Recurrent
 from nqs.core.transformer import Transformer
 from nqs.vmc.energies.local_energy import local_energies
+from nqs.vmc.optimizers import Adam
 from nqs.vmc.optimizers.gradient import add_to_parameters
-from nqs.vmc.optimizers.optimizer import Adam
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 
@@ -91,6 +91,7 @@ class Ours:
                 n_layers=2,
                 n_heads=8,
                 d_ff=case.d_ff,
+                attention="softmax",
                 activation="relu",
                 generator=init,
             )
@@ -99,7 +100,7 @@ class Ours:
         self.psi = Autoregressive(core, patches).to(self.device)
         self.hamiltonian = Rydberg(lattice, V=7.0, delta=1.0, Omega=1.0).to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.optimizer = Adam(5e-4)
+        self.optimizer = Adam(5e-4, schedule="constant")
         self.n_samples = n_samples
 
     def step(self) -> dict[str, float]:

@@ -25,8 +25,6 @@ from nqs.runfolder.machine import build_generator
 from nqs.vmc.evaluation import Evaluation, evaluate
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
-from nqs.vmc.optimizers.schedules import Schedule
-from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.product_state import product_state
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -75,15 +73,8 @@ class Trial:
             generator=self._generator("parameters", torch.device("cpu")),
         )
         hamiltonian = Rydberg(lattice, **COUPLINGS)
-        self.optimizer = NaturalGradient(
-            time_step(hamiltonian),
-            diagonal_shift=5e-3,
-            max_norm=0.25,
-            implicit=True,
-            schedule=Schedule("cosine", total_steps=n_steps, final_fraction=0.05),
-            shift_schedule=Schedule("exponential", total_steps=n_steps, final_fraction=0.05),
-            memory_gb=memory_gb,
-        )
+        optimizer = NaturalGradient(memory_gb=memory_gb)
+        self.optimizer = optimizer.prepare(hamiltonian, n_steps=n_steps)
         self.psi = Autoregressive(core, patches).to(DTYPES[setting.dtype]).to(self.device)
         self.hamiltonian = hamiltonian.to(self.device)
         self.generator = self._generator("samples", self.device)
@@ -173,7 +164,7 @@ def timed(trial: Trial, n_steps: int, seconds: float) -> Steps:
 PARTS: dict[str, tuple[str, ...]] = {
     "sampling": ("sample",),
     "flips": ("log_psi_flipped",),
-    "jacobian": ("panels", "whole_jacobian", "pull_back", "bytes_per_row"),
+    "jacobian": ("panels", "whole_jacobian", "_backward_product", "bytes_per_row"),
     "gram": ("add_gram", "centre"),
     "solve": ("solve_shifted",),
 }

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import symmetry_test
+from hamiltonians.lattices.isometries import translation, translation_steps
 from hamiltonians.lattices.lattice import Lattice
 
 MAX_TRIED: Final = 4_096
@@ -59,37 +60,20 @@ def _joined(labels: Tensor, permutation: Tensor) -> Tensor:
 
 
 def _candidates(lattice: Lattice) -> Iterator[Tensor]:
-    """Symmetries (N,) of the lattice: generators first, then all others if they are few."""
-    point = lattice.point_group()
-    steps = [length if periodic else 1 for length, periodic in _directions(lattice)]
+    """Symmetries (N,) of the lattice: a generating set first, then the others if few."""
+    point = lattice.point_group().permutations
+    n_x, n_y = translation_steps(lattice)
     shifts = [(1, 0), (0, 1), (1, 1), (1, -1)]
-    shifts += [(d, 0) for d in _divisors(steps[0])] + [(0, d) for d in _divisors(steps[1])]
+    shifts += [(d, 0) for d in _divisors(n_x)] + [(0, d) for d in _divisors(n_y)]
     for x, y in shifts:
-        yield _translation(lattice, x % steps[0], y % steps[1])
+        yield translation(lattice, x % n_x, y % n_y)
     yield from point
-    if steps[0] * steps[1] * len(point) > MAX_TRIED:
+    if n_x * n_y * len(point) > MAX_TRIED:
         return
-    for x in range(steps[0]):
-        for y in range(steps[1]):
-            translation = _translation(lattice, x, y)
-            for row in point:
-                yield translation[row]
-
-
-def _directions(lattice: Lattice) -> list[tuple[int, bool]]:
-    """Cells in each of two directions, and whether it is periodic."""
-    if lattice.shape is None:
-        return [(1, False), (1, False)]
-    return list(zip(lattice.shape, lattice.periodic, strict=True))
+    for x in range(n_x):
+        for y in range(n_y):
+            yield from translation(lattice, x, y)[point]
 
 
 def _divisors(length: int) -> list[int]:
     return [d for d in range(2, length) if length % d == 0]
-
-
-def _translation(lattice: Lattice, x: int, y: int) -> Tensor:
-    """(N,) where each site goes when all move by (x, y) cells."""
-    sites = torch.arange(lattice.n_sites)
-    if lattice.shape is None:
-        return sites
-    return sites.reshape(*lattice.shape, lattice.n_basis).roll((-x, -y), (0, 1)).flatten()

@@ -24,33 +24,62 @@ wavefunction can be its ground state. Flips, elements and wavefunctions are thos
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 import torch
 from torch import Tensor
 
 from hamiltonians.lattices.lattice import Lattice
+from hamiltonians.probing import all_configurations, probing_configurations
 
 PauliTerm = tuple[float, dict[int, str]]
 """A real coefficient and the sites its X, Y and Z act on; no site: the identity."""
+
+WEAKEST: Final = 1e-30
+STRONGEST: Final = 1e30
+"""Couplings are 0 or in between: squares of energies stay numbers. Choose the unit accordingly."""
+
+Number = Annotated[float, "0 or 1e-30 .. 1e30 in size"]
+"""A coupling of the whole system."""
+
+Coupling = Annotated[float | Sequence[float] | Tensor, "0 or 1e-30 .. 1e30 in size"]
+"""One number, or one per site or bond."""
+
+MAX_TRIED_SITES: Final = 14
+"""Up to this many sites all configurations are tried to tell the signs of matrix elements."""
+
+ROUNDING: Final = 1e-12
+"""Elements below this fraction of the largest count as rounding."""
 
 
 class Hamiltonian(ABC):
     """A spin-1/2 (two-level) Hamiltonian on N sites with G distinct flip patterns.
 
-    Concrete classes set `n_sites`, `flips` and, where there is one, `lattice`, and implement the
-    matrix elements, `infinite_temperature_energy`, `is_complex`, `is_stoquastic`.
+    A class of one's own sets `n_sites`, `flips` and, where there is one, `lattice`, and implements
+    `diagonal`, `off_diagonal` and `infinite_temperature_energy`. All else has a default; what a
+    class knows better or faster it says itself. Named in the class line,
+    `class Mine(Hamiltonian, kind="mine")`, it can be chosen by that name, with the parameters of
+    its constructor as keys; those that it keeps as attributes of the same names are in its repr.
     All tensors of a Hamiltonian live on one device; `to(device)` moves them.
     """
+
+    kinds: ClassVar[dict[str, type[Hamiltonian]]] = {}
+    """Classes that are chosen by name."""
 
     n_sites: int
     lattice: Lattice | None = None
     """Where the sites are; it stays on the CPU. None where only couplings are known."""
     flips: Tensor
     """(G, N) bool; each distinct flip pattern once, no empty row (that part is the diagonal)."""
+
+    def __init_subclass__(cls, *, kind: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if kind is not None:
+            Hamiltonian.kinds[kind] = cls
 
     @abstractmethod
     def diagonal(self, configs: Tensor) -> Tensor:
@@ -69,19 +98,32 @@ class Hamiltonian(ABC):
     def infinite_temperature_energy(self) -> float:
         """Tr H / 2^N, the zero of energy in the V-score (not 0 for Rydberg atoms)."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def is_complex(self) -> bool:
-        """Whether any matrix element has an imaginary part (strings with an odd number of Y)."""
+        """Whether any matrix element has an imaginary part (strings with an odd number of Y).
 
-    @property
-    @abstractmethod
+        Here: whether `off_diagonal` returns complex numbers.
+        """
+        return self.off_diagonal(self.flips.new_zeros((1, self.n_sites))).is_complex()
+
+    @cached_property
     def is_stoquastic(self) -> bool:
         """Whether every off-diagonal element is real and <= 0 in this basis.
 
         Then the ground state can be chosen with psi(s) >= 0 (Perron-Frobenius) and a positive
-        wavefunction can represent it.
+        wavefunction can represent it. Here: exact for elements that do not depend on the
+        configuration and for systems of up to 14 sites; False for others, so True is always right.
         """
+        if len(self.flips) == 0:
+            return True
+        if self.is_complex:
+            return False
+        if self.constant_off_diagonal is not None:
+            return bool((self.constant_off_diagonal <= 0).all())
+        if self.n_sites > MAX_TRIED_SITES:
+            return False
+        configs = all_configurations(self.n_sites).to(self.flips.device)  # (2^N, N)
+        return all(bool((self.off_diagonal(rows) <= 0).all()) for rows in configs.split(4_096))
 
     @cached_property
     def rotated(self) -> Tensor:
@@ -97,14 +139,19 @@ class Hamiltonian(ABC):
         those of the state of U H U."""
         return 1 - 2 * self.rotated.to(torch.float64)
 
-    @property
+    @cached_property
     def conserves_magnetisation(self) -> bool:
         """Whether sum_i sz_i (the number of 1 bits) commutes with H.
 
-        Here: whether nothing flips. That is exact where elements do not depend on the
-        configuration (one starts from all bits 0); other classes say it themselves.
+        Here: whether each element that is not zero flips as many 1 bits as 0 bits, in all
+        configurations of up to 8 sites, else in some hundred random ones.
         """
-        return len(self.flips) == 0
+        configs = probing_configurations(self.n_sites).to(self.flips.device)  # (B, N)
+        signs = 1 - 2 * configs.to(torch.float64)
+        gains = signs @ self.flips.to(torch.float64).T  # (B, G) of 1 bits
+        elements = self.off_diagonal(configs).abs()  # (B, G)
+        floor = ROUNDING * elements.max() if elements.numel() else 0.0
+        return not bool(((elements > floor) & (gains != 0)).any())
 
     @property
     def constant_off_diagonal(self) -> Tensor | None:
@@ -128,7 +175,10 @@ class Hamiltonian(ABC):
 
         Raises NotImplementedError where a class has not said how.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say its Pauli strings")
+        name = type(self).__name__
+        raise NotImplementedError(
+            f"{name} does not say its Pauli strings; define {name}.pauli_terms"
+        )
 
     def has_symmetry(self, permutation: Tensor) -> bool | None:
         """Whether s -> s[:, permutation] leaves U H U as it is; None: the class does not know.
@@ -138,8 +188,13 @@ class Hamiltonian(ABC):
         return None
 
     def describe(self) -> str:
-        """One line for people: the system, its lattice and its couplings."""
-        return f"{type(self).__name__}({self.n_sites} sites)"
+        """One line for people: the system, its lattice and its couplings.
+
+        Here: the parameters of the constructor that are attributes of the same names.
+        """
+        names = [n for n in inspect.signature(type(self)).parameters if n in vars(self)]
+        parts = [_described(n, vars(self)[n]) for n in names if vars(self)[n] is not None]
+        return f"{type(self).__name__}({', '.join(parts or [f'{self.n_sites} sites'])})"
 
     def __repr__(self) -> str:
         return self.describe()
@@ -153,23 +208,51 @@ class Hamiltonian(ABC):
         return moved
 
 
-def couplings(name: str, value: float | Sequence[float] | Tensor, count: int, per: str) -> Tensor:
-    """(count,) float64 from one number or one per site (or bond), finite.
+def _described(name: str, value: Any) -> str:
+    """'J=0.5..2' of a parameter; the lattice without its name."""
+    if isinstance(value, Lattice):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return f"{name}={summary(value.flatten())}"
+    text = f"{value:.10g}" if isinstance(value, float) else repr(value)
+    return f"{name}={text if len(text) <= 60 else text[:60] + '...'}"
 
-    Raises ValueError naming the coupling, what was given and what is allowed.
+
+def couplings(name: str, value: float | Sequence[float] | Tensor, count: int, per: str) -> Tensor:
+    """(count,) float64 from one number or one per site (or bond), each 0 or of a size that allows
+    squares.
+
+    Raises ValueError naming the coupling, its value and what is allowed.
     """
     try:
-        given = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().clone()
+        numbers = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().clone()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} is {value!r}; it must be a number or one per {per}") from None
-    if given.dim() > 1 or (given.dim() == 1 and len(given) != count):
+    if numbers.dim() > 1 or (numbers.dim() == 1 and len(numbers) != count):
+        shape = tuple(numbers.shape)
         raise ValueError(
-            f"{name} has shape {tuple(given.shape)}; it must be a number or one per {per} ({count})"
+            f"{name} has shape {shape}; it must be a number or one per {per} ({count})"
         )
-    if not torch.isfinite(given).all():
-        bad = given.flatten()[~torch.isfinite(given.flatten())][0].item()
-        raise ValueError(f"{name} contains {bad}; every coupling must be finite")
-    return given.expand(count).clone()
+    for bad in numbers[~torch.isfinite(numbers)]:
+        raise ValueError(f"{name} contains {bad.item()}; every coupling must be finite")
+    sizes = numbers.abs()
+    for bad in numbers[(sizes != 0) & ((sizes < WEAKEST) | (sizes > STRONGEST))]:
+        raise ValueError(
+            f"{name} contains {bad.item():g}; it must be 0 or of a size from {WEAKEST:g} to "
+            f"{STRONGEST:g}; choose another unit"
+        )
+    return numbers.expand(count).clone()
+
+
+def number_within(name: str, value: float, low: float, high: float) -> float:
+    """value as a float. Raises ValueError for anything but a number from low to high."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be a number") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number:g}; it must be >= {low:g} and <= {high:g}")
+    return number
 
 
 def summary(values: Tensor) -> str:

@@ -26,29 +26,43 @@ every loop an even number of them is antiferromagnetic), that one is taken inste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
+from hamiltonians.hamiltonian import Coupling, Hamiltonian, PauliTerm, couplings
 from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.rotation import rotation_for
 
-PerBond = float | Sequence[float] | Tensor
-Marshall = bool | Literal["auto"]
+Marshall = Literal["auto", True, False]
 
 
 class Exchange(Hamiltonian):
     """sum_b Jxy_b (sx sx + sy sy) + Jz_b sz sz - sum_i h_i sz_i. Build a final class below.
+
+    Args:
+        J: coupling of neighbours, +J s.s in Pauli matrices, > 0 is antiferromagnetic, a number or
+            one per bond.
+        h: field along z, -h sz, a number or one per site.
+        marshall: Marshall's sign rule, a rotation that turns sx and sy around on one of two
+            sublattices: true, false, or auto (the sites whose rotation leaves no positive
+            off-diagonal element; else one of two sublattices where J, J1 sums to > 0). Levels and
+            sz stay as they are.
+
+    Bonds are in the order of lattice.bonds(). With "auto" and no sites that leave no positive
+    element, rotating a sublattice lowers the sum of the positive ones.
 
     Attributes:
         bonds: (n_bonds, 2) int64, each pair of sites once.
         Jxy: (n_bonds,) float64 of U H U.
         Jz: (n_bonds,) float64.
         h: (N,) float64.
-        marshall: whether any site is rotated.
+
+    Raises ValueError for couplings that are not one per bond or site, not finite, or of a size
+    outside 1e-30 .. 1e30, and for marshall=True where the nearest neighbours form odd loops
+    (triangular, kagome, odd rings).
     """
 
     def __init__(
@@ -64,7 +78,6 @@ class Exchange(Hamiltonian):
         self.n_sites = lattice.n_sites
         self.bonds, self.Jz, self.h = bonds, Jz, h
         self.rotated = _rotation(type(self).__name__, lattice, bonds, Jxy, marshall)  # (N,)
-        self.marshall = bool(self.rotated.any())
         self._bond_signs = self.x_signs[bonds].prod(dim=1)  # (n_bonds,)
         self.Jxy = self._bond_signs * Jxy
         flipping = self.Jxy != 0
@@ -92,17 +105,18 @@ class Exchange(Hamiltonian):
         """0: every term is traceless."""
         return 0.0
 
-    @property
-    def is_complex(self) -> bool:
-        return False
-
-    @property
+    @cached_property
     def is_stoquastic(self) -> bool:
         return bool((self._elements <= 0).all())
 
-    @property
+    @cached_property
     def conserves_magnetisation(self) -> bool:
         return True
+
+    @property
+    def marshall(self) -> bool:
+        """Whether any site is rotated."""
+        return bool(self.rotated.any())
 
     def pauli_terms(self) -> list[PauliTerm]:
         terms: list[PauliTerm] = [(-float(h), {i: "Z"}) for i, h in enumerate(self.h)]
@@ -112,37 +126,29 @@ class Exchange(Hamiltonian):
             terms += [(xy, {i: "X", j: "X"}), (xy, {i: "Y", j: "Y"}), (z, {i: "Z", j: "Z"})]
         return terms
 
-    def _described(self, values: str) -> str:
-        rotated = ", Marshall rotated" if self.marshall else ""
-        return f"{type(self).__name__}({self.lattice!r}, {values}{rotated})"
+    def describe(self) -> str:
+        return super().describe()[:-1] + (", Marshall rotated)" if self.marshall else ")")
 
 
 @final
-class XXZ(Exchange):
+class XXZ(Exchange, kind="xxz"):
     """Anisotropic exchange of nearest neighbours (formula at the head of this file).
 
     Args:
         lattice: its nearest neighbours are the bonds.
-        J: coupling, a number or one per bond in the order of lattice.bonds().
+        J: coupling of neighbours, J (sx sx + sy sy + Delta sz sz) in Pauli matrices, > 0 is
+            antiferromagnetic, a number or one per bond.
         Delta: anisotropy of sz sz, a number or one per bond. 1: Heisenberg, 0: XY.
-        h: field along z, a number or one per site.
-        marshall: rotate one sublattice (True), nothing (False), or "auto": the sites whose rotation
-            leaves no positive off-diagonal element, if there are such; else one sublattice where
-            there are two and the sum of the nearest-neighbour couplings J is positive, which is
-            where that lowers the sum of the positive off-diagonal elements.
-
-    Raises ValueError for couplings that are not finite or not one per bond or site, and for
-    marshall=True where the nearest neighbours form odd loops (triangular, kagome, odd rings).
     """
 
     def __init__(
         self,
         lattice: Lattice,
-        J: PerBond = 1.0,
-        Delta: PerBond = 1.0,
-        h: float | Sequence[float] | Tensor = 0.0,
+        J: Coupling = 1.0,
+        Delta: Coupling = 1.0,
+        h: Coupling = 0.0,
         *,
-        marshall: Marshall = False,
+        marshall: Marshall = "auto",
     ) -> None:
         bonds = lattice.bonds()  # (n_bonds, 2)
         self.J = couplings("XXZ: J", J, len(bonds), "bond")  # (n_bonds,)
@@ -150,37 +156,27 @@ class XXZ(Exchange):
         field = couplings("XXZ: h", h, lattice.n_sites, "site")  # (N,)
         super().__init__(lattice, bonds, self.J, self.J * self.Delta, field, marshall)
 
-    def describe(self) -> str:
-        J, Delta, h = summary(self.J), summary(self.Delta), summary(self.h)
-        return self._described(f"J={J}, Delta={Delta}, h={h}")
-
 
 @final
-class Heisenberg(Exchange):
-    """Isotropic exchange of nearest neighbours: XXZ with Delta = 1.
-
-    Args and errors as for XXZ.
-    """
+class Heisenberg(Exchange, kind="heisenberg"):
+    """Isotropic exchange of nearest neighbours: XXZ with Delta = 1."""
 
     def __init__(
         self,
         lattice: Lattice,
-        J: PerBond = 1.0,
-        h: float | Sequence[float] | Tensor = 0.0,
+        J: Coupling = 1.0,
+        h: Coupling = 0.0,
         *,
-        marshall: Marshall = False,
+        marshall: Marshall = "auto",
     ) -> None:
         bonds = lattice.bonds()  # (n_bonds, 2)
         self.J = couplings("Heisenberg: J", J, len(bonds), "bond")  # (n_bonds,)
         field = couplings("Heisenberg: h", h, lattice.n_sites, "site")  # (N,)
         super().__init__(lattice, bonds, self.J, self.J, field, marshall)
 
-    def describe(self) -> str:
-        return self._described(f"J={summary(self.J)}, h={summary(self.h)}")
-
 
 @final
-class J1J2(Exchange):
+class J1J2(Exchange, kind="j1j2"):
     """Isotropic exchange of nearest and next-nearest neighbours.
 
     The rotation leaves second neighbours on one sublattice alone: with J2 > 0 the model is not
@@ -189,20 +185,19 @@ class J1J2(Exchange):
 
     Args:
         lattice: bonds(1) and bonds(2) are the bonds; it needs two distances.
-        J1: coupling of nearest neighbours, a number or one per bond of lattice.bonds(1).
-        J2: coupling of next-nearest neighbours, a number or one per bond of lattice.bonds(2).
-        marshall: as for XXZ; "auto" looks at J1.
+        J1: coupling of nearest neighbours, +J1 s.s in Pauli matrices, a number or one per bond.
+        J2: coupling of next-nearest neighbours, +J2 s.s, a number or one per bond.
 
-    Raises ValueError as XXZ does, and for a lattice with one distance between its sites.
+    Raises ValueError as `Exchange` does, and for a lattice with one distance between its sites.
     """
 
     def __init__(
         self,
         lattice: Lattice,
-        J1: PerBond = 1.0,
-        J2: PerBond = 0.5,
+        J1: Coupling = 1.0,
+        J2: Coupling = 0.5,
         *,
-        marshall: Marshall = False,
+        marshall: Marshall = "auto",
     ) -> None:
         near, far = lattice.bonds(1), lattice.bonds(2)  # (n_1, 2), (n_2, 2)
         self.J1 = couplings("J1J2: J1", J1, len(near), "bond")  # (n_1,)
@@ -210,9 +205,6 @@ class J1J2(Exchange):
         J = torch.cat([self.J1, self.J2])  # (n_bonds,)
         no_field = torch.zeros(lattice.n_sites, dtype=torch.float64)
         super().__init__(lattice, torch.cat([near, far]), J, J, no_field, marshall)
-
-    def describe(self) -> str:
-        return self._described(f"J1={summary(self.J1)}, J2={summary(self.J2)}")
 
 
 def _rotation(name: str, lattice: Lattice, bonds: Tensor, J: Tensor, marshall: Marshall) -> Tensor:

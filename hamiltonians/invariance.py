@@ -3,7 +3,7 @@
 A permutation s -> s[:, row] carries the Pauli string with letters on sites i to the one with the
 same letters on sites row[i]; inverting all bits (conjugation by X on every site) turns the sign of
 each Y and Z. H is invariant if and only if every string has the coefficient of its image: that is
-decided string by string, for every configuration at once. For a group its generators suffice.
+decided string by string, for every configuration at once. A generating set decides for a group.
 
 A Hamiltonian that does not say its strings is asked for matrix elements instead, between all
 configurations where they are few, else on random ones and those with all, no or one bit set. A
@@ -12,15 +12,16 @@ difference that random configurations show one time in four escapes 256 of them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
+from hamiltonians.probing import probing_configurations
 
 Strings = dict[tuple[tuple[int, str], ...], float]
 SymmetryTest = Callable[[Tensor, bool], bool]
@@ -32,24 +33,17 @@ ROUNDING = 1e-9
 SUM_ROUNDING = 1e-13
 """The same of sums that may have cancelled, in units of the largest number."""
 
-MAX_LISTED_SITES = 8
-"""Up to this many sites matrix elements are compared between all configurations."""
 
-RANDOM_CONFIGURATIONS = 256
-"""Drawn where there are more."""
+def check_invariance(hamiltonian: Hamiltonian, group: SymmetryGroup) -> None:
+    """Raises ValueError, one line, naming what an element of the group connects and what differs.
 
-
-def check_invariance(hamiltonian: Hamiltonian, symmetries: Iterable[tuple[Tensor, bool]]) -> None:
-    """Raises ValueError, one line, naming what a symmetry connects and what differs.
-
-    symmetries: permutations (N,) of the sites and whether all bits are inverted besides.
     Exact up to ROUNDING; lattice sites whose positions are only nearly symmetric do not pass.
     """
-    symmetries = list(symmetries)
-    if not symmetries:
+    generating_set = group.generating_set()
+    if not generating_set:
         return
     has = symmetry_test(hamiltonian)
-    for permutation, inverted in symmetries:
+    for permutation, inverted in generating_set:
         if not has(permutation, inverted):
             name = "the spin flip" if inverted else "these permutations of the sites"
             raise ValueError(
@@ -65,9 +59,9 @@ def symmetry_test(hamiltonian: Hamiltonian) -> SymmetryTest:
 
     def has(permutation: Tensor, inverted: bool) -> bool:
         permutation = permutation.cpu()
-        known = None if inverted else hamiltonian.has_symmetry(permutation)
-        if known is not None:
-            return known
+        verdict = None if inverted else hamiltonian.has_symmetry(permutation)
+        if verdict is not None:
+            return verdict
         if not others:
             try:
                 others.append(_StringTest(_strings(hamiltonian), hamiltonian.n_sites))
@@ -110,9 +104,9 @@ class _StringTest:
         images = self._keys(permutation.numpy())  # (T,)
         places = np.minimum(np.searchsorted(self.keys, images), len(self.keys) - 1)
         there = self.keys[places] == images
-        found = np.where(there, self.coefficients[self.order[places]], 0.0)
-        wanted = self.coefficients * (self.inverted if inverted else 1.0)
-        return bool(_equal(wanted, found, self.floor).all())
+        theirs = np.where(there, self.coefficients[self.order[places]], 0.0)  # (T,)
+        signs = self.inverted if inverted else 1.0
+        return bool(_equal(signs * self.coefficients, theirs, self.floor).all())
 
 
 class _ElementTest:
@@ -141,20 +135,6 @@ class _ElementTest:
         left = np.delete(moved, [g for g in places if g >= 0], axis=1)  # no flip's image
         floor = SUM_ROUNDING * np.abs(self.elements).max(initial=0.0)
         return bool(_equal(self.elements, image, floor).all() and (np.abs(left) <= floor).all())
-
-
-def probing_configurations(n_sites: int) -> Tensor:
-    """(B, N) bool: all configurations of few sites; else random ones and all, no or one bit set.
-
-    One bit at a time only for the first 256 sites.
-    """
-    if n_sites <= MAX_LISTED_SITES:
-        return torch.cartesian_prod(*[torch.tensor([False, True])] * n_sites).reshape(-1, n_sites)
-    generator = torch.Generator().manual_seed(0)
-    random = torch.rand(RANDOM_CONFIGURATIONS, n_sites, generator=generator) < 0.5
-    extremes = torch.tensor([[False], [True]]).expand(2, n_sites)
-    single = torch.eye(n_sites, dtype=torch.bool)[:RANDOM_CONFIGURATIONS]
-    return torch.cat([random, extremes, single])
 
 
 def _equal(a: Any, b: Any, floor: float) -> Any:

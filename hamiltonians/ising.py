@@ -11,35 +11,29 @@ that the flips have the elements -|h_i|.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
-from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
+from hamiltonians.hamiltonian import Coupling, Hamiltonian, PauliTerm, couplings
 from hamiltonians.lattices.lattice import Lattice
 
 
 @final
-class TransverseFieldIsing(Hamiltonian):
+class TransverseFieldIsing(Hamiltonian, kind="tfim"):
     """Transverse-field Ising model on a lattice (formula at the head of this file).
 
     Args:
         lattice: its nearest neighbours are the bonds.
-        J: coupling, a number or one per bond in the order of lattice.bonds().
-        h: transverse field, a number or one per site. Sites with h < 0 are rotated
-            (hamiltonian.py): U H U has |h| there.
+        J: coupling of neighbours, -J sz sz, > 0 is ferromagnetic, a number or one per bond.
+        h: transverse field, -h sx, a number or one per site.
 
-    Raises ValueError for couplings that are not finite or not one per bond or site.
+    Bonds are in the order of lattice.bonds(). Raises ValueError for couplings that are not one per
+    bond or site, not finite, or of a size outside 1e-30 .. 1e30.
     """
 
-    def __init__(
-        self,
-        lattice: Lattice,
-        J: float | Sequence[float] | Tensor = 1.0,
-        h: float | Sequence[float] | Tensor = 1.0,
-    ) -> None:
+    def __init__(self, lattice: Lattice, J: Coupling = 1.0, h: Coupling = 1.0) -> None:
         self.lattice = lattice
         self.n_sites = lattice.n_sites
         self.bonds = lattice.bonds()  # (n_bonds, 2)
@@ -71,21 +65,8 @@ class TransverseFieldIsing(Hamiltonian):
         """0: every term is traceless."""
         return 0.0
 
-    @property
-    def is_complex(self) -> bool:
-        return False
-
-    @property
-    def is_stoquastic(self) -> bool:
-        """True: sites with h < 0 are rotated."""
-        return True
-
     def pauli_terms(self) -> list[PauliTerm]:
         terms: list[PauliTerm] = [(-float(h), {i: "X"}) for i, h in enumerate(self.h)]
         for (i, j), strength in zip(self.bonds.tolist(), self.J.tolist(), strict=True):
             terms.append((-strength, {i: "Z", j: "Z"}))
         return terms
-
-    def describe(self) -> str:
-        J, h = summary(self.J), summary(self.h)
-        return f"TransverseFieldIsing({self.lattice!r}, J={J}, h={h})"

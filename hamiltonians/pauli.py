@@ -19,6 +19,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Self, final
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian, PauliTerm
 from hamiltonians.lattices.lattice import Lattice, check_site_count, positive_integer
 from hamiltonians.rotation import rotation_for
-from hamiltonians.text_file import read_text, shortened
+from hamiltonians.text_file import check_file, read_text, shortened
 
 PauliString = str | Mapping[int, str]
 
@@ -41,7 +42,7 @@ MAX_LETTERS = 2**28
 
 
 @final
-class PauliSum(Hamiltonian):
+class PauliSum(Hamiltonian, kind="pauli"):
     """sum_t c_t P_t on n_sites sites.
 
     Args:
@@ -93,6 +94,16 @@ class PauliSum(Hamiltonian):
         except ValueError as error:
             raise ValueError(f"Pauli file {path}: {error}") from None
 
+    @classmethod
+    def from_keys(cls, n_sites: int, *, file: str) -> Self:
+        """As a configuration chooses it, on as many sites as its lattice has.
+
+        Args:
+            file: text file of Pauli strings, a coefficient and a string a line.
+        """
+        check_file(file, "a text file of Pauli strings")
+        return cls.from_file(file, n_sites)
+
     def _build_diagonal(self) -> None:
         """Sign masks (N, T) and coefficients (T,) of the strings of Z alone."""
         strings = [key for key in self._terms if key and all(p == "Z" for _, p in key)]
@@ -120,23 +131,28 @@ class PauliSum(Hamiltonian):
             ],
             dtype=torch.complex128,
         )
-        self._is_complex = any(y % 2 for y in count_y)
-        if not self._is_complex:
+        self.is_complex = any(y % 2 for y in count_y)  # different strings cannot cancel
+        if not self.is_complex:
             self._weights = self._weights.real.clone()
         self._rotate()
         plain = len(strings) == len(self.flips) and not self._sign_masks.any()
         self._constant = self._weights if plain else None  # one string of X alone a pattern
 
     def _rotate(self) -> None:
-        """Turns the patterns of elements >= 0 if a rotation of sites does that and no more."""
+        """Turns the patterns of elements >= 0 if a rotation of sites does that and no more.
+
+        `is_stoquastic` is exact for flip patterns whose signs depend on at most 16 sites. For
+        longer ones the sufficient condition c_X + sum |c| <= 0 stands in (c_X the coefficient of
+        the pattern's string of X alone, the sum over its others), so True is always right.
+        """
         ranges = self._element_ranges()  # (G, 2)
         turned = (ranges[:, 0] >= 0) & (ranges[:, 1] > 0)  # (G,)
-        self._is_stoquastic = bool((ranges[:, 1] <= 0).all())
+        self.is_stoquastic = bool((ranges[:, 1] <= 0).all())
         rotated = rotation_for(self.flips, turned) if turned.any() else None
         if rotated is not None:
             self.rotated = rotated  # (N,)
             self._weights = torch.where(turned[self._pattern], -self._weights, self._weights)
-            self._is_stoquastic = bool((turned | (ranges[:, 1] <= 0)).all())
+            self.is_stoquastic = bool((turned | (ranges[:, 1] <= 0)).all())
 
     def diagonal(self, configs: Tensor) -> Tensor:
         signs = _signs(configs, self._diagonal_masks)  # (B, T)
@@ -163,20 +179,6 @@ class PauliSum(Hamiltonian):
         """The coefficient of the identity."""
         return self._identity
 
-    @property
-    def is_complex(self) -> bool:
-        """Whether a string has an odd number of Y (different strings cannot cancel)."""
-        return self._is_complex
-
-    @property
-    def is_stoquastic(self) -> bool:
-        """Exact for flip patterns whose signs depend on at most 16 sites.
-
-        For longer ones the sufficient condition c_X + sum |c| <= 0 stands in (c_X the coefficient
-        of the pattern's string of X alone, the sum over its others), so True is always right.
-        """
-        return self._is_stoquastic
-
     def _element_ranges(self) -> Tensor:
         """(G, 2) float64: bounds of each pattern's elements, the smallest and the largest where
         that is exact, 0 where they are rounding; -inf and inf where elements are complex."""
@@ -187,7 +189,7 @@ class PauliSum(Hamiltonian):
             ranges[g] = _element_range(self._sign_masks[:, mine], self._weights[mine])
         return ranges
 
-    @property
+    @cached_property
     def conserves_magnetisation(self) -> bool:
         """Exact, from the strings of the commutator with M = sum_i sz_i: all of them cancel.
 

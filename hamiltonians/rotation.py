@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hamiltonians.lattices import parity_equations
+
 
 def rotation_for(flips: Tensor, turned: Tensor) -> Tensor | None:
     """(N,) bool: sites A with |f and A| odd exactly for the turned flips; None: there are none.
@@ -21,20 +23,10 @@ def rotation_for(flips: Tensor, turned: Tensor) -> Tensor | None:
     flips (G, N) bool, turned (G,) bool. Of several solutions the one in which sites of low number
     stay: site 0 is never rotated if it need not be.
     """
-    n_sites = flips.shape[1]
-    pivots: dict[int, int] = {}  # equations by their highest site; bit 0 is the right-hand side
-    for equation in _equations(flips, turned):
-        while equation > 1 and (site := equation.bit_length() - 2) in pivots:
-            equation ^= pivots[site]
-        if equation == 1:
-            return None
-        if equation:
-            pivots[site] = equation
-    chosen = 1  # bit i + 1 is site i; bit 0 multiplies the right-hand side
-    for site in sorted(pivots):
-        if (pivots[site] & chosen).bit_count() % 2:
-            chosen |= 1 << (site + 1)
-    return torch.tensor([bool(chosen >> (site + 1) & 1) for site in range(n_sites)])
+    rotated = parity_equations.solution(_equations(flips, turned))
+    if rotated is None:
+        return None
+    return torch.tensor([bool(rotated >> site & 1) for site in range(flips.shape[1])])
 
 
 def _equations(flips: Tensor, turned: Tensor) -> list[int]:

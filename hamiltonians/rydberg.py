@@ -17,66 +17,100 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self, final
+from typing import Annotated, Final, Self, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hamiltonians.hamiltonian import Hamiltonian, PauliTerm, couplings, summary
+from hamiltonians.hamiltonian import (
+    Coupling,
+    Hamiltonian,
+    Number,
+    PauliTerm,
+    couplings,
+    number_within,
+    summary,
+)
 from hamiltonians.lattices.lattice import Lattice, Positions
 
-PerSite = float | Sequence[float] | Tensor
+DEFAULT_V: Final = 7.0
+"""Where none of V, Rb and C6 says otherwise."""
 
 
 @final
-class Rydberg(Hamiltonian):
+class Rydberg(Hamiltonian, kind="rydberg"):
     """Driven Rydberg atoms on a lattice (formula at the head of this file).
 
     Args:
         lattice: where the atoms are.
-        V: interaction at distance 1, energy times length^6; this or Rb, not both.
-        delta: detuning, a number or one per site. Default 1.
-        Omega: Rabi frequency, a number or one per site. Default 1. Sites with Omega < 0 are
-            rotated (hamiltonian.py): U H U has |Omega| there.
-        Rb: blockade radius, in the lattice's unit; V = |Omega| Rb^6 with one |Omega|, not 0.
-        cutoff: pairs farther apart than this do not interact. Default: all pairs do.
+        V: interaction of nearest neighbours, V_ij = V / r_ij^6; 7 unless Rb or C6 is given.
+        delta: detuning, a number or one per site.
+        Omega: Rabi frequency, a number or one per site.
+        Rb: blockade radius in lattice constants instead of V: V = |Omega| Rb^6 with one |Omega|.
+        C6: physical units instead of V: V_ij = C6 / r_ij^6 with C6 in rad/us um^6 (87Rb 70S:
+            5420158.53); Omega and delta in rad/us, and so all energies; positions in um.
+        spacing: lattice constant in um, for C6 on a lattice other than positions.
+        cutoff: distance in lattice constants beyond which V_ij is dropped; null keeps all pairs.
 
-    Raises ValueError for none or both of V and Rb, couplings that are not finite or not one per
-    site, Rb with an |Omega| that varies or is 0, a cutoff below the smallest distance, atoms so
-    close that V / r^6 overflows.
+    Lengths are in lattice constants, those of `Positions` in its own unit (um with C6).
+    Raises ValueError for more than one of V, Rb and C6, numbers out of range or not one per site,
+    Rb with an |Omega| that varies or is 0, C6 without its spacing, a cutoff below the smallest
+    distance, atoms so close that V / r^6 overflows.
     """
 
     def __init__(
         self,
         lattice: Lattice,
-        V: float | None = None,
-        delta: PerSite = 1.0,
-        Omega: PerSite = 1.0,
+        V: Number | None = None,
+        delta: Coupling = 1.0,
+        Omega: Coupling = 1.0,
         *,
-        Rb: float | None = None,
-        cutoff: float | None = None,
+        Rb: Annotated[float, "1e-5 .. 1e5"] | None = None,
+        C6: Annotated[float, "1e-6 .. 1e15"] | None = None,
+        spacing: Annotated[float, "1e-2 .. 1e4"] | None = None,
+        cutoff: Annotated[float, "1e-6 .. 1e6"] | None = None,
     ) -> None:
+        self.check_keys(V=V, Rb=Rb, C6=C6, spacing=spacing)
         self.lattice = lattice
         self.n_sites = lattice.n_sites
+        if cutoff is not None:
+            cutoff = number_within("Rydberg: cutoff", cutoff, 1e-6, 1e6)
         self.cutoff = cutoff
         self.delta = couplings("Rydberg: delta", delta, self.n_sites, "site")  # (N,)
         self.Omega = couplings("Rydberg: Omega", Omega, self.n_sites, "site")  # (N,)
-        self.V = _interaction_strength(V, Rb, self.Omega)
-        self.interactions = _van_der_waals(lattice, self.V, cutoff)  # (N, N), zero diagonal
+        if Rb is not None:
+            self.V = _blockading(Rb, self.Omega)
+        elif C6 is not None:
+            self.V = _from_physical(C6, spacing, lattice)
+        else:
+            self.V = float(couplings("Rydberg: V", DEFAULT_V if V is None else V, 1, "Hamiltonian"))
+        self.interactions = _van_der_waals(lattice, self.V, self.cutoff)  # (N, N), zero diagonal
         self._quadratic = self.interactions.triu() - torch.diag(self.delta)  # n^2 = n
         driven = self.Omega != 0
         self.flips = torch.eye(self.n_sites, dtype=torch.bool)[driven]  # (G, N)
         self._elements = -self.Omega[driven].abs() / 2  # (G,)
         self.rotated = self.Omega < 0  # (N,)
 
+    @staticmethod
+    def check_keys(*, V: object, Rb: object, C6: object, spacing: object, **_: object) -> None:
+        """Raises ValueError for keys that do not go together."""
+        strengths = {"V": V, "Rb": Rb, "C6": C6}
+        several = [f"{key}={value}" for key, value in strengths.items() if value is not None]
+        if len(several) > 1:
+            raise ValueError(
+                f"Rydberg: {' and '.join(several)}: give only one of V, Rb and C6; V = |Omega| Rb^6"
+            )
+        if spacing is not None and C6 is None:
+            raise ValueError(f"Rydberg: spacing={spacing}: means something with C6 alone")
+
     @classmethod
     def from_physical(
         cls,
         positions_um: Tensor | np.ndarray | Sequence[Sequence[float]],
         C6: float,
-        Omega: PerSite,
-        delta: PerSite,
+        Omega: Coupling,
+        delta: Coupling,
         *,
         cutoff: float | None = None,
     ) -> Self:
@@ -84,7 +118,7 @@ class Rydberg(Hamiltonian):
 
         C6 in rad/us um^6 (87Rb, 70S: 5 420 158.53), Omega and delta in rad/us, cutoff in um.
         """
-        return cls(Positions(positions_um), C6, delta, Omega, cutoff=cutoff)
+        return cls(Positions(positions_um), None, delta, Omega, C6=C6, cutoff=cutoff)
 
     def diagonal(self, configs: Tensor) -> Tensor:
         n = configs.to(torch.float64)  # (B, N)
@@ -101,15 +135,6 @@ class Rydberg(Hamiltonian):
     def infinite_temperature_energy(self) -> float:
         """sum_{i<j} V_ij / 4 - sum_i delta_i / 2."""
         return float(self.interactions.sum() / 8 - self.delta.sum() / 2)
-
-    @property
-    def is_complex(self) -> bool:
-        return False
-
-    @property
-    def is_stoquastic(self) -> bool:
-        """True: sites with Omega < 0 are rotated."""
-        return True
 
     def has_symmetry(self, permutation: Tensor) -> bool:
         """Whether delta_i, |Omega_i| and V_ij are those of the images, up to 1e-9 of each."""
@@ -132,24 +157,10 @@ class Rydberg(Hamiltonian):
             terms.append((float(self.interactions[i, j]) / 4, {i: "Z", j: "Z"}))
         return terms
 
-    def describe(self) -> str:
-        cutoff = "" if self.cutoff is None else f", cutoff={self.cutoff:g}"
-        return (
-            f"Rydberg({self.lattice!r}, V={self.V:.10g}, delta={summary(self.delta)}, "
-            f"Omega={summary(self.Omega)}{cutoff})"
-        )
 
-
-def _interaction_strength(V: float | None, Rb: float | None, Omega: Tensor) -> float:
-    """V itself or |Omega| Rb^6."""
-    if (V is None) == (Rb is None):
-        raise ValueError(f"Rydberg: V is {V} and Rb is {Rb}; give exactly one of them")
-    if V is not None:
-        return float(couplings("Rydberg: V", V, 1, "Hamiltonian"))
-    assert Rb is not None
-    radius = float(couplings("Rydberg: Rb", Rb, 1, "Hamiltonian"))
-    if radius < 0:
-        raise ValueError(f"Rydberg: Rb is {Rb}; it must be 0 or more")
+def _blockading(Rb: float, Omega: Tensor) -> float:
+    """V = |Omega| Rb^6, the interaction at distance 1 of atoms that block each other up to Rb."""
+    radius = number_within("Rydberg: Rb", Rb, 1e-5, 1e5)
     drive = Omega.abs()
     if not (drive == drive[0]).all() or drive[0] == 0:
         raise ValueError(
@@ -159,10 +170,22 @@ def _interaction_strength(V: float | None, Rb: float | None, Omega: Tensor) -> f
     return float(drive[0]) * radius**6
 
 
+def _from_physical(C6: float, spacing: float | None, lattice: Lattice) -> float:
+    """V = C6 / spacing^6 in rad/us; C6 itself where positions are in um already."""
+    strength = number_within("Rydberg: C6", C6, 1e-6, 1e15)
+    if isinstance(lattice, Positions):
+        if spacing is not None:
+            raise ValueError(
+                f"Rydberg: spacing={spacing}: the positions of the lattice are in um already"
+            )
+        return strength
+    if spacing is None:
+        raise ValueError(f"Rydberg: C6={C6}: {lattice!r} needs spacing, its lattice constant in um")
+    return strength / number_within("Rydberg: spacing", spacing, 1e-2, 1e4) ** 6
+
+
 def _van_der_waals(lattice: Lattice, V: float, cutoff: float | None) -> Tensor:
     """(N, N) float64, V / r_ij^6 with a zero diagonal and zeros beyond the cut-off."""
-    if cutoff is not None and not cutoff > 0:
-        raise ValueError(f"Rydberg: cutoff is {cutoff}; it must be a distance above 0")
     distances = lattice.distances().clone()
     distances.fill_diagonal_(torch.inf)
     smallest = float(distances.min())

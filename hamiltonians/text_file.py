@@ -28,6 +28,14 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
     return decoded(read_bytes(path, largest))
 
 
+def check_file(path: str | Path, wanted: str) -> None:
+    """Raises ValueError, one line, where there is no such file; wanted: what it should be."""
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"file={shortened(str(path), 200)}: no such file; give the path of {wanted}"
+        )
+
+
 def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
     """The bytes of a regular file of at most `largest`. Raises ValueError as `read_text` does."""
     try:

@@ -1,21 +1,18 @@
-"""The command `nqs`, also `python -m nqs`; see nqs.cli."""
+"""The command `nqs`, also `python -m nqs` and `python train.py`; see nqs.cli."""
 
 from __future__ import annotations
 
-import signal
 import sys
+from collections.abc import Sequence
+
+from nqs.cli.loading import loading
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:  # Ctrl-C while modules load: end at once, without a word
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from nqs.cli.app import main as run
-
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    return run()
+    with loading():
+        from nqs.cli.app import main as run
+    return run(arguments)
 
 
 if __name__ == "__main__":

@@ -58,20 +58,20 @@ EPS: Final = float(np.finfo(np.float64).eps)
 def davidson(
     product: LinearMap,
     first: Tensor,
-    found: Tensor,
+    lower: Tensor,
     tol: float,
     result: Tensor,
     *,
     flip_scale: float,
 ) -> None:
-    """The lowest state orthogonal to `found` (k, D) into `result` (D,), begun from `first` (D,).
+    """The lowest state orthogonal to `lower` (k, D) into `result` (D,), begun from `first` (D,).
 
     Ends when |H x - theta x| <= tol |K|, or at what rounding allows: the caller looks at the
     residual. flip_scale: |K|, the largest sum of the absolute flip elements of a configuration.
     `first` is used up.
     """
     diagonal = product.diagonal
-    space = _Space(product, found, flip_scale, first)
+    space = _Space(product, lower, flip_scale, first)
     best, best_step, last_relaxed = math.inf, 0, math.inf
     for step in range(MAX_STEPS):
         theta, weights = space.ritz()
@@ -91,27 +91,27 @@ def davidson(
         elif not space.extend(theta, weights):
             break
     result.copy_(space.ritz_vector(weights))
-    orthogonalise(result, found)
+    orthogonalise(result, lower)
     result /= result.norm()
 
 
 class _Space:
     """n <= SPACE orthonormal vectors, their images under H and the Ritz matrix between them."""
 
-    def __init__(self, product: LinearMap, found: Tensor, flip_scale: float, first: Tensor) -> None:
-        self.product, self.found, self.flip_scale = product, found, flip_scale
+    def __init__(self, product: LinearMap, lower: Tensor, flip_scale: float, first: Tensor) -> None:
+        self.product, self.lower, self.flip_scale = product, lower, flip_scale
         self.lowest = float(product.diagonal.min())
         self.vectors = first.new_empty((SPACE, len(first)))  # (SPACE, D)
         self.images = torch.empty_like(self.vectors)  # (SPACE, D)
         self.matrix = torch.zeros((SPACE, SPACE), dtype=first.dtype)  # on the CPU
         start = first / (product.diagonal - self.lowest + flip_scale)  # (D,)
         before = float(start.norm())
-        orthogonalise(start, found)
+        orthogonalise(start, lower)
         self.begin(start if float(start.norm()) > 1e-6 * before else first)
 
     def begin(self, vector: Tensor) -> None:
         """The space of one vector (D,)."""
-        orthogonalise(vector, self.found)
+        orthogonalise(vector, self.lower)
         self.vectors[0] = vector / vector.norm()
         self.n = 0
         self.before: Tensor | None = None  # weights (n,) of the Ritz vector one step ago
@@ -172,11 +172,11 @@ class _Space:
         return self.vectors[: self.n].T @ weights.to(self.vectors.device)
 
     def residual(self, theta: float, weights: Tensor) -> Tensor:
-        """r = H x - theta x (D,), orthogonal to the states found: a view of the next free place."""
+        """r = H x - theta x (D,), orthogonal to the lower states: a view of the next free place."""
         r, weights = self.vectors[self.n], weights.to(self.vectors.device)
         torch.mv(self.images[: self.n].T, weights, out=r)
         r.addmv_(self.vectors[: self.n].T, weights, alpha=-theta)
-        orthogonalise(r, self.found)
+        orthogonalise(r, self.lower)
         return r
 
     def extend(self, theta: float, weights: Tensor) -> bool:
@@ -185,7 +185,7 @@ class _Space:
         t = self.vectors[self.n].div_(self.product.diagonal - self.lowest + shift)
         before = float(t.norm())
         for _ in range(2):
-            orthogonalise(t, self.found)
+            orthogonalise(t, self.lower)
             orthogonalise(t, self.vectors[: self.n])
         after = float(t.norm())
         if not after > 1e-13 * before:

@@ -37,22 +37,22 @@ class LinearMap(Protocol):
         ...
 
 
-def lanczos(product: LinearMap, first: Tensor, found: Tensor, tol: float, result: Tensor) -> None:
-    """The lowest state orthogonal to `found` (k, D) into `result` (D,), begun from `first` (D,).
+def lanczos(product: LinearMap, first: Tensor, lower: Tensor, tol: float, result: Tensor) -> None:
+    """The lowest state orthogonal to `lower` (k, D) into `result` (D,), begun from `first` (D,).
 
     The recursion runs without reorthogonalisation until the lowest Ritz state's residual,
     |last beta times the state's last component|, is below tol |E|, and a second time to sum the
-    Ritz state up; until then only the levels at the other end may have been found repeatedly.
+    Ritz state up; until then only the levels at the other end may appear repeatedly.
     Cullum & Willoughby, Lanczos Algorithms for Large Symmetric Eigenvalue Computations (1985).
     """
     for _ in range(MAX_ROUNDS):
-        orthogonalise(first, found)
+        orthogonalise(first, lower)
         first /= first.norm()
-        weights, converged = _ritz_state(product, first, found, tol)
+        weights, converged = _ritz_state(product, first, lower, tol)
         result.zero_()
-        for weight, (vector, _, _) in zip(weights, _krylov(product, first, found), strict=False):
+        for weight, (vector, _, _) in zip(weights, _krylov(product, first, lower), strict=False):
             result.add_(vector, alpha=weight)
-        orthogonalise(result, found)
+        orthogonalise(result, lower)
         result /= result.norm()
         if converged:
             return
@@ -63,12 +63,12 @@ def lanczos(product: LinearMap, first: Tensor, found: Tensor, tol: float, result
 
 
 def _ritz_state(
-    product: LinearMap, first: Tensor, found: Tensor, tol: float
+    product: LinearMap, first: Tensor, lower: Tensor, tol: float
 ) -> tuple[list[float], bool]:
     """Components of the lowest Ritz state in the Krylov vectors, and whether it has converged."""
     diagonal: list[float] = []
     beside: list[float] = []
-    for _, alpha, beta in _krylov(product, first, found):
+    for _, alpha, beta in _krylov(product, first, lower):
         diagonal.append(alpha)
         beside.append(beta)
         norm = max(map(abs, diagonal)) + 2 * max(beside)
@@ -86,11 +86,11 @@ def _ritz_state(
 
 
 def _krylov(
-    product: LinearMap, first: Tensor, found: Tensor
+    product: LinearMap, first: Tensor, lower: Tensor
 ) -> Iterator[tuple[Tensor, float, float]]:
     """(v_j, alpha_j, beta_j), v_0 = first and beta_j v_{j+1} = H v_j - alpha_j v_j - beta v_{j-1}.
 
-    All orthogonal to `found` (k, D). v_j (D,) is overwritten by the next but one.
+    All orthogonal to `lower` (k, D). v_j (D,) is overwritten by the next but one.
     """
     current, other, beta = first.clone(), torch.zeros_like(first), 0.0
     while True:
@@ -98,14 +98,14 @@ def _krylov(
         product.add(current, other)
         alpha = float(torch.vdot(current, other).real)
         other.sub_(current, alpha=alpha)
-        orthogonalise(other, found)
+        orthogonalise(other, lower)
         beta = float(other.norm())
         yield current, alpha, beta
         other.div_(beta)
         current, other = other, current
 
 
-def orthogonalise(vector: Tensor, found: Tensor) -> None:
-    """Takes the components along the rows of `found` (k, D), orthonormal, out of `vector` (D,)."""
-    for state in found:
+def orthogonalise(vector: Tensor, states: Tensor) -> None:
+    """Takes the components along the rows of `states` (k, D), orthonormal, out of `vector` (D,)."""
+    for state in states:
         vector.sub_(state, alpha=torch.vdot(state, vector).item())

@@ -25,26 +25,35 @@ import operator
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, final
+from typing import Annotated, Any, ClassVar, Final, Self, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hamiltonians.lattices import symmetry_group
+from hamiltonians.lattices import isometries
 from hamiltonians.lattices.positions_file import read_positions
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
+from hamiltonians.text_file import check_file
 
-MAX_SITES = 10_000
+MAX_SITES: Final = 10_000
 """Largest lattice: tables of N^2 numbers (distances, couplings, flips) take 0.8 GB each."""
 
-SHELL_TOLERANCE = 1e-6
+SHELL_TOLERANCE: Final = 1e-6
 """Distances that differ by less than this fraction belong to one shell of neighbours."""
 
 Periodic = bool | Sequence[bool]
+Length = Annotated[int, "1 .. 32768"]
+Rows = Sequence[Sequence[float]]
 
 
 class Lattice:
-    """N sites in space. Build one of the final classes below, never this one.
+    """N sites in space.
+
+    A class of one's own extends `Grid` (a cell and its basis) or calls this constructor with its
+    positions: sites anywhere with open boundaries, the smallest distance 1. Named in the class
+    line, `class Lieb(Grid, kind="lieb")`, it can be chosen by that name, with the parameters of its
+    constructor as keys.
 
     Attributes:
         positions: (N, d) float64, in lattice constants.
@@ -55,31 +64,39 @@ class Lattice:
         tolerance: relative width of a shell of equal distances.
     """
 
+    kinds: ClassVar[dict[str, type[Lattice]]] = {}
+    """Classes that are chosen by name."""
+
     positions: Tensor
-    shape: tuple[int, int] | None
-    n_basis: int
+    shape: tuple[int, int] | None = None
+    n_basis: int = 1
     periodic: tuple[bool, ...]
     cell_vectors: Tensor
-    tolerance: float = SHELL_TOLERANCE
+    tolerance: float
+    _distances: Tensor | None = None
+
+    def __init_subclass__(cls, *, kind: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if kind is not None:
+            Lattice.kinds[kind] = cls
 
     def __init__(
-        self,
-        shape: tuple[int, int],
-        cell_vectors: Sequence[Sequence[float]],
-        basis: Sequence[Sequence[float]],
-        periodic: tuple[bool, ...],
+        self, positions: Tensor | np.ndarray | Rows, *, tolerance: float = SHELL_TOLERANCE
     ) -> None:
-        n_sites = shape[0] * shape[1] * len(basis)
-        check_site_count(type(self).__name__, n_sites)
-        self.shape = shape
-        self.n_basis = len(basis)
-        self.periodic = periodic
-        self.cell_vectors = torch.tensor(cell_vectors, dtype=torch.float64)  # (2, 2)
-        cells = torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1]))  # (Lx Ly, 2)
-        corners = cells.to(torch.float64) @ self.cell_vectors  # (Lx Ly, 2)
-        offsets = torch.tensor(basis, dtype=torch.float64)  # (n_basis, 2)
-        self.positions = (corners[:, None] + offsets).reshape(n_sites, 2)
-        self._distances: Tensor | None = None
+        """Sites at positions (N, 2) or (N, 3) with open boundaries.
+
+        tolerance: relative width of a shell of equal distances. Raises ValueError for an empty
+        list, positions that are not finite and sites that coincide.
+        """
+        name = type(self).__name__
+        if not 0 < tolerance < 1:
+            raise ValueError(f"{name}: tolerance is {tolerance}; it must be between 0 and 1")
+        self.tolerance = tolerance
+        self.positions = _checked_positions(name, positions)
+        dimension = self.positions.shape[1]
+        self.periodic = (False,) * dimension
+        self.cell_vectors = torch.eye(dimension, dtype=torch.float64)
+        _refuse_coinciding_sites(name, self.positions, self.distances())
 
     @property
     def n_sites(self) -> int:
@@ -166,112 +183,144 @@ class Lattice:
                         queue.append(other)
         return torch.tensor(signs, dtype=torch.float64), n_parts
 
-    def point_group(self) -> Tensor:
-        """(n_elements, N) int64: site i goes to row[i] under each rotation or reflection.
+    def point_group(self) -> SymmetryGroup:
+        """All rotations and reflections; site i goes to row[i]. The identity comes first.
 
         Isometries about the centre (open directions) and of the torus (periodic ones, about the
-        centre of highest symmetry); distinct permutations only, the identity first. They form a
-        group. Translations are apart, in `translations`.
+        centre of highest symmetry); distinct permutations only.
         """
-        return symmetry_group.point_group(self)
+        return isometries.point_group(self)
 
-    def translations(self) -> Tensor:
-        """(n_translations, N) int64: site i goes to row[i]; the identity first.
+    def translations(self) -> SymmetryGroup:
+        """All translations by whole cells along the periodic directions; the identity first."""
+        return isometries.translations(self)
 
-        All translations by whole cells along the periodic directions.
-        """
-        return symmetry_group.translations(self)
-
-    def space_group(self) -> Tensor:
-        """(n_elements, N) int64: all translations times all of the point group, each once."""
-        return symmetry_group.space_group(self)
+    def space_group(self) -> SymmetryGroup:
+        """All translations times all of the point group, each once; the identity first."""
+        return isometries.space_group(self)
 
     def __repr__(self) -> str:
-        assert self.shape is not None
+        return f"{type(self).__name__}({self.n_sites} sites)"
+
+
+class Grid(Lattice):
+    """Lx x Ly cells of a plane with a basis of sites; site = (x Ly + y) n_basis + b.
+
+    Args:
+        Lx: unit cells along the first direction.
+        Ly: unit cells along the second direction.
+        periodic: periodic boundaries: true, false, or [true,false] for each direction.
+
+    Attributes:
+        cell: a_1 and a_2, for nearest neighbours at distance 1.
+        basis: where the sites of a cell are.
+
+    Raises ValueError for lengths that are no whole numbers >= 1, and for too many sites.
+    """
+
+    cell: ClassVar[Rows]
+    basis: ClassVar[Rows] = ((0.0, 0.0),)
+    shape: tuple[int, int]
+
+    def __init__(self, Lx: Length = 4, Ly: Length = 4, periodic: Periodic = False) -> None:
+        name = type(self).__name__
+        self.periodic = _directions(name, periodic)
+        self.shape = (positive_integer(name, "Lx", Lx), positive_integer(name, "Ly", Ly))
+        self.n_basis = len(self.basis)
+        n_sites = self.shape[0] * self.shape[1] * self.n_basis
+        sizes = f"Lx={_written(self.shape[0])}" + (f" Ly={_written(self.shape[1])}" * (Ly > 1))
+        check_site_count(f"{name}: {sizes}", n_sites)
+        self.tolerance = SHELL_TOLERANCE
+        self.cell_vectors = torch.tensor(self.cell, dtype=torch.float64)  # (2, 2)
+        cells = torch.cartesian_prod(*map(torch.arange, self.shape))  # (Lx Ly, 2)
+        corners = cells.to(torch.float64) @ self.cell_vectors  # (Lx Ly, 2)
+        offsets = torch.tensor(self.basis, dtype=torch.float64)  # (n_basis, 2)
+        self.positions = (corners[:, None] + offsets).reshape(n_sites, 2)
+
+    @classmethod
+    def check_keys(cls, *, periodic: object, **_: object) -> None:
+        """Raises ValueError unless periodic is one bool, or one per direction."""
+        _directions(cls.__name__, periodic)
+
+    def __repr__(self) -> str:
         sizes = ", ".join(map(str, self.shape))
         periodic = f", periodic={self.periodic}" if any(self.periodic) else ""
         return f"{type(self).__name__}({sizes}{periodic})"
 
 
 @final
-class Chain(Lattice):
-    """n sites on a line, a_1 = (1, 0); a ring of n sites if periodic."""
+class Chain(Grid, kind="chain"):
+    """Lx sites on a line, a_1 = (1, 0); a ring if periodic.
 
-    def __init__(self, n: int, periodic: bool = False) -> None:
-        n = positive_integer("Chain", "n", n)
+    Args:
+        Lx: number of sites.
+        periodic: periodic boundaries: true or false.
+    """
+
+    cell = ((1.0, 0.0), (0.0, 1.0))
+
+    def __init__(self, Lx: Length = 16, periodic: bool = False) -> None:
         if not isinstance(periodic, bool):
             raise ValueError(f"Chain: periodic is {periodic!r}; it must be True or False")
-        super().__init__((n, 1), [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0]], (periodic, False))
+        super().__init__(Lx, 1, (periodic, False))
 
     def __repr__(self) -> str:
         return f"Chain({self.n_sites}{', periodic=True' if self.periodic[0] else ''})"
 
 
 @final
-class Square(Lattice):
+class Square(Grid, kind="square"):
     """Lx x Ly sites; site = x Ly + y."""
 
-    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
-        shape, ends = _cells("Square", Lx, Ly, periodic)
-        super().__init__(shape, [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0]], ends)
+    cell = ((1.0, 0.0), (0.0, 1.0))
 
 
 @final
-class Triangular(Lattice):
+class Triangular(Grid, kind="triangular"):
     """Lx x Ly sites in a rhombus of 60 degrees; site = x Ly + y."""
 
-    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
-        shape, ends = _cells("Triangular", Lx, Ly, periodic)
-        super().__init__(shape, [[1.0, 0.0], [0.5, math.sqrt(3) / 2]], [[0.0, 0.0]], ends)
+    cell = ((1.0, 0.0), (0.5, math.sqrt(3) / 2))
 
 
 @final
-class Honeycomb(Lattice):
+class Honeycomb(Grid, kind="honeycomb"):
     """Lx x Ly cells of 2 sites; site = 2 (x Ly + y) + b."""
 
-    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
-        shape, ends = _cells("Honeycomb", Lx, Ly, periodic)
-        half = math.sqrt(3) / 2
-        super().__init__(shape, [[2 * half, 0.0], [half, 1.5]], [[0.0, 0.0], [half, 0.5]], ends)
+    cell = ((math.sqrt(3), 0.0), (math.sqrt(3) / 2, 1.5))
+    basis = ((0.0, 0.0), (math.sqrt(3) / 2, 0.5))
+
+    def __init__(self, Lx: Length = 2, Ly: Length = 4, periodic: Periodic = False) -> None:
+        super().__init__(Lx, Ly, periodic)
 
 
 @final
-class Kagome(Lattice):
+class Kagome(Grid, kind="kagome"):
     """Lx x Ly cells of 3 sites; site = 3 (x Ly + y) + b."""
 
-    def __init__(self, Lx: int, Ly: int, periodic: Periodic = False) -> None:
-        shape, ends = _cells("Kagome", Lx, Ly, periodic)
-        height = math.sqrt(3)
-        basis = [[0.0, 0.0], [1.0, 0.0], [0.5, height / 2]]
-        super().__init__(shape, [[2.0, 0.0], [1.0, height]], basis, ends)
+    cell = ((2.0, 0.0), (1.0, math.sqrt(3)))
+    basis = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
+
+    def __init__(self, Lx: Length = 2, Ly: Length = 2, periodic: Periodic = False) -> None:
+        super().__init__(Lx, Ly, periodic)
 
 
 @final
-class Positions(Lattice):
+class Positions(Lattice, kind="positions"):
     """Sites wherever you put them, in any unit of length, with open boundaries.
 
-    positions: (N, 2) or (N, 3) numbers. tolerance: relative width of a shell of equal distances,
-    to be widened for measured positions. Raises ValueError for an empty list, positions that are
-    not finite and sites that coincide.
+    Positions(positions, tolerance=1e-6): (N, 2) or (N, 3) numbers; a wider tolerance for measured
+    ones. Raises ValueError as `Lattice` does.
     """
 
-    def __init__(
-        self,
-        positions: Tensor | np.ndarray | Sequence[Sequence[float]],
-        *,
-        tolerance: float = SHELL_TOLERANCE,
-    ) -> None:
-        if not 0 < tolerance < 1:
-            raise ValueError(f"Positions: tolerance is {tolerance}; it must be between 0 and 1")
-        self.positions = _checked_positions(positions)
-        self.shape = None
-        self.n_basis = 1
-        self.tolerance = tolerance
-        dimension = self.positions.shape[1]
-        self.periodic = (False,) * dimension
-        self.cell_vectors = torch.eye(dimension, dtype=torch.float64)
-        self._distances = None
-        self._refuse_coinciding_sites()
+    @classmethod
+    def from_keys(cls, *, file: str) -> Self:
+        """As a configuration chooses it.
+
+        Args:
+            file: CSV file of positions with the header x,y, one site a line.
+        """
+        check_file(file, "a CSV file with the header x,y, one site a line")
+        return cls.from_csv(file)
 
     @classmethod
     def from_csv(cls, path: str | Path, *, tolerance: float = SHELL_TOLERANCE) -> Self:
@@ -283,19 +332,6 @@ class Positions(Lattice):
             return cls(read_positions(path, MAX_SITES), tolerance=tolerance)
         except ValueError as error:
             raise ValueError(f"positions file {path}: {error}") from None
-
-    def _refuse_coinciding_sites(self) -> None:
-        distances = self.distances()
-        if not distances.isfinite().all():
-            raise ValueError("Positions: distances overflow; use another unit of length")
-        i, j = torch.triu_indices(self.n_sites, self.n_sites, offset=1)
-        together = distances[i, j] <= 1e-9 * distances.max()
-        if together.any():
-            first = int(together.nonzero()[0])
-            raise ValueError(
-                f"Positions: sites {int(i[first])} and {int(j[first])} coincide at "
-                f"{tuple(self.positions[i[first]].tolist())}; every site needs a place of its own"
-            )
 
     def __repr__(self) -> str:
         return f"Positions({self.n_sites} sites in {self.positions.shape[1]} dimensions)"
@@ -331,20 +367,17 @@ def _gauss_reduced(periods: Tensor) -> Tensor:
         short, long = long, short
 
 
-def _cells(
-    name: str, Lx: int, Ly: int, periodic: Periodic
-) -> tuple[tuple[int, int], tuple[bool, bool]]:
-    """Checked (Lx, Ly) and one bool per direction."""
-    shape = (positive_integer(name, "Lx", Lx), positive_integer(name, "Ly", Ly))
+def _directions(name: str, periodic: object) -> tuple[bool, bool]:
+    """One bool per direction. Raises ValueError for anything but one bool or two."""
     if isinstance(periodic, bool):
-        return shape, (periodic, periodic)
-    ends = tuple(periodic) if isinstance(periodic, Sequence) else ()
+        return periodic, periodic
+    ends = list(periodic) if isinstance(periodic, Sequence) else []
     if len(ends) != 2 or not all(isinstance(end, bool) for end in ends):
         raise ValueError(
             f"{name}: periodic is {periodic!r}; it must be True, False or one of them per "
-            "direction, like (True, False)"
+            "direction, like [True, False]"
         )
-    return shape, (ends[0], ends[1])
+    return ends[0], ends[1]
 
 
 def positive_integer(owner: str, name: str, value: int) -> int:
@@ -360,31 +393,46 @@ def positive_integer(owner: str, name: str, value: int) -> int:
 def check_site_count(name: str, n_sites: int) -> None:
     """Raises ValueError for more sites than tables of N x N numbers allow."""
     if n_sites > MAX_SITES:
-        shown = str(n_sites) if n_sites < 10**15 else f"about 10^{len(str(n_sites)) - 1}"
         raise ValueError(
-            f"{name}: {shown} sites asked for; at most {MAX_SITES} are allowed (tables of N x N "
-            "numbers have to fit into memory)"
+            f"{name}: {_written(n_sites)} sites asked for; at most {MAX_SITES} are allowed "
+            "(tables of N x N numbers have to fit into memory)"
         )
 
 
-def _checked_positions(positions: Tensor | np.ndarray | Sequence[Sequence[float]]) -> Tensor:
+def _written(number: int) -> str:
+    return str(number) if number < 10**15 else f"about 10^{len(str(number)) - 1}"
+
+
+def _checked_positions(name: str, positions: Tensor | np.ndarray | Rows) -> Tensor:
     """(N, d) float64 on the CPU, finite, N >= 1, d = 2 or 3."""
     try:
         table = torch.as_tensor(np.asarray(positions, dtype=np.float64)).clone()
     except (TypeError, ValueError):
-        raise ValueError("Positions: every site needs the same number of coordinates") from None
+        raise ValueError(f"{name}: every site needs the same number of coordinates") from None
     if table.numel() == 0:
-        raise ValueError("Positions: no sites given; at least one is needed")
+        raise ValueError(f"{name}: no sites given; at least one is needed")
     if table.dim() != 2 or table.shape[1] not in (2, 3):
         raise ValueError(
-            f"Positions: given an array of shape {tuple(table.shape)}; it must be (N, 2) or (N, 3)"
+            f"{name}: given an array of shape {tuple(table.shape)}; it must be (N, 2) or (N, 3)"
         )
-    check_site_count("Positions", len(table))
+    check_site_count(name, len(table))
     bad = ~torch.isfinite(table).all(dim=1)
     if bad.any():
         site = int(bad.nonzero()[0])
         raise ValueError(
-            f"Positions: site {site} is at {tuple(table[site].tolist())}; "
-            "coordinates must be finite"
+            f"{name}: site {site} is at {tuple(table[site].tolist())}; coordinates must be finite"
         )
     return table
+
+
+def _refuse_coinciding_sites(name: str, positions: Tensor, distances: Tensor) -> None:
+    if not distances.isfinite().all():
+        raise ValueError(f"{name}: distances overflow; use another unit of length")
+    i, j = torch.triu_indices(len(positions), len(positions), offset=1)
+    together = distances[i, j] <= 1e-9 * distances.max()
+    if together.any():
+        first = int(together.nonzero()[0])
+        raise ValueError(
+            f"{name}: sites {int(i[first])} and {int(j[first])} coincide at "
+            f"{tuple(positions[i[first]].tolist())}; every site needs a place of its own"
+        )

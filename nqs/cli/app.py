@@ -1,35 +1,58 @@
-"""nqs evaluate | reweight | plot | show | collect: what one does with a finished run or scan;
-nqs crystal: the crystal language model."""
+"""nqs train | scan: runs and grids of runs; evaluate | reweight | plot | show | collect: what one
+does with them; crystal: the crystal language model."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nqs.cli.loading import find_modules_here, loading
 from nqs.crystal.commands.app import app as crystal
 from nqs.errors import InputError, printable, require
 from nqs.runfolder.terminal import run_command
-
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # see train.py
 
 # click's UsageError; newer versions of typer carry click inside themselves
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
 app.add_typer(crystal, name="crystal")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+AS_TYPED: dict[str, Any] = {
+    "context_settings": {
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+    "options_metavar": "KEY=VALUE ...",
+}
+"""Of commands that read their words themselves."""
 
 
 @app.callback()
 def about() -> None:
-    """Look at runs of neural quantum states, made by train.py, or work with crystals."""
+    """Neural quantum states: train them, scan couplings, look at runs; or work with crystals."""
+
+
+@app.command("train", **AS_TYPED)
+def train_run(context: typer.Context) -> int:
+    """Find a ground state, model=ptf lattice.Lx=6 ...; nqs train --help lists every key."""
+    with loading():
+        from nqs.cli import train
+    return train.job(context.args)
+
+
+@app.command("scan", **AS_TYPED)
+def scan_runs(context: typer.Context) -> int:
+    """A run for each of several values, hamiltonian.delta=0,1,2 ...; the same as train -m."""
+    with loading():
+        from nqs.cli import train
+    return train.job(["-m", *context.args])
 
 
 @app.command("evaluate")
@@ -79,16 +102,17 @@ def plot_run(run: RunFolder) -> None:
     """Draw convergence.png again, and observables.png, from run.h5."""
     from nqs.ground_states import summary
     from nqs.ground_states.build import build_lattice
+    from nqs.ground_states.ground_state_run import draw
     from nqs.ground_states.observables_plot import save_observables
-    from nqs.ground_states.run import draw
-    from nqs.runfolder import folder, history
+    from nqs.ground_states.run_file import read
+    from nqs.ground_states.run_folder import read_config
 
     result = summary.read(run / "summary.json")
-    content = history.read(run / "run.h5")
+    content = read(run / "run.h5")
     draw(run, content, result)
     print(run / "convergence.png")
     if content.evaluations:
-        lattice = build_lattice(folder.read_config(run).lattice)
+        lattice = build_lattice(read_config(run).lattice)
         save_observables(run / "observables.png", content.evaluations[-1], lattice, run.name)
         print(run / "observables.png")
 
@@ -139,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def job(arguments: list[str]) -> int:
     """Runs the command of a command line."""
+    find_modules_here()
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="nqs", standalone_mode=False)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nqs.errors import InputError, shown, suggestion
+from nqs.ground_states.older_config import MOVED as MOVED_KEYS
 
 GROUPS: Final = {
     "train": {
@@ -47,6 +48,8 @@ MEANINGLESS: Final = {
     "dropout": "a wavefunction has no dropout",
     "repeat_pre": "inputs are embedded",
 }
+MOVED: Final = re.compile(rf"(^|\$\{{|[\[,=])train\.({'|'.join(MOVED_KEYS)})\b")
+"""Keys of earlier versions of this program, as a key, in ${...} and where a scan names keys."""
 
 
 @dataclass(frozen=True)
@@ -229,3 +232,29 @@ def _whole(key: str, value: str) -> int:
     if not number.is_integer():
         raise InputError(f"{key}={value}: must be a whole number")
     return int(number)
+
+
+def renamed(words: Sequence[str]) -> list[str]:
+    """Words with the keys train.flip_* of earlier versions as those of energies.
+
+    train.flip_radius=null was the default and goes; any other value implies energies=near_flips,
+    which are in full precision. Raises InputError for null among several values.
+    """
+    result = []
+    near = any(word.startswith("train.flip_radius=") and word[-5:] != "=null" for word in words)
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in ("train.flip_radius", "train.exact_fraction") and value == "null":
+            continue
+        if word == "train.flip_precision=full" and near:
+            continue
+        if key == "train.flip_radius":
+            if "null" in value.split(","):
+                rule = "null among several values; scan energies=blurred,near_flips instead"
+                raise InputError(f"{shown(word)}: {rule}")
+            if not any(other.startswith("energies=") for other in words):
+                result.append("energies=near_flips")
+        whole = key in ("scan.zip", "scan.warm_start") or "${" in value
+        head, tail = (word, "") if whole else (key, word[len(key) :])
+        result.append(MOVED.sub(r"\1energies.\2", head) + tail)
+    return result

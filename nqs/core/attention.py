@@ -190,28 +190,50 @@ def attend(
         if queries.dtype is torch.bfloat16 and queries.device.type == "cpu":
             return _attend_spelled_out(queries, keys, values)
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    shared_keys, shared_values = prefix
-    n_shared, n_prefix = shared_keys.shape[0], shared_keys.shape[2]
-    n_branches = n_rows // n_shared
+    n_shared = len(prefix[0])
     queries = _by_head(queries * d_head**-0.5, n_shared)  # (B H F, S, d)
     keys, values = _by_head(keys, n_shared), _by_head(values, n_shared)
-    shared_keys = shared_keys.reshape(-1, n_prefix, d_head)  # (B H, L, d)
-    shared_values = shared_values.reshape(-1, n_prefix, d_head)
+    far_keys, far_values = (x.reshape(-1, *x.shape[2:]) for x in prefix)  # (B H, L, d)
+    from_peak = not bounded(queries, keys, far_keys)
+    mixed = _mixed(queries, keys, values, far_keys, far_values, from_peak=from_peak)
+    mixed = mixed.view(n_shared, n_heads, -1, n_own, d_head).transpose(1, 2)
+    return mixed.reshape(n_rows, n_heads, n_own, d_head)
+
+
+def _mixed(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    far_keys: Tensor,
+    far_values: Tensor,
+    *,
+    later: Tensor | None = None,
+    from_peak: bool,
+) -> Tensor:
+    """Softmax attention of F branches to their prefix and, causally, to themselves.
+
+    queries, scaled by 1 / sqrt(d), keys and values (B H F, S, d); of the prefixes (B H, L, d).
+    later (S, L): what of the prefix a query must not see; None hides nothing. from_peak: whether
+    scores count from the largest of each query, without which they must be `bounded`.
+    """
+    _, n_own, d_head = queries.shape
+    n_shared, n_prefix = far_keys.shape[:2]
     # every query of a prefix's branches in one product, (B H, F S, d) x (d, L)
-    far = torch.bmm(queries.view(len(shared_keys), -1, d_head), shared_keys.transpose(1, 2))
+    far = torch.bmm(queries.reshape(n_shared, -1, d_head), far_keys.transpose(1, 2))
+    far = far.view(len(queries), n_own, n_prefix)  # (B H F, S, L)
+    if later is not None:
+        far = far.masked_fill_(later, -torch.inf)
     hidden = queries.new_full((n_own, n_own), -torch.inf).triu(1)  # a row's own later tokens
     near = torch.baddbmm(hidden, queries, keys.transpose(1, 2))  # (B H F, S, S)
-    far = far.view(-1, n_own, n_prefix)  # (B H F, S, L)
-    if not bounded(queries, keys, shared_keys):
-        peaks = [x.detach().amax(-1, keepdim=True) for x in (far, near)]
-        peak = torch.maximum(*peaks)
+    if from_peak:
+        peak = near.detach().amax(-1, keepdim=True)
+        if n_prefix:
+            peak = torch.maximum(peak, far.detach().amax(-1, keepdim=True))
         far, near = far.sub_(peak), near.sub_(peak)
     far, near = far.exp_(), near.exp_()
-    mixed = torch.bmm(far.view(len(shared_keys), -1, n_prefix), shared_values)
+    mixed = torch.bmm(far.view(n_shared, len(queries) // n_shared * n_own, n_prefix), far_values)
     mixed = torch.baddbmm(mixed.view(-1, n_own, d_head), near, values)
-    mixed = normalised(mixed, far, near)
-    mixed = mixed.view(n_shared, n_heads, n_branches, n_own, d_head).transpose(1, 2)
-    return mixed.reshape(n_rows, n_heads, n_own, d_head)
+    return normalised(mixed, far, near)  # (B H F, S, d)
 
 
 def _attend_spelled_out(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -261,17 +283,8 @@ class FrozenSoftmax(Frozen):
         queries = _by_head(queries * d_head**-0.5, n_shared)  # (B H F, S, d)
         keys, values = _by_head(keys, n_shared), _by_head(values, n_shared)
         far_keys, far_values = (x[:, :, others].flatten(0, 1) for x in (self.keys, self.values))
-        far = torch.bmm(queries.reshape(len(far_keys), -1, d_head), far_keys.transpose(1, 2))
         later = others > places[:, None]  # (S, L)
-        far = far.view(-1, n_own, len(others)).masked_fill_(later, -torch.inf)  # (B H F, S, L)
-        hidden = queries.new_full((n_own, n_own), -torch.inf).triu(1)
-        near = torch.baddbmm(hidden, queries, keys.transpose(1, 2))  # (B H F, S, S)
-        peak = near.amax(-1, keepdim=True)
-        if len(others):
-            peak = torch.maximum(peak, far.amax(-1, keepdim=True))
-        far, near = far.sub_(peak).exp_(), near.sub_(peak).exp_()
-        mixed = torch.bmm(far.view(len(far_keys), -1, len(others)), far_values)
-        mixed = normalised(torch.baddbmm(mixed.view(-1, n_own, d_head), near, values), far, near)
+        mixed = _mixed(queries, keys, values, far_keys, far_values, later=later, from_peak=True)
         mixed = mixed.view(n_shared, n_heads, -1, n_own, d_head).permute(0, 2, 3, 1, 4)
         return mixed.reshape(len(projected), n_own, -1)  # (B, F, S, H, d) -> (R, S, D)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def draw(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+def draw_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
     """One token a row from normalised log-probabilities (R, K) -> (R,) int64."""
     probs = log_probs.to(torch.float64).exp()
     # n = 1 is torch's exponential race, argmax p / E, with E drawn in float64

@@ -21,21 +21,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self, final
+from typing import Annotated, Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
 
 from nqs.core.digits import DigitEmbedding, DigitHead
 from nqs.core.head import Head
+from nqs.core.perceptron import Activation
+from nqs.core.positions import PositionEncoding
+from nqs.core.recurrent import CellKind, Recurrent
 from nqs.core.sequence import (
+    Depth,
     EmbeddingModel,
     SequenceModel,
     SequenceState,
+    Width,
     check_continuation,
+    check_heads,
     check_sizes,
 )
+from nqs.core.transformer import AttentionKind, Transformer
 
+SubPatch = Annotated[str | int | tuple[tuple[int, ...], ...], "0 .. 32768"]
+"""What a token is within its group, as whoever makes groups and tokens reads it."""
 MOST_ROWS = 32_768
 """Rows of one launch of the sub-sampler; fused attention on GPUs fails from 65 536 on."""
 
@@ -75,7 +84,6 @@ class LargePatchedState(SequenceState):
         return type(self)(self.tokens[rows], self.length, contexts, large, sub)
 
 
-@final
 class LargePatched(SequenceModel):
     """Sequence model over tokens in groups; token K starts the sequence.
 
@@ -88,17 +96,17 @@ class LargePatched(SequenceModel):
     Raises ValueError if these sizes do not fit.
     """
 
-    constant_state: ClassVar[bool] = False
+    groups_tokens: ClassVar[bool] = True
     places: Tensor
     present: Tensor
     offsets: Tensor
 
     def __init__(self, large: EmbeddingModel, sub: EmbeddingModel, lengths: Sequence[int]) -> None:
-        super().__init__()
         if len(lengths) == 0:
             raise ValueError("lengths is empty; give the number of tokens in each large patch")
         for length in lengths:
             check_sizes(length=length)
+        super().__init__(sub.vocab_size + 1, sub.n_outputs, sum(lengths))
         n_states, longest, width = sub.vocab_size, max(lengths), sub.embedding.embedding_dim
         wanted = (longest * n_states + 1, width)
         if (large.vocab_size, large.n_outputs) != wanted:
@@ -110,8 +118,6 @@ class LargePatched(SequenceModel):
         for name, model, needed in (("large", large, len(lengths)), ("sub", sub, longest)):
             if model.max_length < needed:
                 raise ValueError(f"{name}: max_length={model.max_length} is below {needed}")
-        self.vocab_size, self.n_outputs = n_states + 1, sub.n_outputs
-        self.max_length = sum(lengths)
         self.large, self.sub = large, sub
         self.lengths = tuple(lengths)
         self.begins = [sum(lengths[:t]) for t in range(len(lengths))]
@@ -127,6 +133,12 @@ class LargePatched(SequenceModel):
             vectors = large.embedding
             learned = vectors.learned if isinstance(vectors, DigitEmbedding) else vectors.weight
             learned[:-1].mul_(longest**-0.5)
+
+    @classmethod
+    def over(cls, sub: EmbeddingModel, lengths: Sequence[int], **keys: Any) -> Self:
+        """A transformer, with keys of its constructor, over large patches that `sub` draws."""
+        size = (max(lengths) * sub.vocab_size + 1, sub.embedding.embedding_dim, len(lengths))
+        return cls(Transformer(*size, writes_tokens=False, **keys), sub, lengths)
 
     @property
     def head(self) -> Head | DigitHead:  # type: ignore[override]
@@ -252,6 +264,160 @@ class LargePatched(SequenceModel):
         prefix = LargePatchedState(tokens, length, contexts, large, None)
         prefix.sub = self._standing(prefix)
         return prefix
+
+
+@final
+class LargePatchedRecurrent(LargePatched, kind="lptf"):
+    """A transformer over large patches, within each of which a recurrent network draws tokens.
+
+    Args:
+        sub_patch: Sites of a large patch that its sub-sampler draws at once, written as patch.
+        d_model: Width of the transformer; a multiple of n_heads.
+        n_layers: Number of layers.
+        n_heads: Attention heads; must divide d_model.
+        d_ff: Width of the feed-forward layers; null means 2 d_model.
+        attention: What decides where to look: factored (learned for each pair of places; also null)
+            or softmax (of queries and keys).
+        activation: Non-linearity of the feed-forward layers: gelu, relu or silu.
+        positions: Position encoding: learned, sinusoidal or grid (from the large patches' centres).
+        sub_d_model: Width of the sub-sampler.
+        sub_n_layers: Number of layers of the sub-sampler.
+        sub_cell: Recurrent cell of the sub-sampler: gru, lstm or elman.
+    """
+
+    @classmethod
+    def from_keys(
+        cls,
+        n_tokens: int,
+        n_outputs: int,
+        lengths: Sequence[int],
+        *,
+        sub_patch: SubPatch = "auto",
+        d_model: Width = 32,
+        n_layers: Depth = 2,
+        n_heads: Width = 4,
+        d_ff: Width | None = None,
+        attention: AttentionKind | None = "factored",
+        activation: Activation = "gelu",
+        positions: PositionEncoding = "learned",
+        sub_d_model: Width = 32,
+        sub_n_layers: Depth = 1,
+        sub_cell: CellKind = "gru",
+        coordinates: Tensor | None = None,
+        products: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Self:
+        """From its keys and what is supplied; coordinates are those of the large patches."""
+        sub = Recurrent(
+            n_tokens - 1,
+            n_outputs,
+            max(lengths),
+            d_model=sub_d_model,
+            n_layers=sub_n_layers,
+            cell=sub_cell,
+            products=products,
+            generator=generator,
+        )
+        return cls.over(
+            sub,
+            lengths,
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            d_ff=d_ff,
+            attention=attention,
+            activation=activation,
+            positions=positions,
+            coordinates=coordinates,
+            products=products,
+            generator=generator,
+        )
+
+    @staticmethod
+    def check_keys(*, d_model: int, n_heads: int, **_: object) -> None:
+        """Raises ValueError unless the heads divide the width."""
+        check_heads(d_model, n_heads)
+
+
+@final
+class LargePatchedTransformer(LargePatched, kind="lptf_ptf"):
+    """A transformer over large patches, within each of which another one draws tokens.
+
+    Args:
+        sub_patch: Sites of a large patch that its sub-sampler draws at once, written as patch.
+        d_model: Width of the outer transformer; a multiple of n_heads.
+        n_layers: Number of layers.
+        n_heads: Attention heads; must divide d_model.
+        d_ff: Width of the feed-forward layers; null means 2 d_model.
+        attention: What decides where to look: factored (learned for each pair of places; also null)
+            or softmax (of queries and keys).
+        activation: Non-linearity of the feed-forward layers: gelu, relu or silu.
+        positions: Position encoding: learned, sinusoidal or grid (from the large patches' centres).
+        sub_d_model: Width of the sub-sampler; a multiple of sub_n_heads.
+        sub_n_layers: Number of layers of the sub-sampler.
+        sub_n_heads: Attention heads of the sub-sampler; must divide sub_d_model.
+    """
+
+    @classmethod
+    def from_keys(
+        cls,
+        n_tokens: int,
+        n_outputs: int,
+        lengths: Sequence[int],
+        *,
+        sub_patch: SubPatch = "auto",
+        d_model: Width = 32,
+        n_layers: Depth = 2,
+        n_heads: Width = 4,
+        d_ff: Width | None = None,
+        attention: AttentionKind | None = "factored",
+        activation: Activation = "gelu",
+        positions: PositionEncoding = "learned",
+        sub_d_model: Width = 32,
+        sub_n_layers: Depth = 1,
+        sub_n_heads: Width = 4,
+        coordinates: Tensor | None = None,
+        products: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Self:
+        """From its keys and what is supplied; coordinates are those of the large patches.
+
+        The sub-sampler attends by softmax of queries and keys.
+        """
+        sub = Transformer(
+            n_tokens - 1,
+            n_outputs,
+            max(lengths),
+            d_model=sub_d_model,
+            n_layers=sub_n_layers,
+            n_heads=sub_n_heads,
+            attention="softmax",
+            activation=activation,
+            products=products,
+            generator=generator,
+        )
+        return cls.over(
+            sub,
+            lengths,
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            d_ff=d_ff,
+            attention=attention,
+            activation=activation,
+            positions=positions,
+            coordinates=coordinates,
+            products=products,
+            generator=generator,
+        )
+
+    @staticmethod
+    def check_keys(
+        *, d_model: int, n_heads: int, sub_d_model: int, sub_n_heads: int, **_: object
+    ) -> None:
+        """Raises ValueError unless the heads divide the widths."""
+        check_heads(d_model, n_heads)
+        check_heads(sub_d_model, sub_n_heads, "sub_")
 
 
 def _branched(x: Tensor, n_rows: int) -> Tensor:

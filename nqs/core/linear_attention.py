@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
-from nqs.core.perceptron import Perceptron
-from nqs.core.positions import Positions
+from nqs.core.perceptron import Activation, Perceptron
+from nqs.core.positions import PositionEncoding, Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import check_blocks
+from nqs.core.sequence import Depth, Width, check_heads, check_sizes, feed_forward_width
 
 CHUNK = 32
 """Positions whose weights are written out against each other."""
@@ -97,17 +97,20 @@ class LinearBlock(nn.Module):
 
 
 @final
-class LinearTransformer(ConstantStateModel):
+class LinearTransformer(ConstantStateModel, kind="linear_attention"):
     """Causal transformer with linear attention over integer tokens.
 
+    The state has D (D / n_heads + 1) numbers a layer.
+
     Args:
-        vocab_size, n_outputs, max_length: see SequenceModel.
-        d_model: D, width; a multiple of n_heads.
-        n_layers, n_heads: depth and heads per layer; the state has D (D / n_heads + 1) numbers a
-            layer.
-        d_ff: width of the perceptrons, 2 D by default.
-        activation: "gelu", "relu" or "silu".
-        positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
+        n_tokens, n_outputs, length: see SequenceModel.
+        d_model: Width of the network; a multiple of n_heads.
+        n_layers: Number of layers.
+        n_heads: Attention heads; must divide d_model.
+        d_ff: Width of the feed-forward layers; null means 2 d_model.
+        activation: Non-linearity of the feed-forward layers: gelu, relu or silu.
+        positions: Position encoding: learned, sinusoidal or grid (from the tokens' places).
+        coordinates: (T, dims), the place of each token.
         products: of the tokens' digits, (K, F), for vectors and logits made of them
             (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
@@ -115,27 +118,27 @@ class LinearTransformer(ConstantStateModel):
 
     def __init__(
         self,
-        vocab_size: int,
+        n_tokens: int,
         n_outputs: int,
-        max_length: int,
+        length: int,
         *,
-        d_model: int = 32,
-        n_layers: int = 2,
-        n_heads: int = 4,
-        d_ff: int | None = None,
-        activation: str = "gelu",
-        positions: str = "learned",
+        d_model: Width = 32,
+        n_layers: Depth = 2,
+        n_heads: Width = 4,
+        d_ff: Width | None = None,
+        activation: Activation = "gelu",
+        positions: PositionEncoding = "learned",
         coordinates: Tensor | None = None,
         products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        sizes = (vocab_size, n_outputs, max_length)
-        d_ff = check_blocks(*sizes, d_model=d_model, n_layers=n_layers, d_ff=d_ff, n_heads=n_heads)
-        self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
+        super().__init__(n_tokens, n_outputs, length)
+        d_ff = feed_forward_width(d_model, d_ff)
+        check_sizes(d_model=d_model, n_layers=n_layers, d_ff=d_ff, n_heads=n_heads)
+        self.check_keys(d_model=d_model, n_heads=n_heads)
         self.d_model, self.n_heads = d_model, n_heads
-        self.embedding = token_embedding(vocab_size, d_model, products)
-        self.positions = Positions(positions, max_length, d_model, coordinates)
+        self.embedding = token_embedding(n_tokens, d_model, products)
+        self.positions = Positions(positions, length, d_model, coordinates)
         self.blocks: Sequence[LinearBlock] = nn.ModuleList(  # type: ignore[assignment]
             LinearBlock(d_model, n_heads, d_ff, activation) for _ in range(n_layers)
         )
@@ -146,6 +149,11 @@ class LinearTransformer(ConstantStateModel):
             for block in self.blocks:
                 block.attention.project.weight.mul_((2 * n_layers) ** -0.5)
                 block.perceptron.contract.weight.mul_((2 * n_layers) ** -0.5)
+
+    @staticmethod
+    def check_keys(*, d_model: int, n_heads: int, **_: object) -> None:
+        """Raises ValueError unless the heads divide the width."""
+        check_heads(d_model, n_heads)
 
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, H, d, d + 1) per layer."""

@@ -5,6 +5,8 @@ Every block of every core with residual branches ends in one (GPT-2's arrangemen
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ class ReLU(nn.ReLU):
         return x
 
 
+Activation = Literal["gelu", "relu", "silu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": ReLU, "silu": nn.SiLU}
 
 

@@ -7,11 +7,13 @@ every coordinate gets D / d of the channels.
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-KINDS = ("learned", "sinusoidal", "grid")
+PositionEncoding = Literal["learned", "sinusoidal", "grid"]
+KINDS = get_args(PositionEncoding)
 
 
 class AddedTable(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self, final
+from typing import ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
 from nqs.core.sequence import (
+    Depth,
     EmbeddingModel,
     SequenceModel,
     SequenceState,
+    Width,
     check_continuation,
     check_sizes,
 )
@@ -56,13 +58,21 @@ class ConstantStateModel(SequenceModel, ABC):
         self, tokens: Tensor, state: SequenceState | None = None
     ) -> tuple[Tensor, RecurrentState]:
         """See SequenceModel.forward."""
-        first = check_continuation(self, tokens, state)
-        n_rows, n_own = tokens.shape
+        before = self._before(tokens, state)
+        logits, memory = self._run(tokens, list(before.memory), before.length)
+        return logits, RecurrentState(memory, before.length + tokens.shape[1])
+
+    def _before(self, inputs: Tensor, state: SequenceState | None) -> RecurrentState:
+        """The state that inputs (R, S, ...) continue; an empty one for None."""
+        check_continuation(self, inputs, state)
         if state is None:
-            state = self.start(n_rows, self.max_length)
+            return self.start(len(inputs), self.max_length)
         assert isinstance(state, RecurrentState)
-        logits, memory = self._run(tokens, list(state.memory), first)
-        return logits, RecurrentState(memory, first + n_own)
+        return state
+
+    @abstractmethod
+    def start(self, n_rows: int, capacity: int) -> RecurrentState:
+        """See SequenceModel.start."""
 
     @abstractmethod
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
@@ -138,22 +148,23 @@ class LSTMCell(Cell):
         return torch.cat([torch.sigmoid(o) * tanh(cell), cell], dim=1)
 
 
+CellKind = Literal["gru", "lstm", "elman"]
 CELLS: dict[str, type[Cell]] = {"elman": ElmanCell, "gru": GRUCell, "lstm": LSTMCell}
 
 
 @final
-class Recurrent(ConstantStateModel, EmbeddingModel):
+class Recurrent(ConstantStateModel, EmbeddingModel, kind="rnn"):
     """Stacked recurrent network over integer tokens, with a linear head.
 
     The first layer's input map acts on one-hot tokens, so it is an embedding of width n_gates D:
     reading a token costs a look-up, not a product.
 
     Args:
-        vocab_size, n_outputs, max_length: see SequenceModel.
-        d_model: D, hidden units per layer.
-        n_layers: cells stacked; layer l > 0 reads the outputs of layer l - 1.
-        cell: "elman", "gru" or "lstm".
-        residual: layers l > 0 add their input to their output.
+        n_tokens, n_outputs, length: see SequenceModel.
+        d_model: Hidden units of a layer.
+        n_layers: Number of layers; each reads the outputs of the one before.
+        cell: Recurrent cell: gru, lstm or elman.
+        residual: Add each layer's input to its output (not the first's).
         products: of the tokens' digits, (K, F), for vectors and logits made of them
             (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
@@ -161,29 +172,27 @@ class Recurrent(ConstantStateModel, EmbeddingModel):
 
     def __init__(
         self,
-        vocab_size: int,
+        n_tokens: int,
         n_outputs: int,
-        max_length: int,
+        length: int,
         *,
-        d_model: int = 128,
-        n_layers: int = 1,
-        cell: str = "gru",
+        d_model: Width = 64,
+        n_layers: Depth = 1,
+        cell: CellKind = "gru",
         residual: bool = False,
         products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
+        super().__init__(n_tokens, n_outputs, length)
         check_sizes(d_model=d_model, n_layers=n_layers)
         if cell not in CELLS:
             raise ValueError(f"cell={cell!r} is unknown; allowed: {', '.join(CELLS)}")
-        self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
         self.d_model, self.residual = d_model, residual
         self.cells: Sequence[Cell] = nn.ModuleList(  # type: ignore[assignment]
             CELLS[cell](d_model) for _ in range(n_layers)
         )
         width = self.cells[0].n_gates * d_model
-        self.embedding = token_embedding(vocab_size, width, products)
+        self.embedding = token_embedding(n_tokens, width, products)
         self.inputs = nn.ModuleList(nn.Linear(d_model, width) for _ in range(n_layers - 1))
         self.head = token_head(d_model, n_outputs, products)
         initialise(self, generator)
@@ -195,13 +204,9 @@ class Recurrent(ConstantStateModel, EmbeddingModel):
         self, embedded: Tensor, state: SequenceState | None = None
     ) -> tuple[Tensor, RecurrentState]:
         """See EmbeddingModel.read; E = n_gates D."""
-        first = check_continuation(self, embedded, state)
-        n_rows, n_own = embedded.shape[:2]
-        if state is None:
-            state = self.start(n_rows, self.max_length)
-        assert isinstance(state, RecurrentState)
-        logits, memory = self._driven(embedded, list(state.memory))
-        return logits, RecurrentState(memory, first + n_own)
+        before = self._before(embedded, state)
+        logits, memory = self._driven(embedded, list(before.memory))
+        return logits, RecurrentState(memory, before.length + embedded.shape[1])
 
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, M) per layer, M = D (2 D for the LSTM: hidden, then cell)."""

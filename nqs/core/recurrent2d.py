@@ -20,7 +20,7 @@ C columns of the grid.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
 from nqs.core.recurrent import ConstantStateModel, RecurrentState, tanh
-from nqs.core.sequence import check_sizes
+from nqs.core.sequence import Width, check_sizes
 
 
 def zigzag(n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
@@ -56,38 +56,39 @@ class TensorCell(nn.Module):
 
 
 @final
-class Recurrent2D(ConstantStateModel):
+class Recurrent2D(ConstantStateModel, kind="rnn2d"):
     """Two-dimensional recurrent network over integer tokens in zigzag order, with a linear head.
 
     Args:
-        vocab_size, n_outputs: see SequenceModel.
-        grid: (rows, columns); position t is step t of `zigzag`, max_length = rows columns.
-        d_model: D, hidden units.
-        d_embed: E, channels of a token in the products.
+        n_tokens, n_outputs: see SequenceModel.
+        grid: (rows, columns); position t is step t of `zigzag`, T = rows columns.
+        d_model: Hidden units.
+        d_embed: Channels of a token in its products with hidden units.
         products: of the tokens' digits, (K, F), for vectors and logits made of them
             (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
     """
 
+    path: ClassVar[Literal["raster", "zigzag"]] = "zigzag"
+
     def __init__(
         self,
-        vocab_size: int,
+        n_tokens: int,
         n_outputs: int,
         grid: tuple[int, int],
         *,
-        d_model: int = 32,
-        d_embed: int = 4,
+        d_model: Width = 32,
+        d_embed: Width = 4,
         products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, d_model=d_model, d_embed=d_embed)
         check_sizes(rows=grid[0], columns=grid[1])
-        self.vocab_size, self.n_outputs, self.grid = vocab_size, n_outputs, grid
-        self.max_length = grid[0] * grid[1]
+        super().__init__(n_tokens, n_outputs, grid[0] * grid[1])
+        check_sizes(d_model=d_model, d_embed=d_embed)
+        self.grid = grid
         self.d_model, self.d_embed = d_model, d_embed
-        self.path = list(zigzag(*grid))
-        self.embedding = token_embedding(vocab_size + 1, d_embed, products)  # last: no neighbour
+        self.steps = list(zigzag(*grid))
+        self.embedding = token_embedding(n_tokens + 1, d_embed, products)  # last: no neighbour
         self.cell = TensorCell(d_model, d_embed)
         self.head = token_head(d_model, n_outputs, products)
         initialise(self, generator)
@@ -102,7 +103,7 @@ class Recurrent2D(ConstantStateModel):
         at_rest = torch.zeros_like(hidden[0])
         pairs, beside = [], []
         for t, token in enumerate(tokens.unbind(1), start=first):
-            (row, column), (last_row, last) = self.path[t], self.path[max(t - 1, 0)]
+            (row, column), (last_row, last) = self.steps[t], self.steps[max(t - 1, 0)]
             if t > 0:
                 seen[last] = token
             inside = row == last_row
@@ -113,7 +114,7 @@ class Recurrent2D(ConstantStateModel):
         read = nn.functional.pad(read, (1, 0), value=1.0)
         outputs = []
         for i, neighbour in enumerate(beside):
-            column = self.path[first + i][1]
+            column = self.steps[first + i][1]
             before = at_rest if neighbour is None else hidden[neighbour]
             hidden[column] = self.cell(read[:, i], torch.cat([before, hidden[column]], dim=1))
             outputs.append(hidden[column])

@@ -2,13 +2,36 @@
 
 Nothing here knows spins, lattices or crystals: a token is an integer. The wavefunctions and the
 crystal language model drive the same classes.
+
+A model of one's own that is content to read its tokens again and again needs two functions:
+
+    class Mean(UncachedModel):
+        def __init__(self, n_tokens, n_outputs, length, *, width: int = 16, generator=None):
+            super().__init__(n_tokens, n_outputs, length)
+            self.embedding = nn.Embedding(n_tokens, width)
+            self.head = Head(width, n_outputs)
+            initialise(self, generator)
+
+        def logits(self, tokens):
+            seen = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)[:, None]
+            return self.head(self.embedding(tokens).cumsum(1) / seen)
+
+One that carries a memory of constant size along extends `nqs.core.recurrent.ConstantStateModel`.
+What a constructor is supplied with, by name and where it has such a parameter: n_tokens, n_outputs,
+length (T); coordinates (T, dims), where each token is; grid (rows, columns), if the tokens fill
+one; products (K, F), of the tokens' digits (`nqs.core.digits`); generator; writes_tokens, whether
+outputs are numbers of each token; lengths, of each group of tokens, where `groups_tokens`. All
+other parameters are its keys.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, final
 
+import torch
 from torch import Tensor, nn
 
 from nqs.core.digits import DigitEmbedding, DigitHead
@@ -63,19 +86,47 @@ class Reading(ABC):
 class SequenceModel(nn.Module, ABC):
     """An autoregressive network over integer tokens.
 
+    Args:
+        n_tokens: distinct input tokens, any start token included.
+        n_outputs: K, logits per position.
+        length: T, longest sequence.
+
     Attributes:
-        vocab_size: number of distinct input tokens (including any start token).
-        n_outputs: K, the number of logits per position.
-        max_length: longest sequence the positions cover.
+        vocab_size, n_outputs, max_length: the same.
         head: the last linear map, from the width D to the K logits, by a table or by digits.
     """
 
-    vocab_size: int
-    n_outputs: int
-    max_length: int
+    kinds: ClassVar[dict[str, type[SequenceModel]]] = {}
+    """The models that can be chosen by name: `class Transformer(SequenceModel, kind="ptf")`."""
+
+    path: ClassVar[Literal["raster", "zigzag"]] = "raster"
+    """The order of tokens on a grid that suits it: all rows forwards, or every second one
+    backwards."""
+    groups_tokens: ClassVar[bool] = False
+    """Whether its tokens come in groups: then `lengths` of the groups are supplied, coordinates are
+    those of the groups, and its key sub_patch says what a token is."""
+
     head: Head | DigitHead
 
-    constant_state: ClassVar[bool]
+    def __init_subclass__(cls, *, kind: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if kind is not None:
+            SequenceModel.kinds[kind] = cls
+
+    def __init__(self, n_tokens: int, n_outputs: int, length: int) -> None:
+        super().__init__()
+        check_sizes(n_tokens=n_tokens, n_outputs=n_outputs, length=length)
+        self.vocab_size, self.n_outputs, self.max_length = n_tokens, n_outputs, length
+
+    @classmethod
+    def token_cost(cls, n_outputs: int, keys: Mapping[str, Any]) -> float | None:
+        """Multiplications, or as long, of reading a token and writing K logits; None: not known.
+
+        keys: those of the constructor. Where it is known, the size of tokens is chosen by it.
+        """
+        return None
+
+    constant_state: ClassVar[bool] = False
     """Whether the state's size does not grow with the length. Then states of equal length can be
     concatenated, and many branches of one sequence are best walked together, one position at a
     time; otherwise one suffix at a time."""
@@ -122,6 +173,61 @@ class SequenceModel(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} cannot revise single positions of a sequence")
 
 
+@final
+@dataclass
+class TokenState(SequenceState):
+    """The tokens themselves, (B, length)."""
+
+    tokens: Tensor
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Number of tokens read so far."""
+        return self.tokens.shape[1]
+
+    @property
+    def n_rows(self) -> int:
+        return self.tokens.shape[0]
+
+    def select(self, rows: Tensor) -> Self:
+        return type(self)(self.tokens[rows])
+
+
+class UncachedModel(SequenceModel):
+    """A model that keeps nothing but the tokens and reads all of them again for each further one.
+
+    T times the work of one that keeps more, for the least to write: `logits`.
+    """
+
+    @abstractmethod
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens (R, S) int64, S <= T, from the start -> (R, S, K): [:, i] depends on tokens[:, :i]
+        and tokens[:, i] alone."""
+
+    def forward(
+        self, tokens: Tensor, state: SequenceState | None = None
+    ) -> tuple[Tensor, TokenState]:
+        """See SequenceModel.forward."""
+        first = check_continuation(self, tokens, state)
+        if state is not None:
+            assert isinstance(state, TokenState)
+            n_branches = len(tokens) // state.n_rows
+            tokens = torch.cat([state.tokens.repeat_interleave(n_branches, dim=0), tokens], dim=1)
+        return self.logits(tokens)[:, first:], TokenState(tokens)
+
+    def start(self, n_rows: int, capacity: int) -> TokenState:
+        """No tokens."""
+        device = self.head.weight.device
+        return TokenState(torch.empty(n_rows, 0, dtype=torch.int64, device=device))
+
+    def prefix(self, state: SequenceState, length: int, *, repeats: bool = False) -> TokenState:
+        """See SequenceModel.prefix."""
+        assert isinstance(state, TokenState)
+        if not 0 <= length <= state.length:
+            raise ValueError(f"prefix length {length} is outside 0..{state.length}")
+        return TokenState(state.tokens[:, :length])
+
+
 class EmbeddingModel(SequenceModel):
     """A sequence model that embeds its tokens and can be given vectors in their place.
 
@@ -141,6 +247,12 @@ class EmbeddingModel(SequenceModel):
         """
 
 
+Width = Annotated[int, "1 .. 65536"]
+"""Numbers in a vector."""
+Depth = Annotated[int, "1 .. 1024"]
+"""Layers."""
+
+
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError naming the first size that is not a positive integer."""
     for name, size in sizes.items():
@@ -148,37 +260,19 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name}={size!r} must be a positive integer")
 
 
-def check_heads(d_model: int, n_heads: int) -> None:
-    """Raise ValueError unless the heads divide the width."""
+def check_heads(d_model: int, n_heads: int, sub: str = "") -> None:
+    """Raise ValueError unless the heads divide the width; `sub` stands before both keys' names."""
     if d_model % n_heads:
         divisors = [h for h in range(1, d_model + 1) if d_model % h == 0]
+        allowed = ", ".join(map(str, divisors[:8]))
         raise ValueError(
-            f"n_heads={n_heads} does not divide d_model={d_model}; allowed: {divisors}"
+            f"{sub}n_heads={n_heads} must divide {sub}d_model={d_model}; use one of {allowed}"
         )
 
 
-def check_blocks(
-    vocab_size: int,
-    n_outputs: int,
-    max_length: int,
-    *,
-    d_model: int,
-    n_layers: int,
-    d_ff: int | None,
-    n_heads: int | None = None,
-) -> int:
-    """d_ff of a stack of residual blocks, 2 D for None.
-
-    Raises ValueError naming the first size that is not a positive integer, and for heads that do
-    not divide the width.
-    """
-    d_ff = 2 * d_model if d_ff is None else d_ff
-    check_sizes(vocab_size=vocab_size, n_outputs=n_outputs, max_length=max_length)
-    check_sizes(d_model=d_model, n_layers=n_layers, d_ff=d_ff)
-    if n_heads is not None:
-        check_sizes(n_heads=n_heads)
-        check_heads(d_model, n_heads)
-    return d_ff
+def feed_forward_width(d_model: int, d_ff: int | None) -> int:
+    """d_ff of residual blocks, 2 D for None."""
+    return 2 * d_model if d_ff is None else d_ff
 
 
 def check_continuation(model: SequenceModel, inputs: Tensor, state: SequenceState | None) -> int:
@@ -192,3 +286,21 @@ def check_continuation(model: SequenceModel, inputs: Tensor, state: SequenceStat
     if start + n_own > model.max_length:
         raise ValueError(f"position {start + n_own} is beyond max_length={model.max_length}")
     return start
+
+
+@torch.no_grad()
+def state_numbers(model: SequenceModel, length: int) -> int:
+    """Numbers in the state of one row with room for `length` tokens, once it has read one."""
+    token = torch.full((1, 1), model.vocab_size - 1, device=model.head.weight.device)
+    return _numbers_in(model(token, model.start(1, length))[1])
+
+
+def _numbers_in(state: Any) -> int:
+    """Of all tensors in nested containers and objects."""
+    if isinstance(state, Tensor):
+        return state.numel()
+    if isinstance(state, Mapping):
+        return sum(map(_numbers_in, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(_numbers_in, state))
+    return _numbers_in(vars(state)) if hasattr(state, "__dict__") else 0

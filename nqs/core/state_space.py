@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from nqs.core.digits import token_embedding, token_head
 from nqs.core.initialise import initialise
-from nqs.core.perceptron import Perceptron
-from nqs.core.positions import AddedTable, Positions
+from nqs.core.perceptron import Activation, Perceptron
+from nqs.core.positions import AddedTable, PositionEncoding, Positions
 from nqs.core.recurrent import ConstantStateModel, RecurrentState
-from nqs.core.sequence import check_blocks, check_sizes
+from nqs.core.sequence import Depth, Width, check_sizes, feed_forward_width
 
 SLOWEST, FASTEST = 0.99, 0.3
 """Range of |a| at the start."""
@@ -112,17 +112,20 @@ class StateSpaceBlock(nn.Module):
 
 
 @final
-class StateSpace(ConstantStateModel):
-    """Stacked diagonal state-space layers over integer tokens.
+class StateSpace(ConstantStateModel, kind="ssm"):
+    """Stacked gated diagonal state-space layers over integer tokens.
+
+    The state has 2 d_state numbers a layer.
 
     Args:
-        vocab_size, n_outputs, max_length: see SequenceModel.
-        d_model: D, width.
-        n_layers: depth.
-        d_state: M, complex modes of a layer; the state has 2 M numbers a layer.
-        d_ff: width of the perceptrons, 2 D by default.
-        activation: of the perceptrons, "gelu", "relu" or "silu".
-        positions: "learned", "sinusoidal" or "grid" (of `coordinates`, (T, dims)).
+        n_tokens, n_outputs, length: see SequenceModel.
+        d_model: Width of the network.
+        n_layers: Number of layers.
+        d_state: Complex modes of each recurrence.
+        d_ff: Width of the feed-forward layers; null means 2 d_model.
+        activation: Non-linearity of the feed-forward layers: gelu, relu or silu.
+        positions: Position encoding: learned, sinusoidal or grid (from the tokens' places).
+        coordinates: (T, dims), the place of each token.
         products: of the tokens' digits, (K, F), for vectors and logits made of them
             (`nqs.core.digits`); None: tables of all tokens.
         generator: source of the initial parameters.
@@ -130,28 +133,26 @@ class StateSpace(ConstantStateModel):
 
     def __init__(
         self,
-        vocab_size: int,
+        n_tokens: int,
         n_outputs: int,
-        max_length: int,
+        length: int,
         *,
-        d_model: int = 32,
-        n_layers: int = 2,
-        d_state: int = 16,
-        d_ff: int | None = None,
-        activation: str = "gelu",
-        positions: str = "learned",
+        d_model: Width = 32,
+        n_layers: Depth = 2,
+        d_state: Width = 16,
+        d_ff: Width | None = None,
+        activation: Activation = "gelu",
+        positions: PositionEncoding = "learned",
         coordinates: Tensor | None = None,
         products: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        sizes = (vocab_size, n_outputs, max_length)
-        d_ff = check_blocks(*sizes, d_model=d_model, n_layers=n_layers, d_ff=d_ff)
-        check_sizes(d_state=d_state)
-        self.vocab_size, self.n_outputs, self.max_length = vocab_size, n_outputs, max_length
+        super().__init__(n_tokens, n_outputs, length)
+        d_ff = feed_forward_width(d_model, d_ff)
+        check_sizes(d_model=d_model, n_layers=n_layers, d_ff=d_ff, d_state=d_state)
         self.d_state = d_state
-        self.embedding = token_embedding(vocab_size, d_model, products)
-        self.positions = Positions(positions, max_length, d_model, coordinates)
+        self.embedding = token_embedding(n_tokens, d_model, products)
+        self.positions = Positions(positions, length, d_model, coordinates)
         self.blocks: Sequence[StateSpaceBlock] = nn.ModuleList(  # type: ignore[assignment]
             StateSpaceBlock(d_model, d_state, d_ff, activation) for _ in range(n_layers)
         )

@@ -11,22 +11,27 @@ U distinct configurations, R rows (U, twice that for complex psi).
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import torch
 
-from nqs.errors import InputError
-from nqs.ground_states.config import Config, ModelConfig
+from nqs.conf.kinds import Selection
+from nqs.core.sequence import state_numbers
+from nqs.ground_states.config import Config
+from nqs.runfolder.memory import Allocations, refuse_if_larger, room
+from nqs.wavefunctions.autoregressive import Autoregressive
 
 PROGRAM: Final = 0.35e9
 """Bytes of Python, torch and the other modules."""
 STRING: Final = 620.0
 """Bytes of a Pauli string on two sites as Python objects."""
+COPIES: Final = 8
+"""Of the parameters: themselves, gradient, the optimizer's two vectors, an update, and a checkpoint
+of it all."""
 EVALUATION_ROWS: Final = 16_384
 """Draws of an evaluation at a time, as in nqs.vmc.evaluation."""
 LAUNCH_ROWS: Final = 32_768
@@ -35,9 +40,6 @@ PASS_ROWS: Final = 256
 """Rows of a pass with gradients, as in nqs.vmc.optimizers.gradient."""
 SHARED_PAIRS: Final = 2**24
 """Pairs of positions that a core holds for all configurations at hand, as in nqs.wavefunctions."""
-CONSTANT_STATE: Final = ("rnn", "linear_attention", "ssm", "rnn2d")
-"""Models whose flips are walked, all open branches at once, each with a state of its own."""
-GROUPED: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Sizes:
     Attributes:
         n_sites: N.
         n_flips: G.
-        n_patches: T, of an lptf those of all sub-patches.
+        n_patches: T, of large patches those of all sub-patches.
         n_states: K.
         n_configs: configurations there are, 2^N or those of the sector.
+        n_parameters: P.
+        state_numbers: numbers that a row keeps of what it has read.
+        walked: whether flips are walked, all open branches at once, each with a state of its own.
     """
 
     n_sites: int
@@ -57,67 +62,68 @@ class Sizes:
     n_patches: int
     n_states: int
     n_configs: int
+    n_parameters: int
+    state_numbers: int
+    walked: bool
 
 
-def available() -> float:
-    """Bytes that this machine has, or that the process' control group may take of it."""
-    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(float((GROUPED / name).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return min(limits)
+def sizes_of(wavefunction: Autoregressive, n_flips: int) -> Sizes:
+    """Of a network that is there, on the CPU; n_flips of the Hamiltonian."""
+    patches, n_sites = wavefunction.patches, wavefunction.n_sites
+    n_up = wavefunction.n_up
+    return Sizes(
+        n_sites,
+        n_flips,
+        patches.n_patches,
+        patches.n_states,
+        2**n_sites if n_up is None else math.comb(n_sites, n_up),
+        sum(parameter.numel() for parameter in wavefunction.parameters()),
+        state_numbers(wavefunction.core, patches.n_patches),
+        wavefunction.core.constant_state,
+    )
 
 
 def check_sites(n_sites: int, key: str) -> None:
     """Raises InputError for a lattice whose pairs do not fit: distances, interactions, bonds."""
-    refuse_if_larger(f"{n_sites} sites", {key: PROGRAM + pairs(n_sites)}, available())
+    refuse_if_larger(f"{n_sites} sites", {key: PROGRAM + pairs(n_sites)}, room())
 
 
-def check_network(model: ModelConfig, sizes: Sizes, itemsize: int) -> None:
-    """Raises InputError for a network that does not fit, before it is made."""
-    n_parameters = count_parameters(model, sizes)
-    terms = {width(model): PROGRAM + holding(n_parameters, itemsize)}
-    refuse_if_larger(f"{n_parameters:.3g} parameters", terms, available())
+@contextlib.contextmanager
+def guarded_network(model: Selection, itemsize: int) -> Iterator[None]:
+    """Within, while a network is made: InputError as soon as it would not fit, before memory is
+    taken for the part that is too much. itemsize: bytes of a number of the finished network."""
+
+    def check(n_numbers: int) -> None:
+        needed = PROGRAM + COPIES * float(itemsize) * n_numbers
+        refuse_if_larger(f"{n_numbers:.3g} parameters and more", {width(model): needed}, room())
+
+    with Allocations(check):
+        yield
 
 
-def check_run(
-    config: Config, sizes: Sizes, n_parameters: int, device: torch.device, n_processes: int
-) -> None:
+def check_run(config: Config, sizes: Sizes, device: torch.device, n_processes: int) -> None:
     """Raises InputError for a run that does not fit. n_processes: those on this machine."""
-    room = available() / n_processes
-    if device.type == "cuda":
-        room = float(torch.cuda.mem_get_info(device)[1])
-    for what, terms in estimates(config, sizes, n_parameters).items():
-        refuse_if_larger(what, terms, room)
+    there = room(device, n_processes)
+    for what, terms in estimates(config, sizes).items():
+        refuse_if_larger(what, terms, there)
 
 
-def refuse_if_larger(what: str, terms: Mapping[str, float], room: float) -> None:
-    """terms: {the key to make smaller: bytes}; the largest is named."""
-    amount, key = sum(terms.values()), max(terms, key=lambda key: terms[key])
-    if amount > room:
-        raise InputError(
-            f"{key}: {what} would take about {amount / 1e9:.3g} GB of memory, there are "
-            f"{room / 1e9:.3g} GB for this process; make it smaller"
-        )
-
-
-def estimates(config: Config, sizes: Sizes, n_parameters: int) -> dict[str, dict[str, float]]:
+def estimates(config: Config, sizes: Sizes) -> dict[str, dict[str, float]]:
     """Bytes of the process at the peak of a step and of the final evaluation, by the key to make
     smaller."""
     itemsize = 8 if config.dtype == "float64" else 4
     train, model = config.train, config.model
     base = {
-        "lattice": PROGRAM + pairs(sizes.n_sites) + strings(config, sizes.n_sites),
-        width(model): holding(n_parameters, itemsize),
+        "lattice": PROGRAM + pairs(sizes.n_sites) + strings(config.hamiltonian, sizes.n_sites),
+        width(model): COPIES * float(itemsize) * sizes.n_parameters,
     }
     n_distinct = min(train.n_samples, sizes.n_configs)
     work = max(
         measuring(model, sizes, n_distinct, itemsize),
-        solving(config, sizes, n_distinct, n_parameters, itemsize),
+        solving(config, sizes, n_distinct, itemsize),
     )
-    work += listing(train.n_samples * train.flip_fraction, n_distinct, sizes)
+    n_flipped = train.n_samples * config.energies.get("flip_fraction", 0.0)
+    work += listing(n_flipped, n_distinct, sizes)
     n_evaluated = min(EVALUATION_ROWS, train.eval_samples, sizes.n_configs)
     evaluation = measuring(model, sizes, n_evaluated, itemsize)
     return {
@@ -126,9 +132,10 @@ def estimates(config: Config, sizes: Sizes, n_parameters: int) -> dict[str, dict
     }
 
 
-def width(model: ModelConfig) -> str:
+def width(model: Selection) -> str:
     """The key that makes a network smaller."""
-    return f"model.d_model={model.d_model}"
+    d_model = model.get("d_model")
+    return f"model={model.name}" if d_model is None else f"model.d_model={d_model}"
 
 
 def pairs(n_sites: int) -> float:
@@ -136,15 +143,11 @@ def pairs(n_sites: int) -> float:
     return 6 * 8.0 * n_sites**2
 
 
-def strings(config: Config, n_sites: int) -> float:
-    """The Pauli strings of the starting product state, of Rydberg atoms one for each pair."""
-    every_pair = config.hamiltonian.name == "rydberg" and config.hamiltonian.cutoff is None
+def strings(hamiltonian: Selection, n_sites: int) -> float:
+    """The Pauli strings of the starting product state: one for each pair where a Hamiltonian knows
+    a cut-off and has none."""
+    every_pair = hamiltonian.get("cutoff", 0.0) is None
     return STRING * n_sites**2 / 2 if every_pair else 0.0
-
-
-def holding(n_parameters: int, itemsize: int) -> float:
-    """Parameters, gradient, the optimizer's two vectors, an update, and a checkpoint of it all."""
-    return 8.0 * n_parameters * itemsize
 
 
 def listing(n_flipped: float, n_distinct: int, sizes: Sizes) -> float:
@@ -153,96 +156,57 @@ def listing(n_flipped: float, n_distinct: int, sizes: Sizes) -> float:
     return n_flipped * (2 * 8 * sizes.n_flips + one) + n_distinct * one
 
 
-def measuring(model: ModelConfig, sizes: Sizes, n_rows: int, itemsize: int) -> float:
+def measuring(model: Selection, sizes: Sizes, n_rows: int, itemsize: int) -> float:
     """Sampling n_rows distinct configurations and their local energies."""
     parts = 2 if model.phase else 1
     images = symmetric_images(model, sizes)
     elements = 4 * 8.0 * parts * n_rows * sizes.n_flips  # ratios, elements, their products
     at_once = min(n_rows * images, LAUNCH_ROWS)
     logits = 3.0 * itemsize * parts * sizes.n_states
-    sampling = at_once * (
-        2 * state_numbers(model, sizes) * itemsize + 6 * 8 * parts * sizes.n_states
-    )
-    if model.name in CONSTANT_STATE:
+    state = sizes.state_numbers * itemsize
+    sampling = at_once * (2 * state + 6 * 8 * parts * sizes.n_states)
+    if sizes.walked:
         branches = min(n_rows * images * sizes.n_sites, LAUNCH_ROWS)
-        flips = branches * (3 * state_numbers(model, sizes) * itemsize + logits)
-    else:
-        shared = max(1, min(at_once, SHARED_PAIRS // sizes.n_patches**2))
-        flips = shared * (
-            sizes.n_patches * ((4 + layers(model)) * model.d_model * itemsize + logits)
-            + 2 * sizes.n_patches**2 * (model.n_heads or 1) * itemsize
-            + state_numbers(model, sizes) * itemsize
-        )
+        return elements + max(sampling, branches * (3 * state + logits))
+    shared = max(1, min(at_once, SHARED_PAIRS // sizes.n_patches**2))
+    flips = shared * (
+        sizes.n_patches * ((4 + layers(model)) * vector(model) * itemsize + logits)
+        + 2 * sizes.n_patches**2 * model.get("n_heads", 1) * itemsize
+        + state
+    )
     return elements + max(sampling, flips)
 
 
-def solving(
-    config: Config, sizes: Sizes, n_distinct: int, n_parameters: int, itemsize: int
-) -> float:
-    """The gradient; of minsr the system of R samples or P parameters and the Jacobian's columns."""
-    model = config.model
-    numbers = layers(model) * (6 * model.d_model + 3 * feed_forward(model)) + 4 * sizes.n_states
+def solving(config: Config, sizes: Sizes, n_distinct: int, itemsize: int) -> float:
+    """The gradient; with a budget for the Jacobian's columns, as minsr has it, the system of R
+    samples or P parameters and these columns."""
+    model, budget = config.model, config.optimizer.get("memory_gb")
+    numbers = layers(model) * (6 * vector(model) + 3 * feed_forward(model)) + 4 * sizes.n_states
     forward = float(min(n_distinct, PASS_ROWS)) * sizes.n_patches * numbers * itemsize
-    if config.optimizer.name != "minsr":
+    if budget is None:
         return forward
-    assert config.optimizer.memory_gb is not None
     n_rows = n_distinct * (2 if model.phase else 1)
-    system = 4 * 8.0 * min(n_rows, n_parameters) ** 2
-    jacobian = 2.0 * n_rows * n_parameters * itemsize + forward
-    return system + min(jacobian, config.optimizer.memory_gb * 2**30)
+    system = 4 * 8.0 * min(n_rows, sizes.n_parameters) ** 2
+    jacobian = 2.0 * n_rows * sizes.n_parameters * itemsize + forward
+    return system + min(jacobian, budget * 2**30)
 
 
-def layers(model: ModelConfig) -> int:
+def layers(model: Selection) -> int:
     """L."""
-    return model.n_layers or 1
+    return model.get("n_layers", 1)
 
 
-def feed_forward(model: ModelConfig) -> int:
+def vector(model: Selection) -> int:
+    """D; of a network of one's own that calls its width otherwise, a guess."""
+    return model.get("d_model", 64)
+
+
+def feed_forward(model: Selection) -> int:
     """Width of the perceptrons; 0 where there are none."""
-    if model.name in ("rnn", "rnn2d"):
-        return 0
-    return model.d_ff or 2 * model.d_model
+    return model.get("d_ff", 0) or (2 * vector(model) if "d_ff" in model.values else 0)
 
 
-def symmetric_images(model: ModelConfig, sizes: Sizes) -> int:
+def symmetric_images(model: Selection, sizes: Sizes) -> int:
     """Configurations evaluated for one, at most."""
     images = {"none": 1, "point_group": 8, "translations": sizes.n_sites, "all": 8 * sizes.n_sites}
     return images[model.symmetry] * (2 if model.spin_flip else 1)
-
-
-def state_numbers(model: ModelConfig, sizes: Sizes) -> int:
-    """Numbers that a row keeps of what it has read."""
-    width, depth = model.d_model, layers(model)
-    if model.name == "rnn":
-        return depth * width * (2 if model.cell == "lstm" else 1)
-    if model.name == "linear_attention":
-        return depth * width * (width // (model.n_heads or 1) + 1)
-    if model.name == "ssm":
-        return depth * 2 * (model.d_state or 1)
-    if model.name == "rnn2d":
-        return width * math.isqrt(sizes.n_patches)
-    cached = 1 if model.attention in (None, "factored") else 2  # values, or keys as well
-    return depth * width * sizes.n_patches * cached
-
-
-def count_parameters(model: ModelConfig, sizes: Sizes) -> int:
-    """P but for biases, norms and the like."""
-    width, depth = model.d_model, layers(model)
-    tables = 2 * sizes.n_states * width + sizes.n_patches * width
-    perceptron = 2 * width * feed_forward(model)
-    if model.name == "rnn":
-        gates = {"gru": 3, "lstm": 4, "elman": 1}[model.cell or "gru"]
-        return tables + (2 * depth - 1) * gates * width**2
-    if model.name == "rnn2d":
-        return tables + 8 * width**2 * (model.d_embed or 1) + 2 * width**2
-    if model.name == "ssm":
-        return tables + depth * (6 * width * (model.d_state or 1) + perceptron)
-    return tables + depth * (attention_parameters(model, sizes) + perceptron)
-
-
-def attention_parameters(model: ModelConfig, sizes: Sizes) -> int:
-    """Of one layer."""
-    width = model.d_model
-    if model.name == "linear_attention" or model.attention == "softmax":
-        return 4 * width**2
-    return 2 * width**2 + (model.n_heads or 1) * sizes.n_patches * (sizes.n_patches + 1) // 2

@@ -26,8 +26,8 @@ from scipy.spatial import Voronoi
 
 from hamiltonians.lattices.lattice import Lattice
 from nqs.errors import InputError
-from nqs.ground_states.plot import save, written
 from nqs.runfolder.history import Evaluation
+from nqs.runfolder.picture import as_title, save
 from nqs.vmc.observables import Observable, Picture, Quantity, owner
 from nqs.vmc.observables.momenta import reciprocal_vectors
 
@@ -111,7 +111,7 @@ def observables_figure(evaluation: Evaluation, lattice: Lattice, title: str) -> 
             )
     numbers = evaluation.numbers
     figure.suptitle(
-        f"{written(title)}: step {numbers['step']}, {numbers['n_samples']} samples",
+        f"{as_title(title)}: step {numbers['step']}, {numbers['n_samples']} samples",
         fontsize="medium",
         parse_math=False,
     )

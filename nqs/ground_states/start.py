@@ -13,7 +13,6 @@ The other run may be on a smaller or larger lattice of the same kind: see
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,17 +20,20 @@ from typing import Any, Final
 
 import torch
 
+from nqs.conf.kinds import Selection
+from nqs.core import SequenceModel
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import (
     Job,
     build_lattice,
     build_wavefunction,
-    patch_spec,
     start_from_product_state,
     symmetrised,
 )
 from nqs.ground_states.config import Config
-from nqs.runfolder import checkpoint, digests, folder
+from nqs.ground_states.run_folder import START, read_config
+from nqs.ground_states.saved_state import newest_checkpoint
+from nqs.runfolder import checkpoint, digests
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import auto_spec
 from nqs.wavefunctions.symmetrised import Symmetrised
@@ -57,7 +59,7 @@ def starting_file(job: Job) -> bytes | None:
         return None
     with naming_source(source):
         path = Path(source)
-        config = folder.read_config(path)
+        config = read_config(path)
         check_same_model(config, job.config)
         state, step = read_wavefunction(path, config)
         theirs = network(state)
@@ -76,32 +78,36 @@ def with_source_patches(config: Config) -> Config:
     """The configuration of a new run with model.patch=auto replaced by the patches of the run it
     starts from, if there is one and it has patches that do not list sites."""
     source = config.train.start_from
-    if source is None or config.model.patch != "auto" or config.model.sub_patch is not None:
+    if source is None or config.model.patch != "auto" or groups_tokens(config.model):
         return config
     with naming_source(source):
-        theirs = folder.read_config(Path(source))
+        theirs = read_config(Path(source))
         lattice = build_lattice(theirs.lattice)
-        spec = patch_spec(theirs.model, lattice)
+        spec = theirs.model.build_common().spec(lattice, theirs.model)
     if spec == "auto":
         spec = auto_spec(lattice)
-    if not isinstance(spec, str) or theirs.model.sub_patch is not None:
+    if not isinstance(spec, str) or groups_tokens(theirs.model):
         return config
-    return config.replace(model=dataclasses.replace(config.model, patch=spec))
+    return config.replace(model=config.model.replace(patch=spec))
+
+
+def groups_tokens(model: Selection) -> bool:
+    """Whether patches are within large ones."""
+    kind: type[SequenceModel] = model.kind
+    return kind.groups_tokens
 
 
 def load_wavefunction(path: Path) -> Wavefunction:
     """The state of the run in `path` as it was trained, its symmetries included, at its newest
     checkpoint, on the CPU. Raises InputError for a folder without one."""
-    return read_wavefunction(path, folder.read_config(path))[0]
+    return read_wavefunction(path, read_config(path))[0]
 
 
 def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive | Symmetrised, int]:
     """The same and its step, for a run with the configuration `config`."""
     lattice = build_lattice(config.lattice)
     wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
-    saved = checkpoint.newest(
-        path / "checkpoints", folder.portable(config), torch.device("cpu"), warn=print
-    )
+    saved = newest_checkpoint(path, config, torch.device("cpu"))
     if saved is None:
         raise InputError("holds no checkpoint yet; resume that run first")
     checkpoint.restore(wavefunction, saved)
@@ -137,19 +143,20 @@ def naming_source(source: str) -> Iterator[None]:
         raise InputError(f"train.start_from={source}: {line}") from None
 
 
-def put_at_start(job: Job, path: Path, say: Callable[[str], None]) -> None:
+def put_at_start(job: Job, path: Path | None, say: Callable[[str], None]) -> None:
     """Puts the wavefunction where the run in folder `path` starts."""
     source = job.config.train.start_from
     if source is None:
         start_from_product_state(job)
         return
-    content = read_start(path / folder.START)
+    assert path is not None
+    content = read_start(path / START)
     wavefunction = network(job.wavefunction)
     try:
         wavefunction.load_state_dict(content["model"])
     except RuntimeError:
         raise InputError(
-            f"{path / folder.START}: does not fit this version's model; use the version in "
+            f"{path / START}: does not fit this version's model; use the version in "
             "environment.json"
         ) from None
     say(f"starts from step {content['step']} of {source}")

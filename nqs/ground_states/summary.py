@@ -1,10 +1,8 @@
-"""The result of a run in numbers: summary.json for programs, a few aligned lines for people."""
+"""The result of a ground-state run: what its summary.json says, and lines for people."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from nqs.errors import InputError, shown
-from nqs.runfolder import digests
-from nqs.runfolder.atomic import write_text
 from nqs.runfolder.history import Evaluation
 from nqs.runfolder.progress import duration
+from nqs.runfolder.summary import aligned, one_line
+from nqs.runfolder.summary import entries as all_entries
+from nqs.runfolder.summary import read as read_any
 
 DESCRIPTIONS = {
     "finished": "all steps done",
@@ -28,8 +27,6 @@ ENDED: Final = ("finished", "budget")
 """States after which nothing is left to do."""
 GOOD: Final = "good"
 DOUBTFUL: Final = "doubtful"
-LONGEST_VALUE: Final = 400
-"""Characters of a value that are shown at most."""
 REQUIRED: Final = ("status", "energy", "variance", "v_score", "n_sites", "n_parameters", "steps")
 NUMBERS: Final = ("n_sites", "n_parameters", "steps", "wall_seconds", "seed")
 MAYBE_NUMBERS: Final = (
@@ -93,12 +90,6 @@ def summarise(
     return summary
 
 
-def write(path: Path, summary: dict[str, Any]) -> None:
-    """Writes summary.json (strict JSON: what is not a number becomes null). Raises OSError."""
-    content = digests.vouched(finite(summary))
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
 def against_exact(energy: float, error: float | None, exact: float) -> dict[str, float | None]:
     """E - E_exact; the same over |E_exact| and over the standard error, None where that is 0."""
     difference = energy - exact
@@ -135,19 +126,10 @@ def is_finished(folder: Path) -> bool:
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a summary.json; raises InputError if there is none or it cannot be read."""
-    if not os.path.exists(path):
-        raise InputError(f"{path}: no readable summary; the run has not ended, resume it first")
-    try:
-        summary = digests.read_mapping(path)[0]
-    except digests.Damaged as error:
-        raise InputError(
-            f"{path}: no readable summary ({error}); resume the run to write it again"
-        ) from None
-    if not summary:
-        raise InputError(f"{path}: no readable summary; it holds no keys")
-    if "energy" in summary:
-        _check(path, summary)
-    return summary
+    content = read_any(path)
+    if "energy" in content:
+        _check(path, content)
+    return content
 
 
 def _check(path: Path, summary: dict[str, Any]) -> None:
@@ -177,20 +159,16 @@ def _is_number(value: Any, or_none: bool = False) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
 
 
-def lines(summary: dict[str, Any]) -> list[str]:
+def lines(content: dict[str, Any]) -> list[str]:
     """The summary as aligned lines, scalar observables included."""
-    rows = entries(summary)
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}  {value}" for name, value in rows]
+    return aligned(entries(content))
 
 
 def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, text) of everything worth reading in a summary; all there is, of another kind of
     run's."""
     if "energy" not in summary:
-        return [
-            (one_line(key).replace("_", " "), one_line(value)) for key, value in summary.items()
-        ]
+        return all_entries(summary)
     status = summary["status"]
     meaning = DESCRIPTIONS.get(status)
     rows = [("status", one_line(status) + (f" ({meaning})" if meaning else ""))]
@@ -252,21 +230,5 @@ def with_error(value: float, error: float | None) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def one_line(value: Any) -> str:
-    """A value in a line, whatever the file holds: no control characters, not too long."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
-
-
 def _plain(value: Any) -> Any:
     return np.asarray(value).tolist()
-
-
-def finite(value: Any) -> Any:
-    """Nested lists and dicts with null for every number that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

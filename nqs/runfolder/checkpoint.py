@@ -11,19 +11,15 @@ import contextlib
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from nqs.conf.sections import flatten
 from nqs.errors import InputError, shown
-from nqs.ground_states.config import RESUMABLE
 from nqs.runfolder import digests
 from nqs.runfolder.atomic import write_bytes
-
-if TYPE_CHECKING:
-    from nqs.vmc.optimizers.optimizer import Optimizer
 
 FORMAT: Final = "nqs checkpoint 2"
 UNSEALED: Final = "nqs checkpoint 1"
@@ -109,27 +105,29 @@ def newest(
     device: torch.device,
     warn: Callable[[str], None],
     *,
-    resumable: Collection[str] = RESUMABLE,
+    resumable: Collection[str] = (),
+    current: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> dict[str, Any] | None:
     """The newest readable checkpoint of the run with this configuration; None if there is none yet.
 
-    The keys `resumable` may differ from those that the checkpoint was written with.
+    The keys `resumable` may differ from those that the checkpoint was written with; `current` turns
+    what an earlier version wrote into today's keys.
     A damaged one is passed over with one line to `warn`. Raises InputError if the folder is missing
     or none of the existing ones can be read, or if one belongs to another run.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: missing; restore it from a copy, or start a new run")
-    found = checkpoints(folder)
-    for path in reversed(found):
+    paths = checkpoints(folder)
+    for path in reversed(paths):
         try:
             content = read(path, device)
         except digests.Damaged as error:
             warn(f"warning: {path} cannot be used ({error}), trying the one before it")
             continue
-        _check_origin(path, content, config, resumable)
+        _check_origin(path, current(content["config"]), config, resumable)
         return content
-    if found:
-        names = ", ".join(path.name for path in found)
+    if paths:
+        names = ", ".join(path.name for path in paths)
         raise InputError(f"{folder}: no readable checkpoint among {names}; restore one of them")
     return None
 
@@ -191,23 +189,6 @@ def fitting(content: Mapping[str, Any]) -> Iterator[None]:
         ) from None
 
 
-def restore_optimizer(optimizer: Optimizer, content: Mapping[str, Any], n_parameters: int) -> None:
-    """Puts a checkpoint's step and directions, (P,) each or None, into the optimizer. Raises
-    InputError if they do not fit."""
-    with fitting(content):
-        state = content["optimizer"]
-        for name in optimizer.state_dict():
-            value = state[name]
-            vector = isinstance(value, Tensor) and value.is_floating_point()
-            if name == "step" and (type(value) is not int or value < 0):
-                raise ValueError(f"step={shown(value)}")
-            if name != "step" and value is not None and not vector:
-                raise ValueError(f"{name} is no vector")
-            if vector and value.shape != (n_parameters,):
-                raise ValueError(f"{name} has the shape {tuple(value.shape)}")
-        optimizer.load_state_dict(state)
-
-
 def restore(model: torch.nn.Module, content: Mapping[str, Any]) -> None:
     """Puts a checkpoint's parameters into the model. Raises InputError if they do not fit,
     which is how a checkpoint of another version of the code shows."""
@@ -222,13 +203,13 @@ def restore(model: torch.nn.Module, content: Mapping[str, Any]) -> None:
 
 
 def _check_origin(
-    path: Path, content: Any, config: Mapping[str, Any], resumable: Collection[str]
+    path: Path, written: Mapping[str, Any], config: Mapping[str, Any], resumable: Collection[str]
 ) -> None:
     """Raises InputError unless the checkpoint was written with this configuration.
 
     A key that it lacks is newer than it: the run had what is now the default, as here.
     """
-    here, there = flatten(config), flatten(content["config"])
+    here, there = flatten(config), flatten(written)
     for key in sorted(there):
         if key not in resumable and here.get(key) != there.get(key):
             raise InputError(

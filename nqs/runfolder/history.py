@@ -2,14 +2,13 @@
 
     attributes format, saved_step (of the newest checkpoint when this was written, -1 for none)
     /history/<column>            one value a step; attributes unit, description
-    /evaluations/<number>        attributes energy, energy_error, variance, v_score, n_samples,
-                                 step, seed, kind (start: of the parameters of train.start_from,
-                                 final: at the end; later: nqs evaluate)
+    /evaluations/<number>        its numbers as attributes, among them step, seed, n_samples, kind
     /evaluations/<number>/<observable>/{value,error}
-                                 scalar, per site or per pair of sites; attributes unit, description
+                                 arrays of one shape; attributes unit, description
     /evaluations/<number>/<observable>/coordinates
-                                 where the entries are something else: k points of structure_factor
-                                 (..., d), subsystems of renyi2 (S, N)
+                                 what the entries belong to, where that does not go without saying
+
+Which columns, numbers and observables there are, the job says that writes them.
 
 The content lives in memory and the file is always written whole: a file open while its process is
 killed would be lost, and a reader that holds it open could make the writer fail. Its datasets have
@@ -20,7 +19,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -35,6 +34,8 @@ from nqs.runfolder.atomic import write_bytes
 FORMAT: Final = "nqs run 2"
 UNSEALED: Final = "nqs run 1"
 """The same without a seal, as older runs have it."""
+LONGEST_TEXT: Final = 1000
+"""Characters of a unit or a description at most."""
 MOST_VALUES: Final = 2**28
 """Numbers that are read of one file at most, 2 GB."""
 
@@ -47,37 +48,23 @@ class Column(NamedTuple):
     description: str
 
 
-COLUMNS: Final = (
-    Column("step", "1", "optimisation step, from 1"),
-    Column("energy", "couplings", "mean local energy of the step's samples"),
-    Column("energy_error", "couplings", "standard error of that mean"),
-    Column("variance", "couplings^2", "variance of the local energy"),
-    Column("v_score", "1", "N Var(H) / (E - E_inf)^2"),
-    Column("n_unique", "1", "distinct configurations among the samples"),
-    Column("seconds", "s", "wall time of the step"),
-    Column("elapsed", "s", "wall time of the optimisation so far, all sessions"),
-)
-"""Those that every optimisation has."""
-TIME_COLUMNS: Final = ("seconds", "elapsed")
+STEP: Final = Column("step", "1", "optimisation step, from 1")
+SECONDS: Final = Column("seconds", "s", "wall time of the step")
+ELAPSED: Final = Column("elapsed", "s", "wall time of the optimisation so far, all sessions")
+TIME_COLUMNS: Final = (SECONDS.name, ELAPSED.name)
 """The only columns in which a resumed run differs from an uninterrupted one."""
-
-NUMBERS: Final = {
-    "energy": float,
-    "energy_error": float,
-    "variance": float,
-    "v_score": float,
-    "n_samples": int,
-    "step": int,
-    "seed": int,
-    "kind": str,
-}
-"""What every evaluation has."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers by name; per observable its value and error, what its entries belong to where that is
-    not a site or a pair of sites, and its unit and description."""
+    """A measurement of one state.
+
+    Attributes:
+        numbers: by name.
+        observables: value and error of each, of one shape.
+        coordinates: what the entries of an observable belong to, where that needs saying.
+        meanings: name, unit and description of an observable.
+    """
 
     numbers: dict[str, Any]
     observables: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -101,22 +88,17 @@ class RunFile:
     """The content of run.h5.
 
     Attributes:
-        layout: columns of the history, at least step and elapsed.
+        layout: columns of the history, step among them.
         saved_step: step of the newest checkpoint, -1 before the first.
     """
 
-    layout: tuple[Column, ...] = COLUMNS
+    layout: tuple[Column, ...] = (STEP, ELAPSED)
     saved_step: int = -1
     columns: dict[str, list[float]] = field(init=False)
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.columns = {column.name: [] for column in self.layout}
-
-    @property
-    def n_steps(self) -> int:
-        """Steps recorded."""
-        return len(self.columns["step"])
 
     def declare(self, columns: Iterable[Column]) -> None:
         """Adds the columns that it lacks; steps so far have NaN there."""
@@ -125,11 +107,22 @@ class RunFile:
                 self.layout = (*self.layout, column)
                 self.columns[column.name] = [math.nan] * self.n_steps
 
-    def append(self, row: Mapping[str, float], elapsed: float) -> None:
-        """Adds one step; a column that the row lacks gets NaN."""
+    @property
+    def n_steps(self) -> int:
+        """Steps recorded."""
+        return len(self.columns["step"])
+
+    def append(self, record: Mapping[str, float], elapsed: float) -> None:
+        """Adds one step; NaN where the record lacks a column, as of an older version of the run.
+
+        Raises KeyError for a number that has no column.
+        """
+        numbers = {**record, ELAPSED.name: elapsed}
+        unknown = numbers.keys() - self.columns.keys()
+        if unknown:
+            raise KeyError(f"no column for {', '.join(sorted(unknown))}")
         for name, values in self.columns.items():
-            values.append(float(row.get(name, math.nan)))
-        self.columns["elapsed"][-1] = elapsed
+            values.append(float(numbers.get(name, math.nan)))
 
     def keep(self, evaluation: Evaluation) -> None:
         """Adds an evaluation, in the place of the same one if that is there: a run that was killed
@@ -142,8 +135,8 @@ class RunFile:
 
     def last(self, kind: str) -> Evaluation | None:
         """The last evaluation of a kind."""
-        found = [e for e in self.evaluations if e.numbers["kind"] == kind]
-        return found[-1] if found else None
+        those = [e for e in self.evaluations if e.numbers["kind"] == kind]
+        return those[-1] if those else None
 
     def truncate(self, step: int, folder: Path = Path()) -> None:
         """Forgets everything after `step`, that of the checkpoint to go on from (0: there is none);
@@ -191,10 +184,17 @@ def array(value: Any) -> np.ndarray:
     return np.asarray(value if tolist is None else tolist(), dtype=np.float64)
 
 
-def read(path: Path, layout: Sequence[Column] = COLUMNS) -> RunFile:
-    """The content of a run.h5, whose history has the columns of layout at least; empty if there is
-    no file.
+def read(
+    path: Path,
+    layout: Sequence[Column] = (STEP,),
+    required: Collection[str] = (STEP.name,),
+    check: Callable[[Evaluation], None] = lambda evaluation: None,
+) -> RunFile:
+    """The content of a run.h5; empty if there is none.
 
+    layout: columns that it shall have: NaN at the steps of a file that lacks one, unless it is
+    `required`; further ones of the file come after them. check: raises ValueError for an
+    evaluation that is none of the job's.
     Raises InputError if it cannot be read, is not as it was written, or holds anything that a run
     does not write.
     """
@@ -207,7 +207,9 @@ def read(path: Path, layout: Sequence[Column] = COLUMNS) -> RunFile:
                 raise ValueError(f"it is no '{FORMAT}'")
             if file.attrs["format"] == FORMAT and not has_seal:
                 raise digests.Damaged("its seal is gone")
-            _Reader(MOST_VALUES).fill(content, file)
+            content = _Reader(MOST_VALUES).content(file, layout, required)
+            for evaluation in content.evaluations:
+                check(evaluation)
     except digests.Damaged as error:
         raise InputError(
             f"{path}: not a readable run.h5, it is damaged ({error}); restore it from a copy, or "
@@ -226,49 +228,51 @@ class _Reader:
     def __init__(self, room: int) -> None:
         self._room = room  # values that may still come
 
-    def fill(self, content: RunFile, file: h5py.File) -> None:
-        """Puts the file's history and evaluations into content."""
-        content.saved_step = int(file.attrs.get("saved_step", -1))
+    def content(
+        self, file: h5py.File, layout: Sequence[Column], required: Collection[str]
+    ) -> RunFile:
+        """All of it; see `read`."""
         history = self.group(file, "history")
+        missing = [name for name in required if name not in history]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}")
+        content = RunFile(tuple(self.column(history, name) for name in history))
+        content.saved_step = int(file.attrs.get("saved_step", -1))
         for name in history:
-            if name not in content.columns:
-                content.declare([self.column(history, name)])
-        for name in content.columns:
             values = self.array(history, name)
             if values.ndim != 1:
                 raise ValueError(f"{name} is no column")
             content.columns[name] = values.tolist()
-        steps = content.columns["step"]
-        if any(len(values) != len(steps) for values in content.columns.values()):
+        n_steps = content.n_steps
+        if any(len(values) != n_steps for values in content.columns.values()):
             raise ValueError("its columns differ in length")
-        if steps != list(range(1, len(steps) + 1)):
+        if content.columns[STEP.name] != list(range(1, n_steps + 1)):
             raise ValueError("its steps are not 1, 2, 3, ...")
+        content.declare(layout)
         evaluations = self.group(file, "evaluations")
         for name in sorted(evaluations):
             content.evaluations.append(self.evaluation(self.group(evaluations, name)))
+        return content
 
     def column(self, parent: h5py.Group, name: str) -> Column:
-        """Name, unit and description of what parent holds under this name."""
+        """Name, unit and description of a column or an observable."""
         entry = self._own(parent, name)
         texts = [entry.attrs.get(key, "") for key in ("unit", "description")]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{name} has a unit or description that is no text")
+        if not all(isinstance(text, str) and len(text) <= LONGEST_TEXT for text in texts):
+            raise ValueError(f"{name} has a unit or description that is no short text")
         return Column(name, *texts)
 
     def evaluation(self, group: h5py.Group) -> Evaluation:
-        """One evaluation: numbers of the right kinds, observables with errors of their shape."""
+        """One evaluation: whole numbers that fit, observables with errors of their shape."""
         numbers = {
             name: value.item() if hasattr(value, "item") else value
             for name, value in group.attrs.items()
         }
-        for name, kind in NUMBERS.items():
-            value = numbers.get(name)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"an evaluation without {name}")
+        for name, value in numbers.items():
             if isinstance(value, int) and not 0 <= value < 2**63:
                 raise ValueError(f"an evaluation with {name}={value}")
-        if not math.isfinite(numbers["energy"]):
-            raise ValueError("an evaluation whose energy is no number")
+            if not isinstance(value, int | float | str):
+                raise ValueError(f"an evaluation whose {name} is neither number nor text")
         observables, coordinates, meanings = {}, {}, {}
         for name in group:
             entry = self.group(group, name)
@@ -282,22 +286,22 @@ class _Reader:
 
     def group(self, parent: h5py.Group, name: str) -> h5py.Group:
         """A group in this very file."""
-        found = self._own(parent, name)
-        if not isinstance(found, h5py.Group):
+        entry = self._own(parent, name)
+        if not isinstance(entry, h5py.Group):
             raise ValueError(f"{name} is no group")
-        return found
+        return entry
 
     def array(self, parent: h5py.Group, name: str) -> np.ndarray:
         """Numbers in this very file."""
-        found = self._own(parent, name)
-        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf":
+        entry = self._own(parent, name)
+        if not isinstance(entry, h5py.Dataset) or entry.dtype.kind not in "biuf":
             raise ValueError(f"{name} holds no numbers")
-        if found.external or found.is_virtual:
+        if entry.external or entry.is_virtual:
             raise ValueError(f"{name} lies in another file")
-        self._room -= found.size
+        self._room -= entry.size
         if self._room < 0:
             raise ValueError(f"more than {MOST_VALUES} numbers")
-        return np.asarray(found[()])
+        return np.asarray(entry[()])
 
     def _own(self, parent: h5py.Group, name: str) -> Any:
         if not isinstance(parent.get(name, getlink=True), h5py.HardLink):

@@ -7,10 +7,10 @@ most every five seconds, more rarely the longer the run lasts, so that a log sta
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TextIO, cast
+from typing import NamedTuple, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -18,10 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from nqs.errors import printable
 from nqs.runfolder.console import LastingStream
 
-if TYPE_CHECKING:
-    from nqs.vmc.optimise import StepRecord
-
-HEADER: Final = f"{'step':>9} {'energy':>15} {'error':>9} {'variance':>10} {'s/step':>9} {'ETA':>9}"
+Record = Mapping[str, float]
+"""What a step measured, by the names of the history's columns."""
 
 
 class Log:
@@ -94,19 +92,6 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def row(record: StepRecord, seconds_per_step: float, remaining: float) -> str:
-    """The plain line of a step, aligned with HEADER."""
-    return (
-        f"{record.step:9.0f} {record.energy:15.8g} {record.energy_error:9.2e} "
-        f"{record.variance:10.3e} {seconds_per_step:9.4f} {duration(remaining):>9}"
-    )
-
-
-def brief(record: StepRecord) -> str:
-    """What the bar says of a step."""
-    return f"E {record.energy:.6g} ± {record.energy_error:.1e}  var {record.variance:.2e}"
-
-
 class Form(NamedTuple):
     """How the steps of one kind of run are written.
 
@@ -117,19 +102,14 @@ class Form(NamedTuple):
     """
 
     header: str
-    row: Callable[[Any, float, float], str]
-    brief: Callable[[Any], str]
-
-
-ENERGIES: Final = Form(HEADER, row, brief)
+    row: Callable[[Record, float, float], str]
+    brief: Callable[[Record], str]
 
 
 class ProgressDisplay:
     """Shows each step of the optimisation; a context manager around it."""
 
-    def __init__(
-        self, log: Log, n_steps: int, max_seconds: float | None, form: Form = ENERGIES
-    ) -> None:
+    def __init__(self, log: Log, n_steps: int, max_seconds: float | None, form: Form) -> None:
         self._log = log
         self._form = form
         self._n_steps = n_steps
@@ -160,16 +140,16 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, record: Any, elapsed: float, last: bool) -> None:
-        """One finished step, with its `step` and `seconds`; `last` forces its line. elapsed:
-        seconds of optimisation so far."""
-        self._clock.add(record.seconds)
-        remaining = self._clock.remaining(int(record.step), elapsed)
+    def update(self, record: Record, elapsed: float, last: bool) -> None:
+        """One finished step, with `step` and `seconds` among its numbers; `last` forces its line.
+        elapsed: seconds of optimisation so far."""
+        self._clock.add(record["seconds"])
+        remaining = self._clock.remaining(int(record["step"]), elapsed)
         per_step = self._clock.seconds_per_step
         if self._bar is not None:
             self._bar.update(
                 self._task,
-                completed=int(record.step),
+                completed=int(record["step"]),
                 text=f"{self._form.brief(record)}  {per_step:.3g} s/step  "
                 f"ETA {duration(remaining)}",
             )

@@ -1,7 +1,13 @@
-"""Text files of users as InputError speaks of them; see hamiltonians.text_file."""
+"""Text that people bring: any of the encodings editors write, bounded, and only from real files.
+
+`hamiltonians.text_file` does the same for those who use the Hamiltonians without the runs.
+"""
 
 from __future__ import annotations
 
+import codecs
+import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -9,33 +15,63 @@ from nqs.errors import InputError
 
 LARGEST: Final = 64 * 2**20
 """Bytes that are read at most unless the caller allows more."""
+MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:
-    """hamiltonians.text_file.read_text; raises InputError 'PATH: what is wrong'."""
-    from hamiltonians import text_file  # its package imports torch: seconds that --help has not got
+    """The content of a text file with lines that end in a newline alone, decoded as by `decoded`.
 
+    Raises InputError, 'PATH: what is wrong', for what is no regular file, cannot be read, is larger
+    than `largest` bytes or no text.
+    """
+    data = read_bytes(path, largest)
     try:
-        return text_file.read_text(path, largest)
-    except ValueError as error:
+        return decoded(data)
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
-    """hamiltonians.text_file.read_bytes; raises InputError 'PATH: what is wrong'."""
-    from hamiltonians import text_file
-
+    """The bytes of a regular file of at most `largest`. Raises InputError as `read_text` does."""
     try:
-        return text_file.read_bytes(path, largest)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a fifo would wait for its writer
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:  # a zero byte in the name
+        raise InputError(f"{path}: cannot be read (not a file name)") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path}: cannot be read (not a regular file)")
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(largest + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    finally:
+        os.close(descriptor)
+    if len(data) > largest:
+        raise InputError(f"{path}: is larger than {largest / 2**20:.3g} MB, the most that is read")
+    return data
 
 
 def decoded(data: bytes) -> str:
-    """hamiltonians.text_file.decoded; raises InputError."""
-    from hamiltonians import text_file
-
-    try:
-        return text_file.decoded(data)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    """UTF-8 or UTF-16 by its byte order mark, which is dropped; without one UTF-8, and Latin-1
+    where the bytes are not that. Raises InputError for zero bytes (binary data)."""
+    for mark, encoding in MARKS:
+        if data.startswith(mark):
+            try:
+                text = data[len(mark) :].decode(encoding)
+            except UnicodeDecodeError:
+                raise InputError(f"has the mark of {encoding} and is not that") from None
+            break
+    else:
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+    if "\0" in text:
+        raise InputError("holds zero bytes: it is not text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

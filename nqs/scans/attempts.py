@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nqs.errors import InputError
 from nqs.ground_states import summary
-from nqs.runfolder import folder as directory
+from nqs.ground_states.run_folder import read_config
 from nqs.runfolder.atomic import sync_folder
 from nqs.scans.folder import AGAIN, FIRST, Point, Scan
 
@@ -59,22 +59,22 @@ def needs_second(scan: Scan, point: Point) -> bool:
 def started_warm(scan: Scan, point: Point) -> bool:
     """Whether the run of the point began with the parameters of another one."""
     try:
-        return directory.read_config(scan.folder(point)).train.start_from is not None
+        return read_config(scan.folder(point)).train.start_from is not None
     except InputError:
         return False
 
 
 def keep_better(scan: Scan, point: Point) -> bool:
     """Puts the better of two finished attempts at <point>/; returns whether that changed it."""
-    found = attempts(scan, point)
-    if len(found) < 2 or found[0] != scan.folder(point):
+    folders = attempts(scan, point)
+    if len(folders) < 2 or folders[0] != scan.folder(point):
         return False
-    kept, other = found[:2]
-    if _rank(kept) <= _rank(other):
+    current, other = folders[:2]
+    if _rank(current) <= _rank(other):
         return False
     aside = scan.path / f"{point.name}{FIRST if other.name.endswith(AGAIN) else AGAIN}"
-    os.rename(kept, aside)
-    os.rename(other, kept)
+    os.rename(current, aside)
+    os.rename(other, current)
     sync_folder(scan.path)
     return True
 

@@ -33,27 +33,16 @@ import xarray as xr
 from nqs.conf.sections import documentation
 from nqs.errors import InputError
 from nqs.ground_states import summary
-from nqs.ground_states.config import (
-    HamiltonianConfig,
-    LatticeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from nqs.ground_states.config import TrainConfig
+from nqs.ground_states.groups import GROUPS
+from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.summary import is_finished, status
-from nqs.runfolder import history
 from nqs.runfolder.atomic import write_bytes
+from nqs.runfolder.history import Evaluation
 from nqs.runfolder.progress import duration
-from nqs.scans import folder as scan_folder
-from nqs.scans.folder import Axis, Scan, is_numeric
+from nqs.scans.folder import Axis, Scan, is_numeric, text, whole_text
+from nqs.scans.folder import read as read_scan
 
-SECTIONS: Final[dict[str, type]] = {
-    "lattice": LatticeConfig,
-    "hamiltonian": HamiltonianConfig,
-    "model": ModelConfig,
-    "optimizer": OptimizerConfig,
-    "train": TrainConfig,
-}
 NUMBERS: Final = {
     "energy": ("energy", "couplings"),
     "energy_error": ("standard error of the energy", "couplings"),
@@ -91,7 +80,7 @@ class Collected:
 def collect(path: Path) -> Collected:
     """Reads every point of the scan in `path`. Raises InputError where there is no scan or not one
     finished point."""
-    scan = scan_folder.read(path)
+    scan = read_scan(path)
     names = axis_names(scan.axes)
     grid = [_Dimension(tied, names) for tied in scan.dimensions]
     coordinates: dict[str, Any] = {dimension.name: dimension.values for dimension in grid}
@@ -144,7 +133,7 @@ class _Dimension:
             self.name, self.values = names[self._main.key], coordinate(self._main)
         else:
             self.name = "_".join(names[axis.key] for axis in tied)
-            columns = [map(scan_folder.text, axis.values) for axis in tied]
+            columns = [map(text, axis.values) for axis in tied]
             self.values = [",".join(row) for row in zip(*columns, strict=True)]
 
     def position(self, values: Mapping[str, Any]) -> int:
@@ -185,13 +174,15 @@ def axis_names(axes: Sequence[Axis]) -> dict[str, str]:
 
 def coordinate(axis: Axis) -> list[Any]:
     """Numbers as they are, everything else as text."""
-    return [float(v) if is_numeric(axis) else scan_folder.whole_text(v) for v in axis.values]
+    return [float(v) if is_numeric(axis) else whole_text(v) for v in axis.values]
 
 
 def axis_attributes(key: str) -> dict[str, str]:
     """Key, meaning and unit of an axis."""
     section, _, name = key.partition(".")
-    known = documentation(SECTIONS[section]) if section in SECTIONS else {}
+    known = documentation(TrainConfig) if section == "train" else {}
+    for kind in GROUPS[section].kinds if section in GROUPS else ():
+        known |= {key: entry.text for key, entry in GROUPS[section].keys(kind).items()}
     unit = {"hamiltonian": "couplings", "lattice": "1"}.get(section, "1")
     unit = "lattice constants" if name in ("Rb", "cutoff") else unit
     return {"key": key, "long_name": known.get(name, key), "units": unit}
@@ -221,9 +212,9 @@ def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], fold
     verdicts.put(place, summary.verdict(result), result.get("doubts", []))
 
 
-def _evaluation(folder: Path, result: dict[str, Any]) -> history.Evaluation:
+def _evaluation(folder: Path, result: dict[str, Any]) -> Evaluation:
     """The evaluation that a summary speaks of, or else the final one. Raises InputError."""
-    evaluations = list(reversed(history.read(folder / "run.h5").evaluations))
+    evaluations = list(reversed(read_run_file(folder / "run.h5").evaluations))
     same = [e for e in evaluations if e.numbers.get("energy") == result["energy"]]
     final = [e for e in evaluations if e.numbers.get("kind") == "final"]
     if not [*same, *final]:
@@ -354,14 +345,14 @@ def write(collected: Collected) -> Path:
 def lines(collected: Collected) -> list[str]:
     """What the scan amounts to: points, missing and doubtful ones, accuracy, time."""
     data, n_points = collected.data, len(collected.scan.points)
-    found = n_points - len(collected.missing)
-    rows = [f"points          {found} of {n_points}"]
+    n_finished = n_points - len(collected.missing)
+    rows = [f"points          {n_finished} of {n_points}"]
     missing = [f"{name} ({reason})" for name, reason in collected.missing.items()]
     rows += [f"missing         {line}" for line in missing[:SHOWN]]
     rows += [f"missing         and {len(missing) - SHOWN} more"] * (len(missing) > SHOWN)
     sizes = ", ".join(f"{name} {size}" for name, size in data.sizes.items())
     rows.append(f"dimensions      {sizes}")
-    rows += verdict_lines(data, found)
+    rows += verdict_lines(data, n_finished)
     if "relative_error" in data:
         error = abs(data["relative_error"])
         rows.append(f"relative error  median {float(error.median()):.2e}")
@@ -392,7 +383,7 @@ def verdict_lines(data: xr.Dataset, n_found: int) -> list[str]:
     for index in np.argwhere(doubtful.values)[:SHOWN]:
         here = data["doubts"].isel(dict(zip(doubtful.dims, index.tolist(), strict=True)))
         kinds = [doubt.partition(":")[0] for doubt in str(here.item()).split("\n")]
-        rows.append(f"                {_where(here)}: {scan_folder.text(', '.join(kinds))}")
+        rows.append(f"                {_where(here)}: {text(', '.join(kinds))}")
     if n_doubtful > SHOWN:
         rows.append(f"                and {n_doubtful - SHOWN} more")
     if n_found > int(judged.sum()):
@@ -420,4 +411,4 @@ def hysteresis(data: xr.Dataset) -> str:
 
 
 def _shown(value: Any) -> str:
-    return scan_folder.text(value.item())
+    return text(value.item())

@@ -22,21 +22,24 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, TextIO
+from typing import IO, TYPE_CHECKING, Any, Final, TextIO
 
 from nqs.errors import InputError, printable
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.run import run
+from nqs.ground_states.run_folder import resumed_config
 from nqs.ground_states.summary import is_finished
-from nqs.runfolder import folder as directory
+from nqs.runfolder.folder import locked
+from nqs.runfolder.invocation import program
 from nqs.runfolder.progress import duration
 from nqs.runfolder.signals import Interrupted, StopRequests
 from nqs.scans import attempts, neighbours
-from nqs.scans import folder as scan_folder
-from nqs.scans.config import LauncherConfig
-from nqs.scans.folder import Point, Scan
+from nqs.scans.folder import Point, Scan, create
 from nqs.scans.neighbours import Bound
+
+if TYPE_CHECKING:
+    from nqs.scans.launchers import Launcher
 
 STOP: Final = ".stop"
 """A file of this name in the scan's folder asks the processes of its points to stop."""
@@ -72,32 +75,30 @@ def check(scan: Scan) -> None:
             except InputError as error:
                 errors.append(f"{point.name}: {error}")
                 continue
-            found = {name: entry.shape for name, entry in state.items()}
-            if shapes is not None and found != shapes:
+            own = {name: entry.shape for name, entry in state.items()}
+            if shapes is not None and own != shapes:
                 rule = "its parameters do not fit its neighbour's; scan.warm_start needs one model"
                 errors.append(f"{point.name}: {rule} along {scan.keys.warm_start}")
-            shapes = found
+            shapes = own
     if errors:
         more = len(errors) - SHOWN
         rest = [f"and {more} more points"] if more > 0 else []
         raise InputError(*errors[:SHOWN], *rest)
 
 
-def start(scan: Scan, launcher: LauncherConfig) -> int:
+def start(scan: Scan, launcher: Launcher) -> int:
     """Checks and runs a new scan; returns the exit code as `resume` does."""
     check(scan)
-    return resume(scan_folder.create(scan), launcher)
+    return resume(create(scan), launcher)
 
 
-def resume(scan: Scan, launcher: LauncherConfig) -> int:
+def resume(scan: Scan, launcher: Launcher) -> int:
     """Runs what is missing of a scan in its folder.
 
     Returns 0, 1 (a point failed) or 128 + signal (stopped).
     """
-    from nqs.scans.launchers import launch
-
     began = time.monotonic()
-    with directory.locked(scan.path), StopRequests() as stop:
+    with locked(scan.path), StopRequests() as stop:
         check_folder(scan)
         attempts.mend(scan)
         (scan.path / STOP).unlink(missing_ok=True)
@@ -105,7 +106,7 @@ def resume(scan: Scan, launcher: LauncherConfig) -> int:
             with Echo(scan, stop):
                 n_points, n_chains = len(scan.points), len(scan.chains)
                 say(scan, f"{n_points} points in {n_chains} chains, files in {scan.path}")
-                outcomes = launch(scan, launcher, scan.chains)
+                outcomes = launcher.launch(scan, scan.chains)
                 left = settle(scan, launcher, outcomes, lambda: stop.received is not None)
         finally:
             (scan.path / STOP).unlink(missing_ok=True)
@@ -122,14 +123,12 @@ def check_folder(scan: Scan) -> None:
 
 
 def settle(
-    scan: Scan, launcher: LauncherConfig, outcomes: list[Outcome], stopped: Callable[[], bool]
+    scan: Scan, launcher: Launcher, outcomes: list[Outcome], stopped: Callable[[], bool]
 ) -> bool:
     """Compares all points with their neighbours and runs doubtful ones again, each at most once.
 
     Adds to the outcomes. Returns whether something of this is left to do, as a signal came.
     """
-    from nqs.scans.launchers import launch
-
     tried: set[str] = set()
     while True:
         if stopped() or any(outcome.status == "stopped" for outcome in outcomes):
@@ -143,8 +142,8 @@ def settle(
         if not again:
             return False
         tried |= {point.name for point in again}
-        found = launch(scan, launcher, [(point,) for point in again])
-        outcomes += [outcome for outcome in found if outcome.status == "stopped"]
+        repeated = launcher.launch(scan, [(point,) for point in again])
+        outcomes += [outcome for outcome in repeated if outcome.status == "stopped"]
 
 
 def repetitions(scan: Scan, bounds: dict[str, list[Bound]]) -> list[Point]:
@@ -154,15 +153,15 @@ def repetitions(scan: Scan, bounds: dict[str, list[Bound]]) -> list[Point]:
     warm = [point for point in due if attempts.started_warm(scan, point)]
     if warm:
         return [attempts.second(scan, point, None) for point in warm]
-    found = []
+    seconds = []
     for point in due:
         beside = [
             bound for bound in bounds.get(point.name, []) if differ_by_couplings(point, bound.point)
         ]
         if beside:
             best = min(beside, key=lambda bound: bound.energy)
-            found.append(attempts.second(scan, point, best.folder))
-    return found
+            seconds.append(attempts.second(scan, point, best.folder))
+    return seconds
 
 
 def differ_by_couplings(one: Point, two: Point) -> bool:
@@ -176,12 +175,12 @@ def replace_by_better(scan: Scan, point: Point) -> bool:
     """Keeps the better of two attempts at a point; returns whether that is another one now."""
     changed = attempts.keep_better(scan, point)
     if changed:
-        kept, other = (
+        best, other = (
             summary.read(folder / "summary.json") for folder in attempts.attempts(scan, point)
         )
         say(
             scan,
-            f"kept another attempt at {point.name}: {energy(kept)} instead of {energy(other)}",
+            f"kept another attempt at {point.name}: {energy(best)} instead of {energy(other)}",
         )
     return changed
 
@@ -203,7 +202,8 @@ def report(scan: Scan, outcomes: Sequence[Outcome], left: bool, seconds: float, 
         code = 128 + signum
         lines.append("stopped by a signal")
     if code:
-        lines.append(f"resume with: python train.py -m {folder_word(scan)} scan.resume=true")
+        resume = f"{shlex.join(program())} -m {folder_word(scan)} scan.resume=true"
+        lines.append(f"resume with: {resume}")
     lines.append(f"collect with: nqs collect {shlex.quote(str(scan.path))}")
     for line in lines:
         say(scan, line)
@@ -274,10 +274,10 @@ def run_point(scan: Scan, point: Point, source: Point | None) -> Outcome:
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             if (path / "config.yaml").exists():
-                config = directory.resumed_config(path, {})
+                config = resumed_config(path, {})
             else:
                 config = scan.config(point, source)
-            code = run(config, ["python", "train.py", *scan.command])
+            code = run(config, [*program(), *scan.command])
         line = progress_line(scan, point) if code == 0 else ""
     except Interrupted:
         raise

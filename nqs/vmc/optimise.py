@@ -80,7 +80,7 @@ def optimise(
     construction, or the wavefunction what the energies need.
     """
     energies = Blurred() if energies is None else energies
-    check_invariance(hamiltonian, wavefunction.generators())
+    check_invariance(hamiltonian, wavefunction.symmetry)
     energies.check(wavefunction)
     draw = (wavefunction, hamiltonian, n_samples, generator)
     for step in range(first_step + 1, n_steps + 1):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.invariance import check_invariance
+from hamiltonians.invariance import symmetry_test
 
 
 @torch.no_grad()
@@ -83,11 +83,7 @@ def product_energy(
 
 def commutes_with_spin_flip(hamiltonian: Hamiltonian) -> bool:
     """Whether inverting all bits leaves H as it is."""
-    try:
-        check_invariance(hamiltonian, [(torch.arange(hamiltonian.n_sites), True)])
-    except ValueError:
-        return False
-    return True
+    return symmetry_test(hamiltonian)(torch.arange(hamiltonian.n_sites), True)
 
 
 def _minimised(

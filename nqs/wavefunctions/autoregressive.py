@@ -17,7 +17,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from nqs.core.decoding import draw, split_counts
+from nqs.core.decoding import draw_tokens, split_counts
 from nqs.core.digits import DigitHead
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
@@ -85,6 +85,10 @@ class Autoregressive(Wavefunction):
             self.register_buffer("sector", self._sector_table(even))  # (T, n_up + 2, K or 2 K)
             ones = nn.functional.pad(patches.state_bits().sum(1), (0, 1))  # start token: none
             self.register_buffer("ones", ones, persistent=False)  # (K + 1,)
+
+    def _kind(self) -> str:
+        values = "complex" if self.phase else "positive"
+        return f"{type(self.core).__name__}, {values}, {self.patches.n_patches} patches, "
 
     @torch.no_grad()
     def set_product_state(
@@ -288,7 +292,7 @@ class Autoregressive(Wavefunction):
         drawn = []
         for _ in range(self.patches.n_patches):
             log_probs, log_psi, state = self._next(last, state)
-            last = draw(log_probs, generator)
+            last = draw_tokens(log_probs, generator)
             total += log_psi.gather(1, last[:, None]).squeeze(1)
             drawn.append(last)
         return torch.stack(drawn, dim=1), torch.ones_like(last), total

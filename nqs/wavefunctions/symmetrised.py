@@ -1,7 +1,7 @@
 """A wavefunction made symmetric by averaging its probability over a group, still sampled exactly.
 
-For a group G of site permutations, with or without the global spin flip s -> not s, and psi the
-base:
+For a group G of site permutations, with or without the global spin flip s -> not s
+(`hamiltonians.lattices.symmetry_group`), and psi the base:
 
     |psi_sym(s)|^2 = 1/|G| sum_g |psi(g s)|^2,    arg psi_sym(s) = arg psi(s0)
 
@@ -13,8 +13,7 @@ other than 1
 Every g permutes the basis, so psi_sym is normalised exactly if psi is; a draw of it is a draw of
 psi moved by a random element of G. (Hibat-Allah et al., arXiv:2002.02973, section on symmetries;
 Reh, Schmitt & Gaerttner, arXiv:2206.15447.) One evaluation costs |G| of the base;
-as connected configurations are evaluated once, a step costs less than |G| times more (measured: 2.3
-times for the 8 elements of a 4x4 Rydberg array, 512 samples, natural gradient).
+as connected configurations are evaluated once, a step costs less than |G| times more.
 
 The arg of a sum jumps where images nearly cancel: its gradient is 1 / |sum|. With trivial
 characters any invariant phase will do, and the representative's has the gradient of the base's.
@@ -43,16 +42,14 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
-from nqs.wavefunctions.flips import in_chunks
-from nqs.wavefunctions.permutation_group import (
+from hamiltonians.lattices.symmetry_group import (
     WORD_BITS,
-    checked_characters,
-    checked_permutations,
+    SymmetryGroup,
+    bit_words,
     distinct,
-    generators,
-    packed,
     smallest,
 )
+from nqs.wavefunctions.flips import in_chunks
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction, merged
 
 LAUNCH_NUMBERS = 2**22
@@ -68,43 +65,29 @@ class Symmetrised(Wavefunction):
 
     Args:
         base: any normalised wavefunction, positive (real ln psi) or complex.
-        permutations: (n, N) int64, a group: image g of s is s[:, permutations[g]].
-        spin_flip: also every image with all bits inverted, after the n images without: M = 2 n.
-        characters: (M,) chi(g) of modulus 1 with chi(g h) = chi(g) chi(h); None is 1 throughout.
-            Others than 1 need a complex base: the signs of a positive one are not its to learn.
+        group: what psi is averaged over, M elements. Characters other than 1 need a complex base:
+            the signs of a positive one are not its to learn.
 
-    Raises ValueError for rows that are no permutations of the N sites or no group, characters that
-    are not one of its representations or that the base cannot carry.
+    Raises ValueError for a group of another number of sites, elements that do not keep the base's
+    n_up, and characters that the base cannot carry.
     """
 
-    permutations: Tensor
-    inverted: Tensor
-
-    def __init__(
-        self,
-        base: Wavefunction,
-        permutations: Tensor,
-        *,
-        spin_flip: bool = False,
-        characters: Tensor | None = None,
-    ) -> None:
+    def __init__(self, base: Wavefunction, group: SymmetryGroup) -> None:
         super().__init__()
         self.base, self.n_sites, self.n_up = base, base.n_sites, base.n_up
-        rows = checked_permutations(permutations, base.n_sites)
-        inverted = torch.zeros(len(rows), dtype=torch.bool)
-        if spin_flip:
-            rows, inverted = rows.repeat(2, 1), torch.cat([inverted, ~inverted])
-        self._generators, products = generators(rows, inverted)
-        chi = torch.ones(len(rows), dtype=torch.complex128)
-        if characters is not None:
-            chi = checked_characters(characters, self._generators, products)
-        self.trivial = bool((chi - 1).abs().max() < 1e-12)
-        device = next((p.device for p in base.parameters()), torch.device("cpu"))
-        self.register_buffer("permutations", rows.to(device), persistent=False)  # (M, N)
-        self.register_buffer("inverted", inverted.to(device), persistent=False)  # (M,)
-        self._arguments = chi.angle()  # (M,), no buffer: .float() would round it
+        if group.n_sites != base.n_sites:
+            raise ValueError(
+                f"the symmetries move {group.n_sites} sites, the wavefunction has {base.n_sites}"
+            )
+        if base.n_up is not None and 2 * base.n_up != base.n_sites and group.inverted.any():
+            raise ValueError(
+                f"n_up={base.n_up} is not half of {base.n_sites} sites, which the spin flip leaves"
+            )
+        self.group, self.n_images = group, len(group)  # M
+        self._arguments = group.characters.angle()  # (M,), no buffer: .float() would round it
         self._flips: tuple[Tensor, Tensor, Tensor] | None = None
-        if not self.trivial:
+        if not group.is_trivial:
+            device = next((p.device for p in base.parameters()), torch.device("cpu"))
             with torch.no_grad():
                 probe = base.log_psi(torch.zeros(1, self.n_sites, dtype=torch.bool, device=device))
             if not probe.is_complex():
@@ -112,19 +95,13 @@ class Symmetrised(Wavefunction):
                     "characters other than 1 need a complex base wavefunction; this one is positive"
                 )
 
+    def _kind(self) -> str:
+        return f"{self.base!r}, {self.n_images} images, "
+
     @property
-    def n_images(self) -> int:
-        """M, the number of group elements."""
-        return len(self.permutations)
-
-    def generators(self) -> list[tuple[Tensor, bool]]:
-        """See Wavefunction.generators."""
-        rows, inverted = self.permutations.cpu(), self.inverted.tolist()
-        return [(rows[g], inverted[g]) for g in self._generators]
-
-    def images(self, configs: Tensor) -> Tensor:
-        """g s for configs (B, N) bool -> (B, M, N), the elements in the order of `permutations`."""
-        return configs[:, self.permutations] ^ self.inverted[:, None]
+    def symmetry(self) -> SymmetryGroup:
+        """See Wavefunction.symmetry."""
+        return self.group
 
     def representatives(self, configs: Tensor) -> Tensor:
         """See Wavefunction.representatives: the image that is smallest as a number.
@@ -132,14 +109,12 @@ class Symmetrised(Wavefunction):
         With characters other than 1 every configuration stands for itself: where their sum vanishes
         images do not have their ratio.
         """
-        if not self.trivial:
+        if not self.group.is_trivial:
             return configs
         chosen = torch.empty_like(configs)
 
         def choose(begin: int, end: int) -> None:
-            images = self.images(configs[begin:end])  # (b, M, N)
-            best = smallest(packed(images))
-            chosen[begin:end] = images[torch.arange(len(best), device=best.device), best]
+            chosen[begin:end] = self.group.representatives(configs[begin:end])
 
         per_launch = LAUNCH_NUMBERS // (self.n_images * self.n_sites)
         in_chunks(choose, len(configs), max(1, per_launch))
@@ -166,9 +141,9 @@ class Symmetrised(Wavefunction):
         return torch.cat(parts) if parts else self._log_psi(configs)
 
     def _log_psi(self, configs: Tensor) -> Tensor:
-        images = self.images(configs)  # (B, M, N)
+        images = self.group.images(configs)  # (B, M, N)
         log_psi = self.base.log_psi(images.flatten(0, 1)).view(images.shape[:2])
-        return self._averaged(log_psi, lambda: packed(images))
+        return self._averaged(log_psi, lambda: bit_words(images))
 
     def _averaged(self, log_psi: Tensor, words: Callable[[], Tensor]) -> Tensor:
         """ln psi_sym (B, ...) from ln psi(g s) (B, M, ...); all images -inf give -inf.
@@ -185,7 +160,7 @@ class Symmetrised(Wavefunction):
         modulus = 0.5 * (log_total - math.log(self.n_images))
         if not log_psi.is_complex():
             return modulus
-        if self.trivial:
+        if self.group.is_trivial:
             phase = log_psi.imag.gather(1, smallest(words()).unsqueeze(1)).squeeze(1)
         else:
             phase = self._phase_of_sum(log_psi, largest / 2)
@@ -220,15 +195,15 @@ class Symmetrised(Wavefunction):
         if not len(flips):
             return torch.zeros(len(configs), 0, dtype=torch.float64, device=configs.device)
         if self.n_sites <= WORD_BITS:  # larger lattices: hardly ever two alike
-            found = self._log_psi_by_orbits_reached(configs, flips, needed)
-            if found is not None:
-                return found
+            by_orbits = self._log_psi_by_orbits_reached(configs, flips, needed)
+            if by_orbits is not None:
+                return by_orbits
         every, place = self._images_of_flips(flips)  # (F, N), (M, G)
-        moved = packed(every)[place]  # (M, G, W)
+        moved = bit_words(every)[place]  # (M, G, W)
         parts: list[Tensor] = []
 
         def score(begin: int, end: int) -> None:
-            images = self.images(configs[begin:end])  # (b, M, N)
+            images = self.group.images(configs[begin:end])  # (b, M, N)
             places = place.expand(len(images), -1, -1)  # (b, M, G)
             wanted = None
             if needed is not None:
@@ -239,7 +214,7 @@ class Symmetrised(Wavefunction):
                 images.flatten(0, 1), every, wanted, max_rows=max_rows
             )
             log_psi = log_psi.view(*images.shape[:2], len(every)).gather(2, places)
-            words = packed(images)[:, :, None]  # (b, M, 1, W)
+            words = bit_words(images)[:, :, None]  # (b, M, 1, W)
             parts.append(self._averaged(log_psi, lambda: words ^ moved))
 
         per_launch = min(max_rows, LAUNCH_NUMBERS // len(every)) // self.n_images
@@ -271,12 +246,13 @@ class Symmetrised(Wavefunction):
     def _images_of_flips(self, flips: Tensor) -> tuple[Tensor, Tensor]:
         """The distinct g f for flips (G, N) -> (F, N), and which of them each g f is, (M, G).
 
-        Kept until other flips come: a Hamiltonian's are the same at every step.
+        Remembered until other flips come: a Hamiltonian's are the same at every step.
         """
-        known = self._flips is not None and self._flips[0].device == flips.device
-        if self._flips is None or not known or not torch.equal(self._flips[0], flips):
-            moved = flips[:, self.permutations].transpose(0, 1)  # (M, G, N)
-            words, place = torch.unique(packed(moved).flatten(0, 1), dim=0, return_inverse=True)
+        same_device = self._flips is not None and self._flips[0].device == flips.device
+        if self._flips is None or not same_device or not torch.equal(self._flips[0], flips):
+            permutations = self.group.permutations.to(flips.device)  # inversion leaves flips alone
+            moved = flips[:, permutations].transpose(0, 1)  # (M, G, N)
+            words, place = torch.unique(bit_words(moved).flatten(0, 1), dim=0, return_inverse=True)
             example = torch.empty(len(words), dtype=torch.int64, device=flips.device)
             example[place] = torch.arange(len(place), device=flips.device)
             every = moved.flatten(0, 1)[example]
@@ -288,8 +264,8 @@ class Symmetrised(Wavefunction):
         self, n_samples: int, generator: torch.Generator, *, unique: bool = False
     ) -> Samples:
         """See Wavefunction.sample: draws of the base, each moved by a random group element."""
-        drawn = self.base.sample(n_samples, generator, unique=unique)
-        configs, counts = drawn.configs, drawn.counts
+        samples = self.base.sample(n_samples, generator, unique=unique)
+        configs, counts = samples.configs, samples.counts
         rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         element = torch.randint(
             self.n_images, rows.shape, generator=generator, device=rows.device
@@ -297,8 +273,7 @@ class Symmetrised(Wavefunction):
         if unique:
             pairs, counts = torch.unique(rows * self.n_images + element, return_counts=True)
             rows, element = pairs // self.n_images, pairs % self.n_images
-        configs = configs[rows].gather(1, self.permutations[element])
-        configs = configs ^ self.inverted[element][:, None]
+        configs = self.group.act(configs[rows], element)
         if unique:
             configs, counts = merged(configs, counts)
         return Samples(configs, counts, self._log_psi_by_orbit(configs))

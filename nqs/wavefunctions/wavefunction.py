@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Samples:
     """Distinct or independent configurations drawn from |psi|^2.
 
@@ -27,6 +29,11 @@ class Samples:
     counts: Tensor
     log_psi: Tensor
     importance: Tensor | None = None
+
+    def __repr__(self) -> str:
+        n_rows, n_sites = self.configs.shape
+        weighted = "" if self.importance is None else ", with importance weights"
+        return f"Samples({self.n_samples} draws in {n_rows} rows of {n_sites} sites{weighted})"
 
     @property
     def n_samples(self) -> int:
@@ -57,6 +64,18 @@ class Wavefunction(nn.Module, ABC):
     n_sites: int
     n_up: int | None = None
     """Number of 1 bits of every configuration with psi != 0 by construction; None: any number."""
+
+    def __repr__(self) -> str:
+        n_parameters = sum(parameter.numel() for parameter in self.parameters())
+        sector = "" if self.n_up is None else f", {self.n_up} up"
+        return (
+            f"{type(self).__name__}({self._kind()}{self.n_sites} sites{sector}, "
+            f"{n_parameters} parameters)"
+        )
+
+    def _kind(self) -> str:
+        """What `repr` says first, with a comma behind it."""
+        return ""
 
     @abstractmethod
     def log_psi(self, configs: Tensor) -> Tensor:
@@ -89,13 +108,13 @@ class Wavefunction(nn.Module, ABC):
         No launch has more than max_rows rows; on out-of-memory the chunk is halved.
         """
 
-    def generators(self) -> list[tuple[Tensor, bool]]:
-        """Symmetries of |psi|^2 by construction, by generators of their group; none here.
+    @property
+    def symmetry(self) -> SymmetryGroup:
+        """Symmetries of |psi|^2 by construction; here none but the identity.
 
-        Each is a permutation (N,) of the sites and whether all bits are inverted besides:
-        s -> s[:, permutation] xor inverted. `optimise` asks for a Hamiltonian that has them.
+        `optimise` asks for a Hamiltonian that has them.
         """
-        return []
+        return SymmetryGroup.identity(self.n_sites)
 
     def representatives(self, configs: Tensor) -> Tensor:
         """One configuration for all that the symmetries connect to it; (B, N) -> (B, N).

@@ -13,7 +13,7 @@ from benchmarks.measurement import Measure
 from benchmarks.programs import Program
 from benchmarks.race import Race
 from hamiltonians import TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import ground_state
+from hamiltonians.exact import ground_state
 from hamiltonians.lattices.lattice import Chain
 
 H = TransverseFieldIsing(Chain(4), J=1.0, h=1.0)

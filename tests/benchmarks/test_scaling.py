@@ -38,7 +38,7 @@ def test_a_trial_is_the_default_run() -> None:
     trial = Trial(Setting(4, 64, seed=3)).start()
     theirs = ours.job.optimizer
     assert isinstance(theirs, NaturalGradient)
-    for name in ("learning_rate", "diagonal_shift", "momentum", "max_norm", "memory_gb"):
+    for name in ("learning_rate", "diagonal_shift", "momentum", "max_norm"):
         assert getattr(trial.optimizer, name) == getattr(theirs, name)
     assert trial.optimizer.implicit == theirs.implicit
     assert trial.optimizer.schedule == theirs.schedule

@@ -15,7 +15,7 @@ from benchmarks.exact_comparison import Comparison, deviations, exact, fidelity
 from benchmarks.exact_report import COLUMNS, draw, read, save, table, verdict
 from benchmarks.instances import INSTANCES, Instance, load, written
 from benchmarks.vs_exact import main
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, sector_basis
+from hamiltonians.exact import basis, dense_matrix, sector_basis
 from nqs.ground_states.build import build
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.statistics import Estimate
@@ -163,7 +163,7 @@ def test_shipped_instances_load_and_build() -> None:
 
 
 def test_an_instance_is_what_train_py_is_given() -> None:
-    from train import load_config
+    from nqs.cli.train import load_config
 
     (found,) = [i for i in load(INSTANCES) if i.name == "rydberg-4x4-checkerboard"]
     given = ["lattice.Lx=4", "lattice.Ly=4", "hamiltonian.Rb=1.15", "hamiltonian.delta=3.3"]

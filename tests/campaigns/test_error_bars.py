@@ -17,7 +17,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from hamiltonians import Rydberg
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.lattices.lattice import Square
 from nqs.vmc.evaluation import evaluate
 from nqs.wavefunctions.wavefunction import Wavefunction

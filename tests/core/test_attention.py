@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from nqs.core.attention import attend
+from nqs.core.transformer import Transformer
 
 
 def naive_attend(
@@ -117,3 +118,15 @@ def test_bfloat16(n_prefix: int) -> None:
     )
     for a, b in zip(gradients, exact, strict=True):
         assert_close(a.double(), b, rtol=0.04, atol=0.04)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "factored"])
+def test_revised_places_may_be_the_first_ones(attention: str) -> None:
+    """Nothing is before them that stays as it was."""
+    model = Transformer(5, 4, 6, d_model=8, n_heads=2, attention=attention).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(generator=generator)
+    tokens, branches = (torch.randint(5, size, generator=generator) for size in ((2, 6), (6, 2)))
+    revised = model.whole(tokens).revised(branches, torch.arange(2))
+    assert_close(revised, model(branches)[0], rtol=1e-10, atol=1e-10)

@@ -11,7 +11,7 @@ from scipy.stats import chi2, multinomial
 from torch import Tensor
 from torch.testing import assert_close
 
-from nqs.core.decoding import draw, restrict, split_counts
+from nqs.core.decoding import draw_tokens, restrict, split_counts
 
 
 def random_probabilities(n_outcomes: int, generator: torch.Generator) -> Tensor:
@@ -24,12 +24,12 @@ def random_probabilities(n_outcomes: int, generator: torch.Generator) -> Tensor:
 def test_draw(n_outcomes: int, dtype: torch.dtype, generator, assert_distribution) -> None:
     p = random_probabilities(n_outcomes, generator)
     log_probs = p.log().to(dtype).expand(100_000, -1)
-    assert_distribution(draw(log_probs, generator).bincount(minlength=n_outcomes), p)
+    assert_distribution(draw_tokens(log_probs, generator).bincount(minlength=n_outcomes), p)
 
 
 def test_draw_depends_on_each_row(generator, assert_distribution) -> None:
     p = torch.stack([random_probabilities(4, generator) for _ in range(3)])
-    tokens = draw(p.log().repeat(50_000, 1), generator).view(50_000, 3)
+    tokens = draw_tokens(p.log().repeat(50_000, 1), generator).view(50_000, 3)
     for row in range(3):
         assert_distribution(tokens[:, row].bincount(minlength=4), p[row])
     pairs = (4 * tokens[:, 0] + tokens[:, 1]).bincount(minlength=16)  # and rows are independent
@@ -40,13 +40,13 @@ def test_draw_depends_on_each_row(generator, assert_distribution) -> None:
 def test_impossible_outcomes_are_never_drawn(sampler: str, generator, assert_distribution) -> None:
     p = torch.tensor([0.0, 0.25, 0.0, 0.0, 0.75, 0.0], dtype=torch.float64)
     if sampler == "draw":
-        counts = draw(p.log().expand(100_000, -1), generator).bincount(minlength=6)
+        counts = draw_tokens(p.log().expand(100_000, -1), generator).bincount(minlength=6)
     else:
         splits = split_counts(torch.full((1_000,), 100), p.log().expand(1_000, -1), generator)
         counts = splits.sum(0)
     assert_distribution(counts, p)
     certain = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(10_000, -1)
-    assert (draw(certain, generator) == 1).all()
+    assert (draw_tokens(certain, generator) == 1).all()
     assert_close(split_counts(torch.tensor([7]), certain[:1], generator), torch.tensor([[0, 7, 0]]))
 
 
@@ -101,7 +101,7 @@ def test_tails_at_huge_counts(place: int, dtype: torch.dtype, generator) -> None
 
 def test_draws_come_from_the_generator_alone() -> None:
     log_probs = torch.full((100, 8), 1 / 8).log()
-    for sampler in (draw, lambda x, g: split_counts(torch.full((100,), 50), x, g)):
+    for sampler in (draw_tokens, lambda x, g: split_counts(torch.full((100,), 50), x, g)):
         torch.manual_seed(1)
         first = sampler(log_probs, torch.Generator().manual_seed(4))
         torch.manual_seed(2)

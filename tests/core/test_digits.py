@@ -102,7 +102,13 @@ def test_head_is_its_table(n_kinds: int, order: int) -> None:
 def test_vectors_start_as_those_of_a_table() -> None:
     """Unit variance of every channel: 256 x 64 numbers, each mean square within 5 sigma."""
     core = Transformer(
-        257, 256, 4, d_model=64, products=digit_products(8, 0.5), generator=generator()
+        257,
+        256,
+        4,
+        d_model=64,
+        attention="softmax",
+        products=digit_products(8, 0.5),
+        generator=generator(),
     )
     squares = core.embedding.weight.detach().square().mean(0)  # of 257 correlated rows
     assert_close(squares.mean().item(), 1.0, rtol=0, atol=0.25)

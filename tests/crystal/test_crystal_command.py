@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from nqs.cli.app import main
-from nqs.core.transformer import Transformer
-from nqs.crystal.commands.training_run import COLUMNS, read_trained
+from nqs.core import SequenceModel, Transformer
+from nqs.crystal.commands.run_folder import read_trained
 from nqs.runfolder.history import TIME_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,9 +64,7 @@ def test_examples_are_learnt(trained: Path) -> None:
 
 def test_one_class_serves_both(trained: Path) -> None:
     """The crystal model is the very class that the wavefunctions use, not a copy of it."""
-    from nqs.ground_states.build import Transformer as OfWavefunctions
-
-    assert type(read_trained(trained).model) is Transformer is OfWavefunctions
+    assert type(read_trained(trained).model) is Transformer is SequenceModel.kinds["ptf"]
     assert Transformer.__module__ == "nqs.core.transformer"
 
 
@@ -155,7 +153,7 @@ def test_what_is_thrown_away_is_counted(
 def content(path: Path) -> tuple[dict, dict]:
     saved = torch.load(max((path / "checkpoints").iterdir()), weights_only=True)
     with h5py.File(path / "run.h5") as file:
-        columns = {c.name: file["history"][c.name][:] for c in COLUMNS}
+        columns = {name: values[:] for name, values in file["history"].items()}
     return saved, columns
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from nqs.crystal.commands.config import DataConfig
 from nqs.crystal.datasets.data import Encoded, Epoch, Tasks, bucketed, encode, generation, infilling
+from nqs.crystal.datasets.data_config import DataConfig
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.datasets.splits import records
-from nqs.crystal.metrics.parallel import mapped
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.cif import cif_text
+from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.coordinate import CoordinateTokeniser
-from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
 from nqs.errors import InputError
 
 PLAIN = Tasks(condition_dropout=1.0, infilling=0.0, batch_tokens=512)
@@ -67,7 +67,7 @@ def test_everything_after_bos_counts(generator) -> None:
     assert (batch.targets[:, -1] != batch.pad).any()
 
 
-@pytest.mark.parametrize("name", TOKENISERS)
+@pytest.mark.parametrize("name", TOKENISERS.kinds)
 def test_conditions_are_given_and_never_counted(name: str) -> None:
     tokeniser = make_tokeniser(name, 20)
     record = next(r for r in examples() if "perovskite" in r.name)
@@ -81,7 +81,7 @@ def test_conditions_are_given_and_never_counted(name: str) -> None:
     assert generation(tokeniser, crystal, ()) == (crystal.body, 1)
 
 
-@pytest.mark.parametrize("name", TOKENISERS)
+@pytest.mark.parametrize("name", TOKENISERS.kinds)
 def test_infilling_counts_the_answer_alone(name: str) -> None:
     tokeniser = make_tokeniser(name, 20)
     record = examples()[0]
@@ -136,7 +136,7 @@ def test_translations_are_exact_and_differ_by_crystal(generator) -> None:
     assert len(vectors) > 0.9 * len(crystals)
 
 
-@pytest.mark.parametrize("name", TOKENISERS)
+@pytest.mark.parametrize("name", TOKENISERS.kinds)
 def test_permuted_crystals_are_the_same_atoms(name: str, generator) -> None:
     """Every order of a three-atom crystal comes, each about as often: 4 sigma, 6e-5 each."""
     tokeniser = make_tokeniser(name, 20)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nqs.cli.app import main
-from nqs.crystal.commands.config import DataConfig
 from nqs.crystal.datasets import tables
+from nqs.crystal.datasets.data_config import DataConfig
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.datasets.splits import left_out_table, remarks
 from nqs.crystal.datasets.tables import read_table

@@ -28,7 +28,7 @@ from nqs.crystal.metrics.matching import (
     to_pymatgen,
     unique,
 )
-from nqs.crystal.metrics.parallel import mapped
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.structure import Structure
 from nqs.errors import InputError
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.structures.elements import NUMBERS
 from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.coordinate import CoordinateTokeniser
 from nqs.crystal.tokens.coordinate_fields import ANGLES, HULLS, LENGTHS
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser, check_agreement, remaining_atoms
-from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
 from nqs.errors import InputError
 
-MADE = {name: make_tokeniser(name, 12) for name in TOKENISERS}
+MADE = {name: make_tokeniser(name, 12) for name in TOKENISERS.kinds}
 ROUNDING = {  # of lengths (relative, absolute), angles
     "coordinate": (0.005, 0.0, 0.5),
     "character": (0.0, 0.005, 0.005),

@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from nqs.crystal.commands.config import ModelConfig
 from nqs.crystal.datasets.examples import examples
-from nqs.crystal.model.cores import build_core
+from nqs.crystal.model.cores import build_core, core_choice
 from nqs.crystal.model.translations import translations
 from nqs.crystal.tokens.coordinate import CoordinateTokeniser
 
@@ -18,7 +17,7 @@ TOKENISER = CoordinateTokeniser(8)
 
 def core() -> torch.nn.Module:
     init = torch.Generator().manual_seed(0)
-    config = ModelConfig(d_model=16, n_layers=1, n_heads=2)
+    config = core_choice(d_model=16, n_layers=1, n_heads=2)
     return build_core(config, len(TOKENISER.vocabulary), TOKENISER.max_length, init)
 
 

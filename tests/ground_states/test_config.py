@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import typing
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,22 +13,15 @@ from hypothesis import strategies as st
 
 from hamiltonians import Hamiltonian
 from hamiltonians.lattices.lattice import Chain
+from nqs.conf.kinds import Group
 from nqs.conf.sections import documentation, flatten, from_mapping
+from nqs.conf.values import bounds_of
 from nqs.errors import InputError, suggestion
 from nqs.ground_states.build import build_hamiltonian
-from nqs.ground_states.config import (
-    HAMILTONIANS,
-    MODELS,
-    OPTIMIZERS,
-    Config,
-    HamiltonianConfig,
-    LatticeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
-
-RYDBERG = {"name": "rydberg", "delta": 1.0, "Omega": 1.0}
+from nqs.ground_states.config import Config, TrainConfig
+from nqs.ground_states.groups import GROUPS, HAMILTONIAN, LATTICE, MODEL
+from nqs.ground_states.older_config import current
+from nqs.scans.launchers import LAUNCHER
 
 
 @dataclass(frozen=True)
@@ -79,8 +70,8 @@ def test_wrong_type_names_key_value_and_type(key: str, value: object, wanted: st
 def test_unknown_and_missing_keys() -> None:
     with pytest.raises(InputError, match=r"realm: unknown key \(did you mean real\?\)"):
         from_mapping(Kinds, GOOD | {"realm": 1})
-    with pytest.raises(InputError, match=r"lattice\.name: missing"):
-        from_mapping(LatticeConfig, {"Lx": 3}, "lattice")
+    with pytest.raises(InputError, match=r"lattice=\{Lx:3\}: must be a mapping .* name of a kind"):
+        LATTICE.read({"Lx": 3})
     with pytest.raises(InputError, match="lattice=3: must be a mapping"):
         Config.from_dict({"lattice": 3})
 
@@ -90,25 +81,20 @@ def test_suggestion_prefers_the_right_name_in_another_section() -> None:
     assert suggestion("xyz", ["model.d_model"]) == ""
 
 
-def test_V_is_seven_unless_Rb_is_given() -> None:
-    assert HamiltonianConfig(**RYDBERG).V == 7.0
-    assert HamiltonianConfig(**RYDBERG, Rb=1.2).V is None
-
-
-def test_marshall_is_auto_true_or_false() -> None:
-    common = {"name": "heisenberg", "J": 1, "h": 0}
-    for value in ("auto", True, False):
-        mapping = common | {"marshall": value}
-        assert from_mapping(HamiltonianConfig, mapping).marshall is value
-    with pytest.raises(InputError, match=r"marshall=1: must be true or false or text"):
-        from_mapping(HamiltonianConfig, common | {"marshall": 1})
+def test_the_default_is_the_main_job() -> None:
+    config = Config()
+    kinds = [getattr(config, name).name for name in GROUPS]
+    assert kinds == ["square", "rydberg", "ptf", "minsr", "blurred"]
+    assert Config.from_dict({}) == config == Config.from_dict(config.to_dict())
+    assert config.lattice.build().n_sites == 16
+    assert build_hamiltonian(config.hamiltonian, config.lattice.build()).V == 7.0
 
 
 def test_the_couplings_reach_the_hamiltonian() -> None:
     chain = Chain(6, periodic=True)
 
     def built(**keys: object) -> Hamiltonian:
-        return build_hamiltonian(from_mapping(HamiltonianConfig, keys), chain)
+        return build_hamiltonian(HAMILTONIAN.read(keys), chain)
 
     found = [
         built(name="xxz", J=2, Delta=0.5, h=0.1, marshall="auto"),
@@ -126,19 +112,33 @@ def test_the_couplings_reach_the_hamiltonian() -> None:
 
 
 def test_patch_of_four_sites_may_be_a_number() -> None:
-    common = {"d_model": 8, "n_layers": 1, "cell": "gru", "residual": False}
-    common |= {"symmetry": "none", "spin_flip": False}
-    assert from_mapping(ModelConfig, {"name": "rnn", "patch": 4, **common}).patch == "4"
+    config = Config.from_dict({"model": {"name": "rnn", "patch": 4}})
+    assert config.model.patch in (4, "4") and config.model.d_model == 64
 
 
 def test_every_key_is_documented() -> None:
-    hints = typing.get_type_hints(Config)
-    sections = [Config, *(hint for hint in hints.values() if dataclasses.is_dataclass(hint))]
-    assert len(sections) == 7
-    for section in sections:
+    """Of every kind and every section; numbers have bounds, but for seeds."""
+    for section in (Config, TrainConfig):
         names = [field.name for field in dataclasses.fields(section)]
         texts = documentation(section)
         assert list(texts) == names and all(len(text) > 3 for text in texts.values())
+    for group, kind, name in every_key():
+        key = group.keys(kind)[name]
+        assert len(key.text) > 3, f"{group.name}={kind}: {name}"
+        assert not takes_numbers(key.hint) or bounds_of(key.hint), f"{group.name}={kind}: {name}"
+
+
+def every_key() -> list[tuple[Group, str, str]]:
+    return [
+        (group, kind, name)
+        for group in (*GROUPS.values(), LAUNCHER)
+        for kind in group.kinds
+        for name in group.keys(kind)
+    ]
+
+
+def takes_numbers(hint: object) -> bool:
+    return hint in (int, float) or any(map(takes_numbers, typing.get_args(hint)))
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
@@ -161,38 +161,19 @@ def test_flatten() -> None:
 def test_round_trip_through_yaml() -> None:
     mapping = {
         "lattice": {"name": "square", "Lx": 2, "Ly": 3, "periodic": [True, False]},
-        "hamiltonian": RYDBERG | {"V": 6.5, "delta": [1, 2, 3, 4, 5, 6], "cutoff": None},
+        "hamiltonian": {"name": "rydberg", "V": 6.5, "delta": [1, 2, 3, 4, 5, 6], "cutoff": None},
         "model": {
             "name": "rnn",
             "patch": [[0, 1], [2, 3], [4, 5]],
             "d_model": 8,
-            "n_layers": 1,
             "cell": "lstm",
             "residual": True,
             "symmetry": "translations",
             "spin_flip": True,
         },
-        "optimizer": {
-            "name": "adam",
-            "learning_rate": 1e-3,
-            "beta1": 0.9,
-            "beta2": 0.99,
-            "eps": 1e-8,
-            "clip_norm": 3,
-            "schedule": "linear",
-            "warmup_steps": 1,
-            "final_fraction": 0.5,
-        },
-        "train": {
-            "steps": 3,
-            "n_samples": 4,
-            "flip_fraction": 0.5,
-            "flip_precision": "full",
-            "max_seconds": 2,
-            "eval_samples": 5,
-            "exact": True,
-            "checkpoint_every": 1,
-        },
+        "optimizer": {"name": "adam", "learning_rate": 1e-3, "clip_norm": 3, "warmup_steps": 1},
+        "energies": {"name": "exact", "flip_precision": "full"},
+        "train": {"steps": 3, "n_samples": 4, "max_seconds": 2, "exact": True},
         "run": {"dir": "x", "resume": False},
         "seed": 1,
         "device": "cpu",
@@ -206,59 +187,60 @@ def test_round_trip_through_yaml() -> None:
         assert flat[key] == value
 
 
-def numbers(section: type) -> list[str]:
-    """The fields of a section that take a number."""
-    hints = typing.get_type_hints(section)
-    return [
-        name
-        for name, hint in hints.items()
-        if {int, float} & {hint, *typing.get_args(hint)}
-        and not (name.startswith("periodic") or name in ("patch", "sub_patch"))
-    ]
-
-
-KINDS: list[tuple[str, str, type]] = [
-    *(("hamiltonian", kind, HamiltonianConfig) for kind in HAMILTONIANS),
-    *(("model", kind, ModelConfig) for kind in MODELS),
-    *(("optimizer", kind, OptimizerConfig) for kind in OPTIMIZERS),
-]
-
-
 @pytest.mark.parametrize("absurd", [1e301, -1e301, 1e-301, -1e-301])
 def test_every_number_has_a_range(absurd: float) -> None:
     """Whatever is too large or too small to do what its key says is refused, with the key."""
-    for name in numbers(LatticeConfig):
-        mapping = {"name": "square", "Lx": 2, "Ly": 2, "periodic": False, name: absurd}
-        assert_refused(LatticeConfig, mapping, f"lattice.{name}", "lattice")
-    for section, kind, config in KINDS:
-        known = {"hamiltonian": HAMILTONIANS, "model": MODELS, "optimizer": OPTIMIZERS}[section]
-        for name in numbers(config):
-            if name in known[kind]:
-                mapping = {"name": kind, **full(section, kind), name: absurd}
-                assert_refused(config, mapping, f"{section}.{name}", section)
-    for name in numbers(TrainConfig):
-        mapping = {**full("train", ""), "flip_radius": 1.0, name: absurd}
-        assert_refused(TrainConfig, mapping, f"train.{name}", "train")
-
-
-def assert_refused(config: type, mapping: dict[str, object], key: str, section: str) -> None:
-    with pytest.raises(InputError, match=f"^{re.escape(key)}="):
-        from_mapping(config, mapping, section)
-
-
-def full(section: str, kind: str) -> dict[str, object]:
-    """The shipped values of a section."""
-    folder = Path(__file__).resolve().parents[2] / "conf"
-    if not kind:
-        return dict(yaml.safe_load((folder / "config.yaml").read_text())[section])
-    values = dict(yaml.safe_load((folder / section / f"{kind}.yaml").read_text()))
-    return {key: value for key, value in values.items() if key != "name"}
+    for group, kind, name in every_key():
+        hint = group.keys(kind)[name].hint
+        if takes_numbers(hint):
+            with pytest.raises(InputError, match=f"^{group.name}[.]{name}="):
+                group.read({"name": kind, "file": "x", name: absurd} if "file" in
+                           group.keys(kind) else {"name": kind, name: absurd})  # fmt: skip
+    hints = typing.get_type_hints(TrainConfig, include_extras=True)
+    for name, hint in hints.items():
+        if takes_numbers(hint):
+            with pytest.raises(InputError, match=f"^train[.]{name}="):
+                from_mapping(TrainConfig, {name: absurd}, "train")
 
 
 def test_whole_numbers_that_no_float_holds() -> None:
     with pytest.raises(InputError, match="finite"):
         from_mapping(Kinds, GOOD | {"real": 10**400})
-    with pytest.raises(InputError, match=r"patch=.*whole numbers"):
-        from_mapping(
-            ModelConfig, {"name": "rnn", **full("model", "rnn"), "patch": 16**9999}, "model"
-        )
+    with pytest.raises(InputError, match=r"^model[.]patch=.*32768"):
+        MODEL.read({"name": "rnn", "patch": 16**9999})
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"dtype": "float64", "energies": {"name": "blurred", "flip_precision": "bfloat16"}},
+         "energies.flip_precision=bfloat16: .* full with dtype=float64"),
+        ({"optimizer": {"name": "adam", "warmup_steps": 200}},
+         "optimizer.warmup_steps=200: must be less than train.steps=200"),
+        ({"train": {"start_from": " "}}, "train.start_from=''"),
+        ({"seed": -1}, "seed=-1: must be >= 0"),
+    ],
+)  # fmt: skip
+def test_checks_between_keys(changes: dict[str, object], line: str) -> None:
+    with pytest.raises(InputError, match=f"^{line}"):
+        Config.from_dict(changes)
+
+
+OLDER = {
+    "model": {"name": "ptf", "d_model": 8},
+    "train": {"steps": 5, "flip_fraction": 0.25, "flip_precision": "full", "flip_radius": None},
+}
+"""What config.yaml held before local energies had a section."""
+
+
+def test_an_earlier_version_s_configuration() -> None:
+    config = Config.from_dict(OLDER)
+    assert (config.energies.name, config.energies.flip_fraction) == ("blurred", 0.25)
+    assert config.train.steps == 5
+    assert config.model.digit_decay is None  # such a model made tables of all states
+    near = {**OLDER["train"], "flip_radius": 2.0, "exact_fraction": None}
+    config = Config.from_dict({**OLDER, "train": near})
+    assert (config.energies.name, config.energies.flip_radius) == ("near_flips", 2.0)
+    assert config.energies.flip_fraction == 0.25
+    today = config.to_dict()
+    assert current(today) is today

@@ -17,7 +17,8 @@ from test_ground_state_run import assert_same_run, result, run, tiny
 
 import train
 from nqs.errors import InputError
-from nqs.runfolder import atomic, folder, history
+from nqs.ground_states.run_folder import create, read_config
+from nqs.runfolder import atomic, history
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -68,7 +69,7 @@ def test_no_temporary_stays(
     with pytest.raises(type(error)):
         atomic.write_bytes(tmp_path / "file", b"new")
     with pytest.raises((type(error), InputError)):
-        folder.create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
+        create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
     assert not list(tmp_path.iterdir())
 
 
@@ -100,8 +101,8 @@ def test_a_start_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "start.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from nqs.runfolder import folder as directory\n"
-        "directory.describe = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from nqs.ground_states import run_folder\n"
+        "run_folder.describe = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "import train\n"
         "train.main(sys.argv[1:])\n"
     )
@@ -165,7 +166,7 @@ def test_inputs_stay_inside(tmp_path: Path) -> None:
     for name in ("../strings.txt", str(strings)):
         file.write_text(text.replace("inputs/hamiltonian.txt", name))
         with pytest.raises(InputError, match=r"must be inputs/hamiltonian\.txt"):
-            folder.read_config(tmp_path / "run")
+            read_config(tmp_path / "run")
 
 
 def test_several_writers_at_once(tmp_path: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final
-
 from torch import Tensor
 
 from hamiltonians import Hamiltonian
 
 
-@final
 class Minimal(Hamiltonian):
     """The matrix elements of another one and nothing else: no strings, no lattice, no flags."""
 
@@ -27,11 +24,3 @@ class Minimal(Hamiltonian):
     @property
     def infinite_temperature_energy(self) -> float:
         return self.other.infinite_temperature_energy
-
-    @property
-    def is_complex(self) -> bool:
-        return self.other.is_complex
-
-    @property
-    def is_stoquastic(self) -> bool:
-        return self.other.is_stoquastic

@@ -11,13 +11,18 @@ from hamiltonians import J1J2, XXZ, Heisenberg, PauliSum, Rydberg, TransverseFie
 from hamiltonians.lattices.lattice import Chain, Kagome, Positions, Triangular
 
 CHAIN = Chain(3)
+PAIR = Positions([[0.0, 0.0], [5.0, 0.0]])
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Rydberg(CHAIN), "V is None and Rb is None; give exactly one"),
-        (lambda: Rydberg(CHAIN, 7.0, Rb=1.2), "V is 7.0 and Rb is 1.2; give exactly one"),
+        (lambda: Rydberg(CHAIN, 7.0, Rb=1.2), "V=7.0 and Rb=1.2: give only one of V, Rb and C6"),
+        (lambda: Rydberg(CHAIN, 7.0, C6=5e6), "V=7.0 and C6=5000000.0: give only one"),
+        (lambda: Rydberg(CHAIN, spacing=5.0), "spacing=5.0: means something with C6 alone"),
+        (lambda: Rydberg(CHAIN, C6=5e6), r"C6=5000000.0: Chain\(3\) needs spacing"),
+        (lambda: Rydberg(PAIR, C6=5e6, spacing=5.0), "spacing=5.0: the positions .* in um already"),
+        (lambda: Rydberg(CHAIN, C6="much"), "Rydberg: C6 is 'much'; it must be a number"),
         (lambda: Rydberg(CHAIN, math.nan), "Rydberg: V contains nan"),
         (lambda: Rydberg(CHAIN, "7x"), "Rydberg: V is '7x'; it must be a number"),
         (
@@ -27,8 +32,8 @@ CHAIN = Chain(3)
         (lambda: Rydberg(CHAIN, 7.0, Omega=[1.0, 2.0, math.inf]), "Omega contains inf"),
         (lambda: Rydberg(CHAIN, Rb=1.2, Omega=[1.0, 2.0, 3.0]), r"Rb needs one \|Omega\| above 0"),
         (lambda: Rydberg(CHAIN, Rb=1.2, Omega=0.0), r"Rb needs one \|Omega\| above 0"),
-        (lambda: Rydberg(CHAIN, Rb=-1.2), "Rb is -1.2; it must be 0 or more"),
-        (lambda: Rydberg(CHAIN, 7.0, cutoff=0.0), "cutoff is 0.0; it must be a distance above 0"),
+        (lambda: Rydberg(CHAIN, Rb=-1.2), "Rydberg: Rb is -1.2; it must be >= 1e-05 and <= 100000"),
+        (lambda: Rydberg(CHAIN, 7.0, cutoff=0.0), "Rydberg: cutoff is 0; it must be >= 1e-06"),
         (lambda: Rydberg(CHAIN, 7.0, cutoff=math.nan), "cutoff is nan"),
         (
             lambda: Rydberg(CHAIN, 7.0, cutoff=0.5),
@@ -38,7 +43,8 @@ CHAIN = Chain(3)
             lambda: Rydberg(Positions([[0, 0], [0, 1e-60]]), 7.0),
             r"atoms 0 and 1 are 1e-60 apart, so V / r\^6 with V=7 is too large",
         ),
-        (lambda: Rydberg(CHAIN, 1e308), "atoms 0 and 1 are 1 apart.*too large"),
+        (lambda: Rydberg(CHAIN, 1e308), "V contains 1e.308; it must be 0 or of a size from 1e-30"),
+        (lambda: XXZ(CHAIN, Delta=[1.0, -1e-31]), "XXZ: Delta contains -1e-31; it must be 0 or"),
         (lambda: TransverseFieldIsing(CHAIN, J=[1.0] * 3), r"J has shape.*one per bond \(2\)"),
         (lambda: TransverseFieldIsing(CHAIN, h=None), "h is None; it must be a number"),
         (lambda: TransverseFieldIsing(CHAIN, h=[[1.0]]), r"h has shape \(1, 1\)"),

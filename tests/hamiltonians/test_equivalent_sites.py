@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.equivalent_sites import equivalent_sites
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Positions, Square, Triangular
 
 RING, UNEVEN = Chain(8, True), [1.0, 1.3, 1.0, 1.0, 0.8, 1.0, 1.1, 1.0]
@@ -79,7 +79,7 @@ def brute_force(hamiltonian: Hamiltonian) -> list[int]:
     assert hamiltonian.lattice is not None
     matrix, configs = dense_matrix(hamiltonian), basis(hamiltonian.n_sites)
     label = list(range(hamiltonian.n_sites))
-    for row in hamiltonian.lattice.space_group():
+    for row in hamiltonian.lattice.space_group().permutations:
         moved = numbers(configs[:, row])
         if np.allclose(matrix[np.ix_(moved, moved)], matrix, rtol=0, atol=1e-10):
             for i, j in enumerate(row.tolist()):

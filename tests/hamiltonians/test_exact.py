@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import (
+from hamiltonians.exact import (
     GroundState,
     Product,
     StoredProduct,
@@ -399,3 +399,12 @@ def test_spectrum_of_quspin() -> None:
     ring = TransverseFieldIsing(Chain(6, periodic=True), J=1.1, h=0.7)
     ours = np.linalg.eigvalsh(dense_matrix(ring))
     np.testing.assert_allclose(ours, np.linalg.eigvalsh(matrix), atol=1e-11)
+
+
+def test_a_result_says_what_it_is_in_one_line() -> None:
+    chain = ground_state(TransverseFieldIsing(Chain(4)))
+    assert repr(chain) == f"GroundState(4 sites, E = {chain.energy:.12g} (error below " + (
+        f"{chain.energy_error:.1g}), gap {chain.gap:.6g})"
+    )
+    assert "4 sites, 2 up, E = -" in repr(ground_state(Heisenberg(Chain(4)), 1, n_up=2))
+    assert "gap" not in repr(ground_state(Heisenberg(Chain(4)), 1, n_up=2))

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from hamiltonians import J1J2, XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
-from hamiltonians.invariance import check_invariance
+from hamiltonians.invariance import check_invariance, symmetry_test
 from hamiltonians.lattices.lattice import Chain, Kagome, Square, Triangular
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from hamiltonians.pauli import PauliSum
 
 SQUARE, RING = Square(2, 4), Chain(6, True)
 UNEVEN = [1.0, 1.0, 1.0, 1.5, 1.0, 1.0]
-CASES: dict[str, tuple[Hamiltonian, Tensor]] = {
+CASES: dict[str, tuple[Hamiltonian, SymmetryGroup]] = {
     "rydberg": (Rydberg(SQUARE, V=3.0), SQUARE.point_group()),
     "rydberg-detuned": (Rydberg(RING, V=3.0, delta=UNEVEN), RING.space_group()),
     "rydberg-driven": (Rydberg(RING, V=3.0, Omega=UNEVEN), RING.translations()),
@@ -42,20 +43,14 @@ def numbers(configs: Tensor) -> Tensor:
 @pytest.mark.parametrize("spin_flip", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_strings_judge_as_the_matrix(case: str, spin_flip: bool) -> None:
-    hamiltonian, permutations = CASES[case]
+    hamiltonian, group = CASES[case]
     matrix, configs = torch.from_numpy(dense_matrix(hamiltonian)), basis(hamiltonian.n_sites)
-    verdicts = set()
-    for row in permutations:
+    verdicts, has = set(), symmetry_test(hamiltonian)
+    for row in group.permutations:
         moved = numbers(configs[:, row] ^ spin_flip)
         invariant = bool(torch.allclose(matrix[moved][:, moved], matrix))
-        try:
-            check_invariance(hamiltonian, [(row, spin_flip)])
-            found = True
-        except ValueError as error:
-            assert "\n" not in str(error)
-            found = False
-        assert found == invariant
-        verdicts.add(found)
+        assert has(row, spin_flip) == invariant
+        verdicts.add(invariant)
     expected = {
         "rydberg-detuned": {False, True},
         "rydberg-driven": {False, True},
@@ -69,9 +64,11 @@ def test_strings_judge_as_the_matrix(case: str, spin_flip: bool) -> None:
 
 
 def test_the_line_names_the_couplings() -> None:
-    hamiltonian, permutations = CASES["rydberg-driven"]
-    with pytest.raises(ValueError, match=r"X\d has -0\.\d+, its image X\d -0\.\d+"):
-        check_invariance(hamiltonian, [(permutations[1], False)])
+    hamiltonian, group = CASES["rydberg-driven"]
+    with pytest.raises(ValueError, match=r"X\d has -0\.\d+, its image X\d -0\.\d+") as error:
+        check_invariance(hamiltonian, group)
+    assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"the spin flip: Z0 has"):
-        check_invariance(CASES["rydberg"][0], [(torch.arange(8), True)])
-    check_invariance(hamiltonian, [])
+        check_invariance(CASES["rydberg"][0], SymmetryGroup.spin_flip(8))
+    check_invariance(hamiltonian, SymmetryGroup.identity(6))
+    check_invariance(*CASES["marshall"])

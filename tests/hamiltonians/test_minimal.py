@@ -8,10 +8,12 @@ import torch
 from minimal import Minimal
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import dense_matrix, ground_state
+from hamiltonians.exact import dense_matrix, ground_state
 from hamiltonians.invariance import check_invariance
 from hamiltonians.lattices.lattice import Chain, Kagome, Square
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.recurrent import Recurrent
+from nqs.vmc.energies import Blurred
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import optimise
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
@@ -23,7 +25,7 @@ SQUARE, RING, LONG = Square(2, 4), Chain(6, True), Chain(14, True)
 UNEVEN = [1.0, 1.0, 1.0, 1.5, 1.0, 1.0]
 ONE_BOND = [1.0 + 1e-6 * (i == 5) for i in range(14)]
 
-CASES: dict[str, tuple[Hamiltonian, torch.Tensor]] = {
+CASES: dict[str, tuple[Hamiltonian, SymmetryGroup]] = {
     "rydberg": (Rydberg(SQUARE, V=3.0), SQUARE.point_group()),
     "rydberg, wide": (Rydberg(RING, V=1e6, delta=UNEVEN), RING.space_group()),
     "drives": (Rydberg(RING, V=3.0, Omega=UNEVEN), RING.translations()),
@@ -42,7 +44,7 @@ CASES: dict[str, tuple[Hamiltonian, torch.Tensor]] = {
 
 def verdict(H: Hamiltonian, row: torch.Tensor, inverted: bool) -> bool:
     try:
-        check_invariance(H, [(row, inverted)])
+        check_invariance(H, SymmetryGroup.generated_by([(row, inverted)]))
     except ValueError as error:
         assert "not invariant under" in str(error) and len(str(error)) < 400
         return False
@@ -52,9 +54,9 @@ def verdict(H: Hamiltonian, row: torch.Tensor, inverted: bool) -> bool:
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_elements_judge_symmetries_as_the_strings_do(case: str, inverted: bool) -> None:
-    H, rows = CASES[case]
+    H, group = CASES[case]
     strings = PauliSum(H.n_sites, H.pauli_terms())  # without has_symmetry
-    for row in rows:
+    for row in group.permutations:
         expected = verdict(H, row, inverted)
         assert verdict(Minimal(H), row, inverted) == expected
         if not H.rotated.any():
@@ -83,7 +85,7 @@ def test_exact_levels_and_observables() -> None:
     H = Minimal(PauliSum(3, [(1.0, "Z0 Z1"), (-0.3, "Z2")]))
     assert ground_state(H).energy == -1.3 and H.conserves_magnetisation
     assert not H.rotated.any() and H.x_signs.tolist() == [1.0] * 3
-    assert repr(H) == "Minimal(3 sites)" and H.to("cpu").n_sites == 3
+    assert repr(H) == "Minimal(other=PauliSum(3 sites, 2 strings))" and H.to("cpu").n_sites == 3
     np.testing.assert_array_equal(dense_matrix(H), dense_matrix(H.other))
 
 
@@ -106,11 +108,11 @@ def test_from_product_state_to_evaluation(H: Hamiltonian) -> None:
     optimise(
         psi,
         user,
-        NaturalGradient(0.2),
+        NaturalGradient(0.2).prepare(user, n_steps=60),
         n_steps=60,
         n_samples=256,
         generator=generator,
-        flip_fraction=0.5 if len(H.flips) else 0.0,
+        energies=Blurred(flip_fraction=0.5 if len(H.flips) else 0.0),
     )
     found = evaluate(psi, user, 2_000, generator, thorough=True)
     exact = ground_state(user)

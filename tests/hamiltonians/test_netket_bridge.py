@@ -21,7 +21,7 @@ from hamiltonians import (
     from_netket,
     to_netket,
 )
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.lattices.lattice import Chain, Square
 
 with warnings.catch_warnings():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hamiltonians import PauliSum
-from hamiltonians.exact.diagonalisation import dense_matrix
+from hamiltonians.exact import dense_matrix
 from hamiltonians.lattices.lattice import Square
 
 

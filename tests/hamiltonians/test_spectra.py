@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact import diagonalisation
+from hamiltonians.exact import diagonalisation, ground_state
 from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Square, Triangular
 
 LEVELS = 4
@@ -104,5 +104,5 @@ def test_lowest_levels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(diagonalisation, "SMALL_SIZE", 16)  # Lanczos, not the dense solver
-    found = diagonalisation.ground_state(H, LEVELS).energies
-    np.testing.assert_allclose(found, levels(H.n_sites, terms), atol=1e-8)
+    energies = ground_state(H, LEVELS).energies
+    np.testing.assert_allclose(energies, levels(H.n_sites, terms), atol=1e-8)

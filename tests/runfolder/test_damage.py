@@ -23,9 +23,11 @@ from test_ground_state_run import TINY, assert_same_run, parameters, result, run
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
 from nqs.ground_states import later_evaluation, summary
-from nqs.ground_states import run as ground_state_run
-from nqs.runfolder import checkpoint, digests, history
-from nqs.runfolder import folder as directory
+from nqs.ground_states.run import run as run_job
+from nqs.ground_states.run_folder import START, read_config, reopen, resumed_config
+from nqs.runfolder import checkpoint, digests, environment, folder, history
+from nqs.runfolder.environment import DAMAGED
+from nqs.runfolder.folder import LARGEST_CONFIG, describe, saved_mapping
 
 STRINGS = "-1 Z0 Z1\n-1 Z1 Z2\n-0.5 X0\n-0.5 X1\n-0.5 X2\n-0.5 X3\n"
 MINSR = {
@@ -54,7 +56,7 @@ def damaged(finished: Path, tmp_path: Path) -> Path:
 
 def resume(path: Path, **given: Any) -> int:
     keys = {key.replace("__", "."): value for key, value in given.items()}
-    return ground_state_run.run(directory.resumed_config(path, keys), ["python", "train.py"])
+    return run_job(resumed_config(path, keys), ["python", "train.py"])
 
 
 def flip(path: Path, byte: int, bit: int = 0) -> None:
@@ -159,7 +161,7 @@ def test_damaged_description_is_put_aside(
     flip(file, file.read_text().index('"seed": 3') + 8)
     assert resume(damaged) == 0
     assert "note: environment.json was damaged" in capsys.readouterr().out
-    assert len((damaged / directory.DAMAGED).read_bytes()) == len(before)
+    assert len((damaged / DAMAGED).read_bytes()) == len(before)
     first, second = json.loads(file.read_text())["sessions"]
     assert "damaged" in first["note"] and second["seed"] == 3
 
@@ -188,7 +190,7 @@ def test_a_start_is_verified(tmp_path: Path, finished: Path) -> None:
     hamiltonian = {"name": "pauli", "file": str(source / "inputs/hamiltonian.txt")}
     started = {"hamiltonian": hamiltonian, "train__start_from": str(source)}
     assert run(tmp_path / "run", train__steps=2, **started) == 0
-    copy = tmp_path / "run" / directory.START
+    copy = tmp_path / "run" / START
     content = copy.read_bytes()
     for file in (tmp_path / "run/run.h5", *(tmp_path / "run/checkpoints").iterdir()):
         file.unlink()  # as if killed before the first checkpoint
@@ -256,19 +258,20 @@ def test_killed_while_the_configuration_is_replaced(
     """File and digest agree after every write of a session that begins."""
     if older:
         without_seals(damaged)
-    config = directory.resumed_config(damaged, {"train.steps": 9})
+    config = resumed_config(damaged, {"train.steps": 9})
     written: list[Path] = []
     original = digests.write_text
 
     def checked(path: Path, text: str) -> None:
         original(path, text)
         written.append(path)
-        assert directory.read_config(damaged).train.steps in (8, 9)
-        directory.saved_mapping(damaged)
+        assert read_config(damaged).train.steps in (8, 9)
+        saved_mapping(damaged)
 
     monkeypatch.setattr(digests, "write_text", checked)
-    monkeypatch.setattr(directory, "write_text", checked)
-    directory.reopen(damaged, config, ["python"])
+    for writer in (folder, environment):
+        monkeypatch.setattr(writer, "write_text", checked)
+    reopen(damaged, config, ["python"])
     names = ["digests.json", "config.yaml", "digests.json", "environment.json"]
     assert [path.name for path in written] == names
 
@@ -392,13 +395,13 @@ def test_the_configuration_survives_its_file(tmp_path: Path) -> None:
         mapping = {"run": {"dir": name}, "x": [1, 1.0, True, None, 1e-300, 7.0e22]}
         folder = tmp_path / f"{number}"
         folder.mkdir()
-        directory.describe(folder, mapping, {})
-        assert directory.saved_mapping(folder) == mapping
+        describe(folder, mapping, {})
+        assert saved_mapping(folder) == mapping
         changed = yaml.safe_load((folder / "config.yaml").read_text())
         changed["x"][0] = True
         (folder / "config.yaml").write_text(yaml.safe_dump(changed))
         with pytest.raises(InputError, match="x="):
-            directory.saved_mapping(folder)
+            saved_mapping(folder)
 
 
 def test_a_configuration_of_another_shape_is_bounded(tmp_path: Path) -> None:
@@ -412,18 +415,18 @@ def test_a_configuration_of_another_shape_is_bounded(tmp_path: Path) -> None:
         "a: !!int ''",
         "a: " + "1" * 6000,
         "a: !!python/object:os.system {}",
-        "x" * (directory.LARGEST_CONFIG + 1),
+        "x" * (LARGEST_CONFIG + 1),
     ]
     for number, text in enumerate(texts):
         (tmp_path / f"{number}").mkdir()
         (tmp_path / f"{number}/config.yaml").write_text(text)
         with pytest.raises(InputError, match=r"config\.yaml") as caught:
-            directory.read_config(tmp_path / f"{number}")
+            read_config(tmp_path / f"{number}")
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     (tmp_path / "zero").mkdir()
     (tmp_path / "zero/config.yaml").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="not a regular file"):
-        directory.read_config(tmp_path / "zero")
+        read_config(tmp_path / "zero")
 
 
 @pytest.mark.parametrize(
@@ -444,18 +447,18 @@ def test_nonsense_in_sealed_digests(content: dict[str, Any], damaged: Path) -> N
     text = json.dumps(digests.vouched({"format": digests.FORMAT, **content}))
     (damaged / "digests.json").write_text(text)
     with pytest.raises(InputError, match=r"digests\.json: damaged"):
-        directory.read_config(damaged)
+        read_config(damaged)
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"a": ' * 960 + "1" + "}" * 960, "1" * 5000])
 def test_nonsense_for_digests(text: str, damaged: Path) -> None:
     (damaged / "digests.json").write_text(text)
     with pytest.raises(InputError, match=r"digests\.json: damaged"):
-        directory.read_config(damaged)
+        read_config(damaged)
     (damaged / "environment.json").write_text(text)
     (damaged / "digests.json").unlink()
     assert resume(damaged) == 0
-    assert (damaged / directory.DAMAGED).read_text() == text
+    assert (damaged / DAMAGED).read_text() == text
 
 
 def test_what_is_no_file_is_no_checkpoint(damaged: Path, finished: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
+from hamiltonians.exact import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.pauli import PauliSum
 from nqs.core.decoding import split_counts
 from nqs.core.recurrent import Recurrent
 from nqs.core.transformer import Transformer
+from nqs.vmc.optimizers import Adam, NaturalGradient
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -87,7 +89,9 @@ def network(
     patches = Patches.from_spec(lattice, patch)
     sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
     core = (
-        Transformer(*sizes, d_model=8, n_layers=1, n_heads=2, generator=generator)
+        Transformer(
+            *sizes, d_model=8, n_layers=1, n_heads=2, attention="softmax", generator=generator
+        )
         if model == "ptf"
         else Recurrent(*sizes, d_model=8, cell=model, generator=generator)
     )
@@ -232,3 +236,23 @@ def complex_energy(psi: Wavefunction, hamiltonian: Hamiltonian) -> Tensor:
     vector = amplitudes(psi)
     products = matrix(hamiltonian).to(torch.complex128) @ vector
     return (vector.conj() @ products).real / vector.abs().square().sum()
+
+
+def minsr(
+    learning_rate: float = 0.05, *, memory_gb: float | None = None, **keys: Any
+) -> NaturalGradient:
+    """Plain SPRING unless keys say otherwise: constant step and shift, no bound, E_loc as it is.
+
+    memory_gb may be smaller than the key allows.
+    """
+    plain = {"diagonal_shift": 1e-3, "momentum": 0.9, "max_norm": None, "implicit": False}
+    constant = {"schedule": "constant", "final_shift_fraction": 1.0}
+    optimizer = NaturalGradient(learning_rate, **plain | constant | keys)
+    if memory_gb is not None:
+        optimizer.workspace.max_bytes = memory_gb * 2**30
+    return optimizer
+
+
+def adam(learning_rate: float = 1e-3, **keys: Any) -> Adam:
+    """Constant steps unless keys say otherwise."""
+    return Adam(learning_rate, **{"schedule": "constant"} | keys)

@@ -7,17 +7,19 @@ import torch
 from states import (
     ComplexTable,
     ComplexWavefunction,
+    adam,
     all_configurations,
     amplitudes,
     complex_energy,
     complex_pauli_sum,
     matrix,
+    minsr,
     network,
 )
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies
@@ -30,8 +32,7 @@ from nqs.vmc.optimizers.gradient import (
     flat_parameters,
 )
 from nqs.vmc.optimizers.layer_jacobians import LayerJacobians
-from nqs.vmc.optimizers.natural_gradient import NaturalGradient, kept_share
-from nqs.vmc.optimizers.optimizer import Adam
+from nqs.vmc.optimizers.natural_gradient import momentum_share
 from nqs.vmc.statistics import RunningMoments, energy_statistics, sample_statistics
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -79,7 +80,7 @@ def dense_direction(
     o = weights.sqrt()[:, None] * (jacobian - weights @ jacobian)
     e = weights.sqrt() * (e_loc - weights @ e_loc)
     steps = RATE * (e_loc - samples.weights.to(e_loc.dtype) @ e_loc)
-    kept = MOMENTUM * kept_share(steps, samples.weights, SHIFT, psi.n_sites)
+    kept = MOMENTUM * momentum_share(steps, samples.weights, SHIFT, psi.n_sites)
     old = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else kept * old
     metric = (o.conj().T @ o).real + SHIFT * torch.eye(o.shape[1], dtype=torch.float64)
     force = (o.conj().T @ (e - o @ old.to(o.dtype))).real
@@ -219,7 +220,7 @@ def test_natural_gradient_is_the_dense_solve(
         lambda n_parameters, n_rows: parameter_space,
     )
     psi, old = build(model, mixed=mixed), None
-    optimizer = NaturalGradient(RATE, diagonal_shift=SHIFT, momentum=MOMENTUM, memory_gb=memory_gb)
+    optimizer = minsr(RATE, diagonal_shift=SHIFT, momentum=MOMENTUM, memory_gb=memory_gb)
     for seed in range(3):
         samples, e_loc = draw(psi, seed)
         update = optimizer.update(psi, samples, e_loc)
@@ -240,7 +241,7 @@ def test_the_loop_lowers_the_energy(method: str) -> None:
     optimise(
         psi,
         HAMILTONIAN,
-        NaturalGradient(0.03) if method == "minsr" else Adam(0.03),
+        minsr(0.03) if method == "minsr" else adam(0.03),
         n_steps=60,
         n_samples=256,
         generator=torch.Generator().manual_seed(0),

@@ -15,7 +15,7 @@ from states import (
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.lattices.lattice import Chain, Square, Triangular
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate

@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
-from states import exact_table, network
+from states import adam, exact_table, minsr, network
 from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
@@ -20,10 +20,8 @@ from nqs.core.transformer import Transformer
 from nqs.vmc.energies import Blurred
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import StepRecord, optimise
+from nqs.vmc.optimizers import NaturalGradient, Optimizer
 from nqs.vmc.optimizers.gradient import energy_gradient, flat_parameters
-from nqs.vmc.optimizers.natural_gradient import NaturalGradient
-from nqs.vmc.optimizers.optimizer import Adam, Optimizer
-from nqs.vmc.optimizers.schedules import Schedule
 from nqs.vmc.product_state import product_state
 from nqs.vmc.ranks import ALONE
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -53,7 +51,7 @@ def run(
     optimise(
         psi,
         hamiltonian,
-        optimizer or Adam(0.01),
+        optimizer or adam(0.01),
         first_step=first_step,
         n_steps=n_steps,
         n_samples=128,
@@ -86,9 +84,10 @@ def test_finds_the_ground_state(model: str, hamiltonian: Hamiltonian) -> None:
     generator = torch.Generator().manual_seed(2)
     psi = network(model, LATTICE, random=False)
     psi.set_product_state(product_state(hamiltonian, generator))
-    schedule = Schedule("cosine", total_steps=200, final_fraction=0.05)
+    optimizer = adam(0.03, schedule="cosine", final_fraction=0.05)
     before = evaluate(psi, hamiltonian, 4_000, generator)
-    run(psi, Adam(0.03, schedule=schedule), hamiltonian, n_steps=200, generator=generator)
+    optimizer.prepare(hamiltonian, n_steps=200)
+    run(psi, optimizer, hamiltonian, n_steps=200, generator=generator)
     after = evaluate(psi, hamiltonian, 20_000, generator)
     exact = ground_state(hamiltonian)
     assert abs(after.energy - exact.energy) < 1e-2 * abs(exact.energy)
@@ -110,7 +109,7 @@ def test_repeats_from_its_seed_bit_for_bit(
     for ambient, seed in ((1, 3), (2, 3), (1, 4)):
         torch.manual_seed(ambient)
         psi = network(model, LATTICE).to(dtype)
-        optimizer = NaturalGradient(0.05) if method == "minsr" else Adam(0.01)
+        optimizer = minsr(0.05) if method == "minsr" else adam(0.01)
         generator = torch.Generator().manual_seed(seed)
         records = run(psi, optimizer, n_steps=6, generator=generator, flip_fraction=flip_fraction)
         finals.append(flat_parameters(psi))
@@ -124,9 +123,12 @@ def test_repeats_from_its_seed_bit_for_bit(
 def test_two_halves_are_the_whole() -> None:
     """Steps first_step + 1 .. n_steps: interrupted by after_step and taken up again."""
     whole, halves = network("gru", LATTICE), network("gru", LATTICE)
-    schedule = Schedule("linear", total_steps=8)
-    straight = run(whole, Adam(0.02, schedule=schedule), n_steps=8)
-    optimizer, generator = Adam(0.02, schedule=schedule), torch.Generator().manual_seed(1)
+
+    def falling() -> Optimizer:
+        return adam(0.02, schedule="linear", final_fraction=0.1).prepare(HAMILTONIAN, n_steps=8)
+
+    straight = run(whole, falling(), n_steps=8)
+    optimizer, generator = falling(), torch.Generator().manual_seed(1)
     first = run(halves, optimizer, n_steps=8, generator=generator, stop_after=3)
     second = run(halves, optimizer, first_step=3, n_steps=8, generator=generator)
     assert [r.step for r in first] == [1, 2, 3] and [r.step for r in second] == [4, 5, 6, 7, 8]
@@ -139,10 +141,10 @@ def test_two_halves_are_the_whole() -> None:
 @pytest.mark.parametrize("model", ["ptf", "lstm"])
 def test_spring_saved_and_restored_is_one_long_run(model: str, dtype: torch.dtype) -> None:
     """2 N steps = N steps + files + N steps, bit for bit, momentum and random numbers included."""
-    schedule = Schedule("linear", total_steps=8)
 
-    def fresh() -> NaturalGradient:
-        return NaturalGradient(0.05, momentum=0.8, schedule=schedule, shift_schedule=schedule)
+    def fresh() -> Optimizer:
+        falling = {"schedule": "linear", "final_fraction": 0.1, "final_shift_fraction": 0.1}
+        return minsr(0.05, momentum=0.8, **falling).prepare(HAMILTONIAN, n_steps=8)
 
     whole, first = network(model, LATTICE).to(dtype), network(model, LATTICE).to(dtype)
     straight = run(whole, fresh(), n_steps=8, flip_fraction=0.5)
@@ -163,7 +165,7 @@ def test_spring_saved_and_restored_is_one_long_run(model: str, dtype: torch.dtyp
 
 def test_records_say_what_was_measured() -> None:
     psi = network("gru", LATTICE)
-    (record,) = run(psi, Adam(0.03), n_steps=1)
+    (record,) = run(psi, adam(0.03), n_steps=1)
     fresh = network("gru", LATTICE)
     samples = fresh.sample(128, torch.Generator().manual_seed(1), unique=True)
     assert record.n_unique == len(samples.counts) < 128
@@ -198,7 +200,7 @@ class Broken(Hamiltonian):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_energies_that_are_not_finite_change_nothing(bad: float) -> None:
-    psi, optimizer = network("gru", LATTICE), Adam(0.01)
+    psi, optimizer = network("gru", LATTICE), adam(0.01)
     before = flat_parameters(psi).clone()
     with pytest.raises(FloatingPointError, match="the energy is not finite"):
         run(psi, optimizer, Broken(bad), n_steps=3)
@@ -247,14 +249,17 @@ def test_strong_repulsion_empties_nothing_for_good(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     patches = Patches.from_spec(hamiltonian.lattice, 4)
     core = Transformer(
-        patches.n_states + 1, patches.n_states, patches.n_patches, d_model=16, generator=generator
+        patches.n_states + 1,
+        patches.n_states,
+        patches.n_patches,
+        d_model=16,
+        attention="softmax",
+        generator=generator,
     )
     psi = Autoregressive(core, patches)
     psi.set_product_state(product_state(hamiltonian, generator))
-    falling = Schedule("cosine", total_steps=60, final_fraction=0.05)
-    optimizer = NaturalGradient(
-        0.2, diagonal_shift=5e-3, max_norm=0.25, implicit=True, schedule=falling
-    )
+    optimizer = NaturalGradient(0.2, momentum=0.9, final_shift_fraction=1.0)
+    optimizer.prepare(hamiltonian, n_steps=60)
     optimise(psi, hamiltonian, optimizer, n_steps=60, n_samples=128, generator=generator)
     with torch.no_grad():
         amplitudes = psi.log_psi(basis(7)).to(torch.float64).exp()

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from states import network
+from states import adam, network
 from torch import Tensor
 
 from hamiltonians import Rydberg
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Square
 from nqs.vmc.energies import Blurred, Exact, flip_precision
 from nqs.vmc.energies.flip_precision import (
@@ -24,7 +24,6 @@ from nqs.vmc.energies.local_energy import connected, local_energy
 from nqs.vmc.energies.proposal import blurred_samples
 from nqs.vmc.energies.rounding import rounded_products
 from nqs.vmc.optimise import StepRecord, optimise
-from nqs.vmc.optimizers.optimizer import Adam
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples
@@ -176,7 +175,7 @@ def test_optimises_with_rounded_flips() -> None:
         optimise(
             single(),
             HAMILTONIAN,
-            Adam(0.02),
+            adam(0.02),
             n_steps=40,
             n_samples=256,
             generator=torch.Generator().manual_seed(1),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import XXZ, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square, Triangular
 from hamiltonians.pauli import PauliSum
@@ -106,8 +106,8 @@ def test_close_to_the_best_product_state(name: str, generator: torch.Generator) 
     ("hamiltonian", "symmetric"),
     [
         (TransverseFieldIsing(Chain(6), J=1.0, h=0.3), True),
-        (Heisenberg(Square(2, 3)), True),
-        (Heisenberg(Square(2, 3), h=0.1), False),
+        (Heisenberg(Square(2, 3), marshall=False), True),
+        (Heisenberg(Square(2, 3), h=0.1, marshall=False), False),
         (Rydberg(Chain(3), V=4.0), False),
     ],
 )
@@ -131,8 +131,8 @@ def test_only_the_generator_decides() -> None:
 @pytest.mark.parametrize(
     ("hamiltonian", "energy"),
     [
-        (Heisenberg(Chain(8, True)), -8.0),  # classical: -1 per bond
-        (Heisenberg(Triangular(3, 3, True)), -13.5),  # 120 degrees: -1/2 per bond
+        (Heisenberg(Chain(8, True), marshall=False), -8.0),  # classical: -1 per bond
+        (Heisenberg(Triangular(3, 3, True), marshall=False), -13.5),  # 120 degrees: -1/2 per bond
         (XXZ(Chain(6), Delta=0.0, marshall=True), -5.0),  # stoquastic: no phases
     ],
     ids=["neel", "120 degrees", "stoquastic"],

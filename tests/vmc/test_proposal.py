@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import PauliSum, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, dense_matrix
+from hamiltonians.exact import basis, dense_matrix
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer
@@ -37,7 +37,9 @@ FRACTION, N_DRAWS = 0.4, 200_000
 def network(seed: int = 0) -> Autoregressive:
     generator = torch.Generator().manual_seed(seed)
     patches = Patches([[0, 1], [2], [3]])
-    psi = Autoregressive(Transformer(5, 4, 3, d_model=8, generator=generator), patches).double()
+    psi = Autoregressive(
+        Transformer(5, 4, 3, d_model=8, attention="softmax", generator=generator), patches
+    ).double()
     with torch.no_grad():
         psi.bias.table += torch.randn(psi.bias.table.shape, generator=generator)
     return psi

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from states import network
+from states import minsr, network
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -76,7 +76,7 @@ def cases() -> dict[str, tuple[Autoregressive, Hamiltonian, int, float, dict[str
 
 
 def optimizer(arguments: dict[str, Any]) -> NaturalGradient:
-    return NaturalGradient(0.05, momentum=0.8, implicit=True, max_norm=0.3, **arguments)
+    return minsr(0.05, momentum=0.8, implicit=True, max_norm=0.3, **arguments)
 
 
 def two_steps(name: str, ranks: Ranks, drawn: list[Any] | None = None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from states import TableWavefunction, exact_table, matrix, network, numbers, ran
 from torch import Tensor
 
 from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
@@ -28,7 +28,7 @@ SYSTEMS: dict[str, Hamiltonian] = {
     "blockade": Rydberg(Square(2, 3), V=1e6),
     "tfim": TransverseFieldIsing(Chain(5), h=0.7),
     "wrong sign": PauliSum(5, [(-1.0, f"Z{i} Z{(i + 1) % 5}") for i in range(5)] + [(2.0, "X1")]),
-    "heisenberg": Heisenberg(Chain(6)),
+    "heisenberg": Heisenberg(Chain(6), marshall=False),
     "complex": PauliSum(5, RING),
     "no flips": PauliSum(4, [(1.0, "Z0 Z1"), (-0.5, "Z2 Z3"), (0.3, "Z0")]),
 }

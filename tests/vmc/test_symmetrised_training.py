@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from states import minsr
 from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2, Heisenberg, Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, dense_matrix, ground_state
+from hamiltonians.exact import basis, dense_matrix, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate
@@ -18,7 +20,6 @@ from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.optimizers import natural_gradient
 from nqs.vmc.optimizers.gradient import energy_gradient, flat_gradient
 from nqs.vmc.optimizers.layer_jacobians import LayerJacobians
-from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.product_state import complex_product_state
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -76,7 +77,7 @@ def test_minsr_is_the_dense_jacobians_direction(
     samples = psi.sample(25, torch.Generator().manual_seed(0), unique=True)
     e_loc = local_energies(psi, HAMILTONIAN, samples)
     monkeypatch.setattr(natural_gradient, "fewer_parameters", lambda p, r: parameter_space)
-    optimizer = NaturalGradient(RATE, diagonal_shift=SHIFT, memory_gb=memory_gb)
+    optimizer = minsr(RATE, diagonal_shift=SHIFT, memory_gb=memory_gb)
     update = optimizer.update(psi, samples, e_loc)
     expected = -RATE * direction(psi, samples, e_loc)
     assert_close(update, expected, rtol=0, atol=1e-10 * float(expected.norm()))
@@ -104,21 +105,22 @@ def test_layer_jacobians_add_the_images(model: str) -> None:
 def test_minsr_of_a_complex_state(odd: bool) -> None:
     """Momentum 0 and pi of a ring."""
     ring = Chain(6, True)
-    rows = ring.translations()
-    characters = (-1.0) ** rows[:, 0] if odd else None
-    psi = Symmetrised(ComplexWavefunction(network("gru", ring, "2")), rows, characters=characters)
+    group = ring.translations()
+    if odd:
+        group = group.with_characters((-1.0) ** group.permutations[:, 0])
+    psi = Symmetrised(ComplexWavefunction(network("gru", ring, "2")), group)
     hamiltonian = TransverseFieldIsing(ring, J=1.0, h=0.7)
     samples = psi.sample(25, torch.Generator().manual_seed(0), unique=True)
     e_loc = local_energies(psi, hamiltonian, samples)
-    update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+    update = minsr(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
     expected = -RATE * direction(psi, samples, e_loc)
     assert_close(update, expected, rtol=0, atol=1e-10 * float(expected.norm()))
 
 
 EXCHANGE = {
     "n_up": (Heisenberg(Chain(6, True), marshall=True), "4", {"n_up": 3}),
-    "phase": (J1J2(Square(2, 3), J2=0.5), "2x2", {"phase": True}),
-    "n_up-phase": (J1J2(Square(2, 4), J2=0.5), "2x3", {"n_up": 4, "phase": True}),
+    "phase": (J1J2(Square(2, 3), J2=0.5, marshall=False), "2x2", {"phase": True}),
+    "n_up-phase": (J1J2(Square(2, 4), J2=0.5, marshall=False), "2x3", {"n_up": 4, "phase": True}),
 }
 every_exchange = pytest.mark.parametrize("name", EXCHANGE)
 
@@ -128,7 +130,8 @@ def in_a_sector(model: str, name: str) -> tuple[Symmetrised, Hamiltonian]:
     hamiltonian, patch, options = EXCHANGE[name]
     assert hamiltonian.lattice is not None
     base = build(model, hamiltonian.lattice, patch, **options)
-    return Symmetrised(base, hamiltonian.lattice.point_group(), spin_flip=True), hamiltonian
+    group = hamiltonian.lattice.point_group() * SymmetryGroup.spin_flip(base.n_sites)
+    return Symmetrised(base, group), hamiltonian
 
 
 @every_exchange
@@ -143,7 +146,7 @@ def test_minsr_in_a_sector_and_with_phases(model: str, name: str) -> None:
     local = torch.from_numpy(dense_matrix(hamiltonian)).to(vector.dtype) @ vector / vector
     rows = numbers(samples.configs)
     assert_close(e_loc, local[rows], rtol=1e-9, atol=1e-9)
-    update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+    update = minsr(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
     expected = -RATE * direction(psi, samples, e_loc)
     assert_close(update, expected, rtol=0, atol=1e-10 * float(expected.norm()))
 
@@ -158,7 +161,7 @@ def test_orbits_in_a_sector_change_nothing(name: str, monkeypatch: pytest.Monkey
         generator = torch.Generator().manual_seed(0)
         drawn = Blurred(flip_fraction=0.5).draw(psi, hamiltonian, 200, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
-        update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+        update = minsr(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.weights.to(e_loc.dtype) @ e_loc, update)
     assert found[True][0] < found[False][0]
     assert_close(found[True][1].real, found[False][1].real, rtol=1e-12, atol=0)
@@ -168,19 +171,19 @@ def test_orbits_in_a_sector_change_nothing(name: str, monkeypatch: pytest.Monkey
 
 def test_symmetric_signs_are_found() -> None:
     """Frustrated magnet, no sign rule given; its ground state is one of trivial characters."""
-    hamiltonian, n_up = J1J2(Square(2, 4), J2=0.5), 4
+    hamiltonian, n_up = J1J2(Square(2, 4), J2=0.5, marshall=False), 4
     exact = ground_state(hamiltonian, n_up=n_up)
     lattice, inside = Square(2, 4), basis(8)[basis(8).sum(1) == n_up]
     state = torch.zeros(256, dtype=torch.float64)
     state[numbers(inside)] = torch.from_numpy(exact.state)
-    for row in lattice.point_group():
+    for row in lattice.point_group().permutations:
         assert_close(state[numbers(inside[:, row])], state[numbers(inside)], rtol=0, atol=1e-8)
     base = build("gru", lattice, "2x2", n_up=n_up, phase=True)
     psi = Symmetrised(base, lattice.point_group())
     generator = torch.Generator().manual_seed(0)
     chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
     psi.set_product_state(chances, phases=phases)
-    optimizer = NaturalGradient(0.05, diagonal_shift=1e-2, max_norm=0.3)
+    optimizer = minsr(0.05, diagonal_shift=1e-2, max_norm=0.3)
     optimise(psi, hamiltonian, optimizer, n_steps=60, n_samples=256, generator=generator)
     found = evaluate(psi, hamiltonian, 4_000, generator)
     assert found.energy == pytest.approx(exact.energy, rel=1e-2)
@@ -213,7 +216,7 @@ def test_orbits_share_a_row_and_nothing_else_changes(
         generator = torch.Generator().manual_seed(0)
         drawn = Blurred(flip_fraction=fraction).draw(psi, HAMILTONIAN, 200, generator)
         samples, e_loc = drawn.samples, drawn.e_loc
-        update = NaturalGradient(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
+        update = minsr(RATE, diagonal_shift=SHIFT).update(psi, samples, e_loc)
         found[merge] = (len(e_loc), samples.n_samples, samples.weights @ e_loc, update)
     assert found[True][0] < 0.6 * found[False][0] and found[True][1] == found[False][1]
     assert_close(found[True][2], found[False][2], rtol=1e-12, atol=0)
@@ -230,8 +233,8 @@ def test_optimise_lowers_the_energy_and_asks_for_the_symmetry() -> None:
         return False
 
     options = {"n_steps": 15, "n_samples": 100, "generator": torch.Generator().manual_seed(0)}
-    optimise(psi, HAMILTONIAN, NaturalGradient(0.05), after_step=keep, **options)  # type: ignore[arg-type]
+    optimise(psi, HAMILTONIAN, minsr(0.05), after_step=keep, **options)  # type: ignore[arg-type]
     assert records[-1].energy < records[0].energy and records[-1].variance < records[0].variance
     uneven = Rydberg(SQUARE, V=3.0, delta=[1.0] * 8 + [1.2])
     with pytest.raises(ValueError, match="not invariant under these permutations"):
-        optimise(psi, uneven, NaturalGradient(0.05), **options)  # type: ignore[arg-type]
+        optimise(psi, uneven, minsr(0.05), **options)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
 from nqs.core.digits import DigitHead, digit_products
 from nqs.core.large_patched import LargePatched
@@ -112,7 +112,7 @@ def build_large_core(
     size = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 12}
     cell = "gru" if sub == "factored" else sub
     inner: EmbeddingModel = (
-        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, **made)
+        Transformer(*sizes, d_model=6, n_layers=1, n_heads=2, attention="softmax", **made)
         if sub == "ptf"
         else Recurrent(*sizes, d_model=5, cell=cell, **made)
     )
@@ -154,7 +154,7 @@ def build_system(model: str, system: str, **options: object) -> Autoregressive:
 
 
 def all_probabilities(psi: Autoregressive) -> Tensor:
-    """(2^N,) |psi|^2 over the basis in the order of hamiltonians.exact.diagonalisation."""
+    """(2^N,) |psi|^2 over the basis in the order of hamiltonians.exact."""
     with torch.no_grad():
         return (2 * psi.log_psi(basis(psi.n_sites))).exp()
 

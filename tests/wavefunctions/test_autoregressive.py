@@ -19,7 +19,7 @@ from systems import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.recurrent import Recurrent
 from nqs.wavefunctions.autoregressive import Autoregressive

@@ -102,9 +102,15 @@ def test_laws_on_lattices(inner: str, lattice: Lattice, spec: str, sub_spec: str
     large = large_patches(lattice, spec, sub_spec)
     n_states, longest = large.patches.n_states, max(large.lengths)
     sizes = (n_states, n_states, longest)
-    sub = Recurrent(*sizes, d_model=5) if inner == "gru" else Transformer(*sizes, d_model=8)
+    sub = (
+        Recurrent(*sizes, d_model=5)
+        if inner == "gru"
+        else Transformer(*sizes, d_model=8, attention="softmax")
+    )
     sizes = (longest * n_states + 1, sub.embedding.embedding_dim, len(large.lengths))
-    outer = Transformer(*sizes, d_model=8, positions="grid", coordinates=large.centres)
+    outer = Transformer(
+        *sizes, d_model=8, attention="softmax", positions="grid", coordinates=large.centres
+    )
     psi = Autoregressive(LargePatched(outer, sub, large.lengths), large.patches).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

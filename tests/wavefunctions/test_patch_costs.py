@@ -6,10 +6,22 @@ import pytest
 import torch
 
 from hamiltonians.lattices.lattice import Chain, Kagome, Square, Triangular
-from nqs.wavefunctions.patch_costs import LARGE_SITES, cheapest_spec, flip_cost, flip_tokens
+from nqs.core.transformer import Transformer
+from nqs.wavefunctions.patch_costs import (
+    LARGE_SITES,
+    TokenCost,
+    cheapest_spec,
+    flip_cost,
+    flip_tokens,
+)
 from nqs.wavefunctions.patches import Patches, auto_spec
 
-WIDTH = {"d_model": 32, "n_layers": 2}
+
+def cost_of(width: int) -> TokenCost:
+    return lambda k: Transformer.token_cost(k, {"d_model": width, "n_layers": 2, "d_ff": None})
+
+
+WIDTH = cost_of(32)
 
 
 @pytest.mark.parametrize("spec", ["2x2", "3x2", "4x2"])
@@ -28,14 +40,14 @@ def test_tokens_of_equal_patches() -> None:
 def test_cost_has_a_best_size() -> None:
     """Tokens win at first, the softmax over 2^12 states in the end."""
     lattice = Square(12, 12)
-    costs = [flip_cost(Patches.from_spec(lattice, s), **WIDTH) for s in ("1", "2x2", "4x2", "4x3")]
+    costs = [flip_cost(Patches.from_spec(lattice, s), WIDTH) for s in ("1", "2x2", "4x2", "4x3")]
     assert costs[0] > costs[1] > costs[2] and costs[3] > costs[2]
 
 
 def test_wider_networks_take_larger_patches() -> None:
     shares = [
-        flip_cost(Patches.from_spec(Square(12, 12), "3x3"), d_model=width, n_layers=2)
-        / flip_cost(Patches.from_spec(Square(12, 12), "2x2"), d_model=width, n_layers=2)
+        flip_cost(Patches.from_spec(Square(12, 12), "3x3"), cost_of(width))
+        / flip_cost(Patches.from_spec(Square(12, 12), "2x2"), cost_of(width))
         for width in (16, 32, 64, 128)
     ]
     assert shares == sorted(shares, reverse=True)
@@ -45,13 +57,13 @@ def test_wider_networks_take_larger_patches() -> None:
     "lattice", [Chain(200), Square(8, 8), Square(2, 60), Kagome(6, 6), Square(4, 4)]
 )
 def test_about_four_sites_elsewhere(lattice: Chain | Square | Kagome) -> None:
-    assert cheapest_spec(lattice, **WIDTH) == auto_spec(lattice)
+    assert cheapest_spec(lattice, WIDTH) == auto_spec(lattice)
 
 
 @pytest.mark.parametrize("lattice", [Square(12, 12), Triangular(16, 16)])
 def test_large_lattices_take_the_cheapest(lattice: Square | Triangular) -> None:
     assert lattice.n_sites >= LARGE_SITES
-    chosen = cheapest_spec(lattice, **WIDTH)
-    cost = flip_cost(Patches.from_spec(lattice, chosen), **WIDTH)
+    chosen = cheapest_spec(lattice, WIDTH)
+    cost = flip_cost(Patches.from_spec(lattice, chosen), WIDTH)
     for spec in ("2x2", "3x2"):
-        assert cost <= flip_cost(Patches.from_spec(lattice, spec), **WIDTH)
+        assert cost <= flip_cost(Patches.from_spec(lattice, spec), WIDTH)

@@ -7,7 +7,7 @@ import torch
 from systems import GROUPS, SYSTEMS, every_system, random_bits, scattered
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import (
     Chain,
     Honeycomb,

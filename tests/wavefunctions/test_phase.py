@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from systems import (
@@ -18,15 +20,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hamiltonians import J1J2
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.lattices.lattice import Square
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.transformer import Transformer
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import optimise
 from nqs.vmc.optimizers.gradient import energy_gradient, flat_gradient
 from nqs.vmc.optimizers.layer_jacobians import LayerJacobians
-from nqs.vmc.optimizers.natural_gradient import NaturalGradient, kept_share
+from nqs.vmc.optimizers.natural_gradient import NaturalGradient, momentum_share
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.product_state import complex_product_state
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -35,6 +38,11 @@ from nqs.wavefunctions.symmetrised import Symmetrised
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 SHIFT, MOMENTUM = 1e-3, 0.8
+PLAIN: dict[str, Any] = {
+    **{"max_norm": None, "implicit": False},
+    **{"schedule": "constant", "final_shift_fraction": 1.0},
+}
+"""SPRING with constant steps, unbounded and with E_loc as it is."""
 
 
 def build(
@@ -174,8 +182,8 @@ def test_samples(
 def test_minsr_is_the_dense_solve(model: str) -> None:
     """Jacobian [Re; Im] row by row, and SPRING's direction over two steps, in a sector."""
     psi = build(model, Patches.from_spec(Square(2, 3), "2x2"), 3)
-    hamiltonian, old = J1J2(Square(2, 3), J2=0.5), None
-    optimizer = NaturalGradient(0.1, diagonal_shift=SHIFT, momentum=MOMENTUM)
+    hamiltonian, old = J1J2(Square(2, 3), J2=0.5, marshall=False), None
+    optimizer = NaturalGradient(0.1, diagonal_shift=SHIFT, momentum=MOMENTUM, **PLAIN)
     for seed in range(2):
         samples = psi.sample(60, torch.Generator().manual_seed(seed), unique=True)
         e_loc = local_energies(psi, hamiltonian, samples)
@@ -195,7 +203,7 @@ def test_minsr_is_the_dense_solve(model: str) -> None:
         o = torch.cat([weights.sqrt()[:, None] * j for j in (real, imag)])
         centred = e_loc - weights.to(e_loc.dtype) @ e_loc
         e = torch.cat([weights.sqrt() * x for x in (centred.real, centred.imag)])
-        share = MOMENTUM * kept_share(0.1 * centred, weights, SHIFT, psi.n_sites)
+        share = MOMENTUM * momentum_share(0.1 * centred, weights, SHIFT, psi.n_sites)
         kept = torch.zeros(o.shape[1], dtype=torch.float64) if old is None else share * old
         metric = o.T @ o + SHIFT * torch.eye(o.shape[1], dtype=torch.float64)
         old = torch.linalg.solve(metric, o.T @ (e - o @ kept)) + kept
@@ -206,7 +214,7 @@ def test_minsr_is_the_dense_solve(model: str) -> None:
 def test_gradient_of_the_energy() -> None:
     """Of the enumerated energy of a non-stoquastic Hamiltonian by central differences."""
     psi = build("ptf", Patches.from_spec(Square(2, 3), "2x2"), 3)
-    hamiltonian = J1J2(Square(2, 3), J2=0.5)
+    hamiltonian = J1J2(Square(2, 3), J2=0.5, marshall=False)
     configs = basis(6)[basis(6).sum(1) == 3]
 
     def energy() -> float:
@@ -271,13 +279,15 @@ def test_complex_product_state(system: str, n_up: int | None) -> None:
 @pytest.mark.parametrize("model", ["ptf", "gru"])
 def test_signs_are_found(model: str) -> None:
     """Frustrated magnet, no sign rule given: what a positive psi cannot reach, to 1 %."""
-    hamiltonian = J1J2(Square(2, 4), J2=0.5)
+    hamiltonian = J1J2(Square(2, 4), J2=0.5, marshall=False)
     exact = ground_state(hamiltonian, n_up=4).energy
     psi = build(model, Patches.from_spec(Square(2, 4), "2x2"), 4, noise=0.0)
     generator = torch.Generator().manual_seed(0)
     chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
     psi.set_product_state(chances, phases=phases)
-    optimizer = NaturalGradient(0.05, diagonal_shift=1e-2, max_norm=0.3)
+    optimizer = NaturalGradient(
+        0.05, diagonal_shift=1e-2, momentum=0.9, **PLAIN | {"max_norm": 0.3}
+    )
     optimise(psi, hamiltonian, optimizer, n_steps=60, n_samples=256, generator=generator)
     found = evaluate(psi, hamiltonian, 4_000, generator)
     assert found.energy == pytest.approx(exact, rel=1e-2)
@@ -293,12 +303,12 @@ def test_signs_are_found_with_symmetries() -> None:
     hamiltonian = J1J2(lattice, J2=0.5, marshall=False)
     exact = ground_state(hamiltonian, n_up=4).energy
     base = build("ptf", Patches.from_spec(lattice, "2x2"), 4, noise=0.0)
-    psi = Symmetrised(base, lattice.space_group(), spin_flip=True)
+    psi = Symmetrised(base, lattice.space_group() * SymmetryGroup.spin_flip(8))
     generator = torch.Generator().manual_seed(1)
     chances, phases = complex_product_state(hamiltonian, generator, n_steps=150, n_samples=256)
     psi.set_product_state(chances, phases=phases)
     optimizer = NaturalGradient(
-        time_step(hamiltonian), diagonal_shift=1e-3, momentum=0.0, max_norm=0.25
+        time_step(hamiltonian), diagonal_shift=1e-3, momentum=0.0, **PLAIN | {"max_norm": 0.25}
     )
     optimise(psi, hamiltonian, optimizer, n_steps=70, n_samples=1_024, generator=generator)
     assert evaluate(psi, hamiltonian, 4_000, generator).energy == pytest.approx(exact, rel=1e-3)

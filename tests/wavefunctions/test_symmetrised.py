@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from scipy.stats import chi2
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians import Heisenberg
+from hamiltonians.exact import basis, dense_matrix, ground_state
+from hamiltonians.lattices.characters import odd_under
 from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Positions, Square
-from nqs.wavefunctions.permutation_group import packed, smallest
+from hamiltonians.lattices.symmetry_group import SymmetryGroup, bit_words, smallest
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 from tests.vmc.states import ComplexTable, ComplexWavefunction, TableWavefunction, numbers
@@ -20,28 +23,28 @@ from tests.wavefunctions.systems import Spec, build
 
 CROSS = Positions([[0, 0], [1.5, 0], [-1.5, 0], [0, 1], [0, -1], [0, 2]])  # one mirror line
 
-GROUPS: dict[str, tuple[Lattice, Spec, Tensor, bool]] = {
-    "square": (Square(3, 3), "2x2", Square(3, 3).point_group(), False),
-    "rectangle": (Square(2, 4), "2x3", Square(2, 4).point_group(), True),
-    "ring": (Chain(6, True), "4", Chain(6, True).space_group(), True),
-    "kagome": (Kagome(2, 2), "1x1", Kagome(2, 2).point_group(), False),
-    "torus": (Square(2, 3, True), "2x2", Square(2, 3, True).space_group(), False),
-    "positions": (CROSS, "2", CROSS.point_group(), False),
-    "flip": (Chain(5), "2", torch.arange(5)[None], True),
+GROUPS: dict[str, tuple[Lattice, Spec, SymmetryGroup]] = {
+    "square": (Square(3, 3), "2x2", Square(3, 3).point_group()),
+    "rectangle": (Square(2, 4), "2x3", Square(2, 4).point_group() * SymmetryGroup.spin_flip(8)),
+    "ring": (Chain(6, True), "4", Chain(6, True).space_group() * SymmetryGroup.spin_flip(6)),
+    "kagome": (Kagome(2, 2), "1x1", Kagome(2, 2).point_group()),
+    "torus": (Square(2, 3, True), "2x2", Square(2, 3, True).space_group()),
+    "positions": (CROSS, "2", CROSS.point_group()),
+    "flip": (Chain(5), "2", SymmetryGroup.spin_flip(5)),
 }
 every_group = pytest.mark.parametrize("group", GROUPS)
 every_model = pytest.mark.parametrize("model", ["ptf", "gru"])
 
 
 def symmetrised(model: str, group: str) -> Symmetrised:
-    lattice, patch, permutations, spin_flip = GROUPS[group]
-    return Symmetrised(build(model, lattice, patch), permutations, spin_flip=spin_flip)
+    lattice, patch, elements = GROUPS[group]
+    return Symmetrised(build(model, lattice, patch), elements)
 
 
 def averaged(psi: Symmetrised, configs: Tensor) -> Tensor:
     """|psi_sym|^2 (B,) by its definition, one group element after another."""
     total = torch.zeros(len(configs), dtype=torch.float64)
-    for row, inverted in zip(psi.permutations, psi.inverted, strict=True):
+    for row, inverted in psi.symmetry:
         total += (2 * psi.base.log_psi(configs[:, row] ^ inverted).real).exp()
     return total / psi.n_images
 
@@ -56,7 +59,7 @@ def test_normalised_invariant_average(model: str, group: str) -> None:
     assert float((2 * log_psi).exp().sum()) == pytest.approx(1, abs=1e-10)
     assert_close((2 * log_psi).exp(), averaged(psi, configs), rtol=1e-10, atol=0)
     assert float((psi.base.log_psi(configs) - log_psi).abs().max()) > 0.1  # base is not symmetric
-    for row, inverted in psi.generators():
+    for row, inverted in psi.symmetry.generating_set():
         assert_close(psi.log_psi(configs[:, row] ^ inverted), log_psi, rtol=0, atol=1e-10)
     assert_close(psi.log_psi(configs[:7]), log_psi[:7])
 
@@ -139,7 +142,7 @@ def test_sampling_repeats_with_its_seed() -> None:
 def test_representatives_are_one_per_orbit(group: str) -> None:
     psi = symmetrised("gru", group)
     configs = basis(psi.n_sites)
-    images = psi.images(configs)  # (2^N, M, N)
+    images = psi.symmetry.images(configs)  # (2^N, M, N)
     least = numbers(images).amin(1)
     assert torch.equal(numbers(psi.representatives(configs)), least)
 
@@ -150,8 +153,8 @@ def test_long_rows_compare_as_numbers() -> None:
     images[1] = images[1, 0]
     images[2, :, :124] = images[2, 0, :124]
     rows = images.tolist()
-    assert smallest(packed(images)).tolist() == [row.index(min(row)) for row in rows]
-    assert packed(images).shape == (4, 9, 3)
+    assert smallest(bit_words(images)).tolist() == [row.index(min(row)) for row in rows]
+    assert bit_words(images).shape == (4, 9, 3)
 
 
 class Handed(TableWavefunction):
@@ -203,7 +206,7 @@ def complex_base(kind: str) -> Wavefunction:
 
 def momentum(k: int) -> Tensor:
     """Characters of the six translations of a ring: chi(T_x) = exp(2 pi i k x / 6)."""
-    rows = Chain(6, True).translations()
+    rows = Chain(6, True).translations().permutations
     return torch.polar(torch.ones(6).double(), 2 * math.pi * k / 6 * rows[:, 0].double())
 
 
@@ -218,12 +221,12 @@ def test_complex_states_have_their_momentum(
     """
     chi = momentum(k)
     base = complex_base(kind)
-    psi = Symmetrised(base, Chain(6, True).translations(), characters=chi)
+    psi = Symmetrised(base, Chain(6, True).translations().with_characters(chi))
     configs = basis(6)
     with torch.no_grad():
         log_psi = psi.log_psi(configs)
         assert_close((2 * log_psi.real).exp(), averaged(psi, configs), rtol=1e-10, atol=0)
-        images = psi.images(configs)  # (64, 6, 6)
+        images = psi.symmetry.images(configs)  # (64, 6, 6)
         sums = chi.conj() @ base.log_psi(images.flatten(0, 1)).exp().view(64, 6).T
     assert float((2 * log_psi.real).exp().sum()) == pytest.approx(1, abs=1e-10)
     free = (images == configs[:, None]).all(-1).sum(1) == 1
@@ -234,7 +237,7 @@ def test_complex_states_have_their_momentum(
     else:
         ones = torch.ones(int(free.sum())).double()
         assert_close((log_psi.imag - sums.angle())[free].cos(), ones)
-    for g, row in enumerate(psi.permutations):
+    for g, row in enumerate(psi.symmetry.permutations):
         with torch.no_grad():
             moved = psi.log_psi(configs[:, row]).exp()
         assert_close(moved[free], (chi[g] * log_psi.exp())[free], rtol=1e-9, atol=1e-12)
@@ -259,7 +262,7 @@ def test_complex_states_have_their_momentum(
 def test_complex_gradient_is_finite(k: int) -> None:
     """Also where images cancel; equal to finite differences where they do not."""
     base = complex_base("table")
-    psi = Symmetrised(base, Chain(6, True).translations(), characters=momentum(k))
+    psi = Symmetrised(base, Chain(6, True).translations().with_characters(momentum(k)))
     psi.log_psi(basis(6)).imag.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in psi.parameters())
     psi.zero_grad()
@@ -282,12 +285,12 @@ def test_complex_gradient_is_finite(k: int) -> None:
 @torch.no_grad()
 def test_phases_are_the_representatives(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every image, and of flips by either way, masked too."""
-    lattice, patch, permutations, spin_flip = GROUPS[group]
-    psi = Symmetrised(build("gru", lattice, patch, phase=True), permutations, spin_flip=spin_flip)
+    lattice, patch, elements = GROUPS[group]
+    psi = Symmetrised(build("gru", lattice, patch, phase=True), elements)
     configs = basis(psi.n_sites)[::11]
     phases = psi.base.log_psi(psi.representatives(configs)).imag
     assert phases.std() > 0.1
-    for image in psi.images(configs).unbind(1):
+    for image in psi.symmetry.images(configs).unbind(1):
         assert_close(psi.log_psi(image).imag, phases, rtol=0, atol=1e-10)
     generator = torch.Generator().manual_seed(1)
     flips = torch.rand(5, psi.n_sites, generator=generator) < 0.4
@@ -307,7 +310,8 @@ def test_phases_are_the_representatives(group: str, monkeypatch: pytest.MonkeyPa
 def test_phases_of_long_rows() -> None:
     """More sites than a word has bits: flips are brute force."""
     ring = Chain(64, True)
-    psi = Symmetrised(build("gru", ring, "4", phase=True), ring.point_group(), spin_flip=True)
+    group = ring.point_group() * SymmetryGroup.spin_flip(64)
+    psi = Symmetrised(build("gru", ring, "4", phase=True), group)
     configs = torch.rand(3, 64, generator=torch.Generator().manual_seed(0)) < 0.5
     flips = torch.eye(64, dtype=torch.bool)[::7]
     expected = psi.log_psi((configs[:, None] ^ flips).flatten(0, 1)).view(3, -1)
@@ -331,7 +335,7 @@ def test_marshalls_rule_survives() -> None:
     """Phase pi of bit 1 on one sublattice is invariant: psi_sym has the signs of that product."""
     torus = Square(2, 4, periodic=True)
     base = build("gru", torus, "2x2", n_up=4, phase=True)
-    psi = Symmetrised(base, torus.space_group(), spin_flip=True)
+    psi = Symmetrised(base, torus.space_group() * SymmetryGroup.spin_flip(8))
     colours = torus.bipartition()
     assert colours is not None
     odd = colours == colours[0]
@@ -365,24 +369,54 @@ def test_moves_with_dtype_and_keeps_the_bases_parameters() -> None:
         assert_close(psi.float().log_psi(configs), double, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("permutations", "options", "culprit"),
-    [
-        (torch.tensor([[0, 1, 1, 2, 3, 4]]), {}, "each of the 6 sites once"),
-        (torch.arange(5)[None], {}, "each of the 6 sites once"),
-        (torch.arange(6).repeat(2, 1), {}, "twice"),
-        (torch.arange(6).roll(1)[None], {}, "identity is missing"),
-        (torch.stack([torch.arange(6), torch.arange(6).roll(1)]), {}, "no group"),
-        (Chain(6, True).translations(), {"characters": torch.ones(5)}, "6 numbers of modulus 1"),
-        (Chain(6, True).translations(), {"characters": 2 * torch.ones(6)}, "modulus 1"),
-        (
-            Chain(6, True).translations(),
-            {"characters": torch.tensor([1, -1, -1, 1, 1, 1.0])},
-            "no representation",
-        ),
-        (Chain(6, True).translations(), {"characters": momentum(3)}, "complex base"),
-    ],
-)
-def test_bad_groups(permutations: Tensor, options: dict[str, Tensor], culprit: str) -> None:
-    with pytest.raises(ValueError, match=culprit):
-        Symmetrised(build("gru", Chain(6), "2"), permutations, **options)  # type: ignore[arg-type]
+@torch.no_grad()
+def test_an_odd_ground_state_needs_its_character() -> None:
+    """Heisenberg ring of 6: momentum pi, odd under the spin flip and the mirror between two sites.
+
+    With these characters the average over the group leaves the state as it is; with others it is
+    another one of higher energy.
+    """
+    ring = Chain(6, True)
+    hamiltonian = Heisenberg(ring, marshall=False)
+    exact = ground_state(hamiltonian, n_up=3)
+    inside = basis(6).sum(1) == 3
+    vector = torch.zeros(64, dtype=torch.complex128)
+    vector[inside] = torch.from_numpy(exact.state).to(vector.dtype)
+    group = ring.space_group() * SymmetryGroup.spin_flip(6)
+    matrix = torch.from_numpy(dense_matrix(hamiltonian)).to(vector.dtype)
+    right = ["shift_x", "spin_flip", "mirror90"]
+    for odd in (right, [], ["shift_x"]):
+        psi = Symmetrised(ComplexTable(vector), odd_under(group, ring, odd))
+        amplitudes = psi.log_psi(basis(6)).exp()
+        amplitudes[~inside] = 0.0
+        energy = float((amplitudes.conj() @ matrix @ amplitudes).real)
+        if odd == right:
+            assert energy == pytest.approx(exact.energy, abs=1e-9)
+        else:
+            assert energy > exact.energy + 1
+
+
+def test_one_line_says_what_it_is() -> None:
+    base = build("gru", Chain(6), "2", n_up=3, phase=True)
+    n_parameters = sum(parameter.numel() for parameter in base.parameters())
+    rest = f"6 sites, 3 up, {n_parameters} parameters)"
+    assert repr(base) == f"Autoregressive(Recurrent, complex, 3 patches, {rest}"
+    psi = Symmetrised(base, Chain(6).point_group())
+    assert repr(psi) == f"Symmetrised({base!r}, 2 images, {rest}"
+    samples = psi.sample(50, torch.Generator().manual_seed(0), unique=True)
+    n_rows = len(samples.counts)
+    assert repr(samples) == f"Samples(50 draws in {n_rows} rows of 6 sites)"
+    weighted = replace(samples, importance=samples.counts.double())
+    assert (
+        repr(weighted) == f"Samples(50 draws in {n_rows} rows of 6 sites, with importance weights)"
+    )
+
+
+def test_what_does_not_fit_the_base() -> None:
+    ring = Chain(6, True).translations()
+    with pytest.raises(ValueError, match="move 5 sites, the wavefunction has 6"):
+        Symmetrised(build("gru", Chain(6), "2"), SymmetryGroup.identity(5))
+    with pytest.raises(ValueError, match="complex base"):
+        Symmetrised(build("gru", Chain(6), "2"), ring.with_characters(momentum(3)))
+    with pytest.raises(ValueError, match="n_up=2 is not half of 6"):
+        Symmetrised(build("gru", Chain(6), "2", n_up=2), ring * SymmetryGroup.spin_flip(6))

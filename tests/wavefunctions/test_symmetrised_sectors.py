@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact.diagonalisation import basis
+from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Positions, Square
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.wavefunctions.symmetrised import Symmetrised
 from tests.vmc.states import numbers
 from tests.wavefunctions.systems import Spec, build
@@ -23,24 +24,26 @@ CROSS = Positions([[0, 0], [1.5, 0], [-1.5, 0], [0, 1], [0, -1], [0, 2]])  # one
 class Case:
     lattice: Lattice
     patch: Spec
-    permutations: Tensor
+    group: SymmetryGroup
     n_up: int | None
     phase: bool
-    spin_flip: bool = False
 
 
 RING, RECTANGLE, TORUS = Chain(6, True), Square(2, 4), Square(2, 3, True)
+FLIP = SymmetryGroup.spin_flip(6)
 CASES = {
-    "ring": Case(RING, "4", RING.space_group(), 3, False, True),  # patches of 4 and 2
-    "ring-phase": Case(RING, "4", RING.space_group(), 3, True, True),
+    "ring": Case(RING, "4", RING.space_group() * FLIP, 3, False),  # patches of 4 and 2
+    "ring-phase": Case(RING, "4", RING.space_group() * FLIP, 3, True),
     "ring-all-phase": Case(RING, "4", RING.space_group(), None, True),
     "rectangle": Case(RECTANGLE, "2x3", RECTANGLE.point_group(), 3, False),
-    "rectangle-phase": Case(RECTANGLE, "2x2", RECTANGLE.point_group(), 4, True, True),
+    "rectangle-phase": Case(
+        RECTANGLE, "2x2", RECTANGLE.point_group() * SymmetryGroup.spin_flip(8), 4, True
+    ),
     "torus-phase": Case(TORUS, "2x2", TORUS.translations(), 2, True),
     "kagome": Case(Kagome(3, 1), "2x1", Kagome(3, 1).point_group(), 4, False),
     "kagome-phase": Case(Kagome(3, 1), "1x1", Kagome(3, 1).point_group(), None, True),
     "positions-phase": Case(CROSS, "2", CROSS.point_group(), 2, True),
-    "flip-phase": Case(Chain(6), "4", torch.arange(6)[None], 3, True, True),
+    "flip-phase": Case(Chain(6), "4", FLIP, 3, True),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 every_model = pytest.mark.parametrize("model", ["factored", "gru"])
@@ -49,7 +52,7 @@ every_model = pytest.mark.parametrize("model", ["factored", "gru"])
 def symmetrised(model: str, name: str) -> Symmetrised:
     case = CASES[name]
     base = build(model, case.lattice, case.patch, n_up=case.n_up, phase=case.phase)
-    return Symmetrised(base, case.permutations, spin_flip=case.spin_flip)
+    return Symmetrised(base, case.group)
 
 
 def in_sector(name: str, configs: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ def by_definition(psi: Symmetrised, configs: Tensor) -> tuple[Tensor, Tensor]:
     """|psi_sym|^2 and psi of the smallest image, (B,) each, one group element after another."""
     weights = torch.zeros(len(configs), dtype=torch.float64)
     least = configs
-    for row, inverted in zip(psi.permutations, psi.inverted, strict=True):
+    for row, inverted in psi.symmetry:
         image = configs[:, row] ^ inverted
         weights += psi.base.log_psi(image).exp().abs().square() / psi.n_images
         least = torch.where((numbers(image) < numbers(least))[:, None], image, least)
@@ -97,7 +100,7 @@ def test_normalised_average_of_the_sector(model: str, name: str) -> None:
         ones = torch.ones(len(found), dtype=torch.float64)
         assert_close(torch.polar(ones, found), torch.polar(ones, expected), **EXACT)
         assert found.std() > 0.01  # phases that differ
-    for row, inverted in psi.generators():
+    for row, inverted in psi.symmetry.generating_set():
         image = psi.log_psi(configs[:, row] ^ inverted)
         assert_close(image.exp(), log_psi.exp(), rtol=0, atol=1e-9)
 

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from nqs.conf.kinds import MISSING
 from nqs.conf.sections import documentation, from_mapping
-from nqs.crystal.commands import config as settings
+from nqs.conf.words import check_known, merged, parsed
+from nqs.crystal.commands.config import Config, known_keys, read_yaml
 from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
+from nqs.crystal.model.cores import CORES
 from nqs.errors import shown
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
@@ -27,13 +30,31 @@ def key_lines(section: Any, prefix: str = "") -> list[str]:
     """One line a key with its default and documentation."""
     lines = []
     hints = typing.get_type_hints(section)
+    if section is Config:
+        hints["model"] = CORES
     for field in dataclasses.fields(section):
         key = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(hints[field.name]):
+        if hints[field.name] is CORES:
+            lines += core_lines()
+        elif dataclasses.is_dataclass(hints[field.name]):
             lines += key_lines(hints[field.name], f"{key}.")
-            continue
-        default = "" if field.default is dataclasses.MISSING else f"={shown(field.default)}"
-        lines.append(f"{key}{default}: {documentation(section)[field.name]}")
+        else:
+            default = "" if field.default is dataclasses.MISSING else f"={shown(field.default)}"
+            lines.append(f"{key}{default}: {documentation(section)[field.name]}")
+    return lines
+
+
+def core_lines() -> list[str]:
+    """One line for the choice of a core, and one for each key, with the cores that have it."""
+    words = ", ".join(CORES.kinds)
+    lines = [f"model.core=transformer: {CORES.text}: {words}, or MODULE:CLASS of your own."]
+    owners: dict[str, list[str]] = {}
+    for core in CORES.kinds:
+        for name, key in CORES.keys(core).items():
+            default = "" if key.default is MISSING else f"={shown(key.default)}"
+            owners.setdefault(f"model.{name}{default}: {key.line}", []).append(core)
+    for line, cores in owners.items():
+        lines.append(line if len(cores) == len(CORES.kinds) else f"{line} ({', '.join(cores)})")
     return lines
 
 
@@ -50,7 +71,7 @@ def help_text(summary: str, section: type) -> str:
 TRAIN = help_text(
     "Train a crystal language model: nqs crystal train data.train=crystals.csv; go on with "
     "run.dir=PATH run.resume=true.",
-    settings.Config,
+    Config,
 )
 GENERATE = help_text(
     "Draw crystals from a run: nqs crystal generate RUN n=1000; each is a CIF file and a line of "
@@ -71,21 +92,23 @@ def train_command(
         Path | None, typer.Option(help="YAML file of keys; KEY=VALUE goes before it.")
     ] = None,
 ) -> int:
-    from nqs.crystal.commands.training_run import resumed_config, run
-    from nqs.runfolder import folder as directory
+    from nqs.crystal.commands.run_folder import resumed_config
+    from nqs.crystal.commands.training_run import run
+    from nqs.runfolder.folder import holds_nothing
 
-    given = settings.parsed(keys or [])
+    given = parsed(keys or [])
     words = ["nqs", "crystal", "train", *(keys or [])]
     if config is not None:
         words += ["--config", str(config)]
     if given.get("run.resume") is True and isinstance(given.get("run.dir"), str):
         begins = config is not None or any(not key.startswith("run.") for key in given)
-        if not (begins and directory.holds_nothing(Path(given["run.dir"]))):
+        if not (begins and holds_nothing(Path(given["run.dir"]))):
             return run(resumed_config(Path(given["run.dir"]), given), words)
         given["run.resume"] = False  # one command line starts a run or goes on with it
-    base = {} if config is None else settings.read_yaml(config)
-    mapping = settings.merged(base, given, settings.known_keys())
-    return run(settings.Config.from_dict(mapping), words)
+    mapping = merged({} if config is None else read_yaml(config), given)
+    model = mapping.get("model")
+    check_known(given, known_keys(model.get("core") if isinstance(model, dict) else None))
+    return run(Config.from_dict(mapping), words)
 
 
 @app.command("generate", help=GENERATE)
@@ -95,7 +118,8 @@ def generate_command(
 ) -> int:
     from nqs.crystal.commands.generation_run import run as generate
 
-    given = settings.merged({}, settings.parsed(keys or []), names(GenerateConfig))
+    given = parsed(keys or [])
+    check_known(given, names(GenerateConfig))
     return generate(run, from_mapping(GenerateConfig, given))
 
 
@@ -106,5 +130,6 @@ def evaluate_command(
 ) -> int:
     from nqs.crystal.commands.evaluation_run import run as evaluate
 
-    given = settings.merged({}, settings.parsed(keys or []), names(EvaluateConfig))
+    given = parsed(keys or [])
+    check_known(given, names(EvaluateConfig))
     return evaluate(folder, from_mapping(EvaluateConfig, given))

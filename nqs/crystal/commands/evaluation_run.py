@@ -16,9 +16,9 @@ from pathlib import Path
 from nqs.conf.sections import from_mapping
 from nqs.crystal.commands.config import Config
 from nqs.crystal.commands.generation_run import compositions_of, remarks_on
+from nqs.crystal.commands.run_folder import read_config, read_trained
 from nqs.crystal.commands.samples_folder import TABLE, FoundSamples, read_samples
 from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
-from nqs.crystal.commands.training_run import read_config, read_trained
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.data import encode
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
@@ -66,8 +66,8 @@ def judged_samples(path: Path, config: EvaluateConfig) -> Report:
     asked.pop("step", None)
     trained_on = with_workers(read_config(source), config.workers)
     found = read_samples(path)
-    inputs.check(source, trained_on)
-    train = [record.structure for record in split("train", trained_on)]
+    inputs.check(source, trained_on.data)
+    train = [record.structure for record in split("train", trained_on.data, trained_on.seed)]
     baseline = train if config.baselines else None
     request = from_mapping(GenerateConfig, asked)
     if request.like is not None and config.against is None:
@@ -135,7 +135,7 @@ def compared_with(config: EvaluateConfig, run: Config) -> list[Structure]:
     """The crystals to compare with."""
     name = config.against or ("test" if run.data.validation is None else "validation")
     if name in NAMES:
-        return [record.structure for record in split(name, run)]
+        return [record.structure for record in split(name, run.data, run.seed)]
     exists = Path(name).exists()
     require(exists, "against", name, f"no such table; give a path or {', '.join(NAMES)}")
     return [record.structure for record in records(name, run.data)]
@@ -146,7 +146,7 @@ def judged_model(path: Path, config: EvaluateConfig) -> Report:
     trained = read_trained(path, config.device)
     data = trained.config.data
     if config.against in (None, *NAMES):
-        inputs.check(path, trained.config)
+        inputs.check(path, trained.config.data)
     structures = compared_with(config, with_workers(trained.config, config.workers))
     nothing = [(structure, Conditions()) for structure in structures]
     crystals, refused = encode(trained.tokeniser, nothing)

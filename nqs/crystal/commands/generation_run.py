@@ -24,9 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nqs.conf.sections import to_mapping
 from nqs.crystal.commands.config import Config
+from nqs.crystal.commands.run_folder import Trained, read_trained
 from nqs.crystal.commands.samples_folder import MOST_SAMPLES, TABLE, write_checksums
 from nqs.crystal.commands.task_config import GenerateConfig
-from nqs.crystal.commands.training_run import Trained, read_trained
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
 from nqs.crystal.model import memory
@@ -37,8 +37,8 @@ from nqs.crystal.structures.structure import CrystalError, Structure, formula_of
 from nqs.crystal.structures.symmetry import space_group
 from nqs.crystal.tokens.tokeniser import Conditions
 from nqs.errors import InputError, require
-from nqs.runfolder import folder as directory
 from nqs.runfolder.atomic import write_text
+from nqs.runfolder.folder import make
 from nqs.runfolder.machine import build_generator
 
 COLUMNS: Final = (
@@ -56,17 +56,12 @@ def run(path: Path, config: GenerateConfig) -> int:
     """
     trained = read_trained(path, config.device)
     if config.like in NAMES:
-        inputs.check(path, trained.config)
+        inputs.check(path, trained.config.data)
     requests = requested(config, trained)
     rule = f"{len(requests)} requests of {config.n} crystals each; at most {MOST_SAMPLES} in all"
     require(len(requests) * config.n <= MOST_SAMPLES, "n", config.n, rule)
-    memory.check_generation(
-        trained.config.model,
-        min(config.batch_size, len(requests) * config.n),
-        trained.tokeniser.max_length,
-        len(trained.tokeniser.vocabulary),
-        trained.device,
-    )
+    n_rows = min(config.batch_size, len(requests) * config.n)
+    memory.check_generation(trained.model, n_rows, trained.tokeniser.max_length)
     given = config.out or numbered(path)
     taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
     require(not taken, "out", given, "exists and is not an empty folder; choose another one")
@@ -79,7 +74,7 @@ def run(path: Path, config: GenerateConfig) -> int:
         write_checksums(folder)
 
     try:
-        directory.make(given, "", fill)
+        make(given, "", fill)
     except InputError as error:
         raise InputError(str(error).replace("run.dir=", "out=")) from None
     print(f"{len(samples)} crystals in {given}{thrown_away(samples, config)}")
@@ -132,7 +127,7 @@ def compositions_of(config: GenerateConfig, run: Config) -> list[Structure]:
     """The crystals of `like`."""
     assert config.like is not None
     if config.like in NAMES:
-        found = split(config.like, run)
+        found = split(config.like, run.data, run.seed)
     else:
         exists = Path(config.like).exists()
         require(exists, "like", config.like, f"no such table; give a path or {', '.join(NAMES)}")
@@ -151,7 +146,7 @@ def remarks_on(config: GenerateConfig, run: Config) -> list[str]:
         path = str(run.data.validation) if is_other else run.data.train
     else:
         path = config.like
-    found = split(config.like, run) if own else records(path, run.data)
+    found = split(config.like, run.data, run.seed) if own else records(path, run.data)
     larger = sum(record.structure.n_atoms > run.data.max_atoms for record in found)
     lines = remarks(path, run.data)
     if larger:

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from nqs.crystal.commands.config import EXAMPLES, Config
+from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.tables import LARGEST, cif_files
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.errors import InputError, shown
@@ -24,9 +24,9 @@ from nqs.runfolder.atomic import write_text
 FILE: Final = "tables.json"
 
 
-def describe(config: Config, tokeniser: Tokeniser) -> dict[str, Any]:
+def describe(data: DataConfig, tokeniser: Tokeniser) -> dict[str, Any]:
     """The digests of all that a run reads. Raises InputError for a table that cannot be read."""
-    return digests(config) | {"vocabulary": vocabulary_digest(tokeniser)}
+    return digests(data) | {"vocabulary": vocabulary_digest(tokeniser)}
 
 
 def write(folder: Path, description: dict[str, Any]) -> None:
@@ -34,12 +34,12 @@ def write(folder: Path, description: dict[str, Any]) -> None:
     write_text(folder / FILE, json.dumps(sealed.vouched(description), indent=2) + "\n")
 
 
-def check(folder: Path, config: Config) -> None:
+def check(folder: Path, data: DataConfig) -> None:
     """Raises InputError unless the tables are those that the run in `folder` has read."""
     saved = _read(folder)
-    for key, found in digests(config).items() if saved else ():
+    for key, found in digests(data).items() if saved else ():
         if saved.get(key) != found:
-            table = config.data.train if key == "data.train" else config.data.validation
+            table = data.train if key == "data.train" else data.validation
             raise InputError(
                 f"{key}={shown(table)}: is not what the run in {folder} has read ({_size(found)} "
                 f"now, {_size(saved.get(key))} then, SHA-256 differs); restore it or train anew"
@@ -56,9 +56,9 @@ def check_vocabulary(folder: Path, tokeniser: Tokeniser) -> None:
         )
 
 
-def digests(config: Config) -> dict[str, Any]:
-    """By key, the digests of the tables of a configuration."""
-    tables = {"data.train": config.data.train, "data.validation": config.data.validation}
+def digests(data: DataConfig) -> dict[str, Any]:
+    """By key, the digests of the tables."""
+    tables = {"data.train": data.train, "data.validation": data.validation}
     return {
         key: _digest(Path(table))
         for key, table in tables.items()

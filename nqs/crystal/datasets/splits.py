@@ -18,16 +18,15 @@ from typing import Final
 
 import torch
 
-from nqs.crystal.commands.config import EXAMPLES, Config, DataConfig
 from nqs.crystal.datasets.data import Encoded, encode_one
+from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.datasets.tables import Record, Refusal, Table, read_table
-from nqs.crystal.metrics.parallel import mapped
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.structure import CrystalError, Structure
 from nqs.crystal.structures.symmetry import canonical
-from nqs.crystal.tokens.tokeniser import Tokeniser
-from nqs.crystal.tokens.tokenisers import TOKENISERS, make_tokeniser
-from nqs.errors import InputError, require, require_choice, shown
+from nqs.crystal.tokens import Tokeniser, make_tokeniser
+from nqs.errors import InputError, require, shown
 from nqs.runfolder.machine import build_generator
 
 NAMES: Final = ("train", "validation", "test")
@@ -56,15 +55,13 @@ class Loaded:
     notes: list[str]
 
 
-def build_tokeniser(config: DataConfig) -> Tokeniser:
+def build_tokeniser(data: DataConfig) -> Tokeniser:
     """The tokeniser of a run. Raises InputError for an unknown one."""
-    require_choice("data.tokeniser", config.tokeniser, TOKENISERS)
-    return make_tokeniser(config.tokeniser, config.max_atoms)
+    return make_tokeniser(data.tokeniser, data.max_atoms)
 
 
-def load(config: Config, tokeniser: Tokeniser) -> Loaded:
+def load(data: DataConfig, seed: int, tokeniser: Tokeniser) -> Loaded:
     """The training and validation crystals of a run. Raises InputError if there are none."""
-    data = config.data
     parts: dict[str, list[Encoded]] = {}
     left_out, notes = [], []
     for name, path in (("train", data.train), ("validation", data.validation)):
@@ -76,7 +73,7 @@ def load(config: Config, tokeniser: Tokeniser) -> Loaded:
         left_out += [LeftOut(path, r.name, NO_CRYSTAL, r.reason) for r in table.refusals]
         notes += remarks(path, data)
     for name in NAMES[:2]:
-        chosen = split(name, config)
+        chosen = split(name, data, seed)
         if name == "train":
             check_known(chosen, data)
         path = data.train if data.validation is None or name == "train" else data.validation
@@ -127,16 +124,15 @@ def left_out_table(rows: Iterable[LeftOut]) -> str:
     return text.getvalue().encode("utf-8", "backslashreplace").decode()
 
 
-def split(name: str, config: Config) -> list[Record]:
+def split(name: str, data: DataConfig, seed: int) -> list[Record]:
     """The crystals of train, validation or test; see DataConfig. Raises InputError."""
-    data = config.data
     if data.validation is not None:
         require(name != "test", "like", name, "the run has separate tables; give a table's path")
         return records(data.validation if name == "validation" else data.train, data)
     every = records(data.train, data)
     order = list(range(len(every)))
     if data.shuffle:
-        generator = build_generator(config.seed, "split", torch.device("cpu"))
+        generator = build_generator(seed, "split", torch.device("cpu"))
         order = torch.randperm(len(every), generator=generator).tolist()
     shares = [sum(data.split[: i + 1]) for i in range(3)]
     ends = [0, *(round(share * len(every)) for share in shares)]

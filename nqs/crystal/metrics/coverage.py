@@ -27,7 +27,7 @@ from nqs.crystal.metrics.fingerprints import (
     composition_fingerprint,
     structure_fingerprint,
 )
-from nqs.crystal.metrics.parallel import mapped
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.structure import Structure
 
 Floats = NDArray[np.float64]

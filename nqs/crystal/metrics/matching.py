@@ -22,7 +22,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from nqs.crystal.metrics.parallel import mapped
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.periodic_distances import elongation
 from nqs.crystal.structures.structure import Structure
 from nqs.errors import InputError, require

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nqs.core.decoding import draw, restrict
+from nqs.core.decoding import draw_tokens, restrict
 from nqs.core.sequence import SequenceModel
 from nqs.crystal.structures.periodic_distances import shortest_distance
 from nqs.crystal.structures.structure import CrystalError, Structure
@@ -108,7 +108,7 @@ def decode(
     while len(rows):
         logits, state = model(last[rows, None], state)
         allowed = grammar.allowed()[rows]
-        drawn = draw(restrict(logits[:, -1], allowed, **vars(filters)), generator)
+        drawn = draw_tokens(restrict(logits[:, -1], allowed, **vars(filters)), generator)
         plain = restrict(logits[:, -1], allowed)
         log_likelihoods[rows] += plain.gather(1, drawn[:, None]).squeeze(1)
         last = torch.full_like(last, tokeniser.pad)

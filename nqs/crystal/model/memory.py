@@ -1,8 +1,8 @@
-"""Memory that training and generation will take, estimated before any of it is allocated.
+"""Memory that training and generation will take, estimated before most of it is allocated.
 
-What does not fit the machine is refused, with the key to make smaller (see ground_states). Sums of
-the largest arrays, rather too small than too large: what runs is not refused. Letters: D width, L
-layers, F feed-forward width, V tokens, S longest sequence, P parameters.
+What does not fit the machine is refused, with the key to make smaller (nqs.runfolder.memory). Sums
+of the largest arrays, rather too small than too large: what runs is not refused. Letters: D width,
+L layers, F feed-forward width, V tokens.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Final
 
 import torch
 
-from nqs.crystal.commands.config import ModelConfig
-from nqs.ground_states import memory
+from nqs.conf.kinds import Selection
+from nqs.core.sequence import SequenceModel, state_numbers
+from nqs.crystal.model.cores import build_core, width_of
+from nqs.runfolder.memory import Allocations, refuse_if_larger, room
 
 NUMBER: Final = 4
 """Bytes of a float32."""
@@ -20,52 +22,37 @@ COPIES: Final = 6
 """Parameters, gradient, two moments, the best parameters, a checkpoint in the making."""
 
 
-def check_training(
-    model: ModelConfig, n_tokens: int, max_length: int, batch_tokens: int, device: torch.device
-) -> None:
-    """Raises InputError for a model and batches that do not fit. batch_tokens: of the largest."""
-    n_parameters = count_parameters(model, n_tokens, max_length)
-    numbers = model.n_layers * (4 * model.d_model + feed_forward(model)) + 2 * n_tokens
-    terms = {
-        f"model.d_model={model.d_model}": COPIES * NUMBER * float(n_parameters),
-        "data.batch_tokens": NUMBER * float(batch_tokens) * numbers,
-    }
-    memory.refuse_if_larger(f"{n_parameters:.3g} parameters and a batch", terms, room(device))
+def guarded_core(
+    model: Selection,
+    n_tokens: int,
+    max_length: int,
+    generator: torch.Generator,
+    *,
+    batch_tokens: int,
+    device: torch.device,
+) -> SequenceModel:
+    """`build_core`, and room for training it with batches of so many tokens.
+
+    Raises InputError as soon as it would not fit, before memory is taken for what is too much.
+    """
+    width = "model.d_model" if "d_model" in model.values else "model.core"
+    named = f"{width}={model.get('d_model', model.name)}"
+    numbers = model.get("n_layers", 1) * (4 * model.get("d_model", 0) + width_of(model, "d_ff"))
+    batch = {"data.batch_tokens": NUMBER * float(batch_tokens) * (numbers + 2 * n_tokens)}
+
+    def check(n_numbers: int) -> None:
+        terms = {named: COPIES * NUMBER * float(n_numbers)} | batch
+        refuse_if_larger(f"{n_numbers:.3g} parameters and a batch", terms, room(device))
+
+    check(0)
+    with Allocations(check):
+        return build_core(model, n_tokens, max_length, generator)
 
 
-def check_generation(
-    model: ModelConfig, n_rows: int, max_length: int, n_tokens: int, device: torch.device
-) -> None:
-    """Raises InputError for more crystals side by side than fit: keys and values of transformers,
-    and each row's allowed tokens."""
-    cached = 2 * max_length * model.n_layers * model.d_model if model.core == "transformer" else 0
-    terms = {f"batch_size={n_rows}": NUMBER * float(n_rows) * (cached + 4 * n_tokens + max_length)}
-    memory.refuse_if_larger(f"{n_rows} crystals side by side", terms, room(device))
-
-
-def count_parameters(model: ModelConfig, n_tokens: int, max_length: int) -> int:
-    """P but for biases, norms and the like."""
-    width, depth = model.d_model, model.n_layers
-    tables = 2 * n_tokens * width
-    if model.core in ("gru", "lstm"):
-        return tables + 2 * depth * (3 if model.core == "gru" else 4) * width**2
-    tables += max_length * width
-    if model.core == "ssm":
-        mixing = 4 * width * (width if model.d_state is None else model.d_state)
-    else:
-        mixing = 4 * width**2
-    return tables + depth * (mixing + 2 * width * feed_forward(model))
-
-
-def feed_forward(model: ModelConfig) -> int:
-    """F; 0 where there is none."""
-    if model.core in ("gru", "lstm"):
-        return 0
-    return 4 * model.d_model if model.d_ff is None else model.d_ff
-
-
-def room(device: torch.device) -> float:
-    """Bytes that there are."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[1])
-    return memory.available()
+def check_generation(model: SequenceModel, n_rows: int, max_length: int) -> None:
+    """Raises InputError for more crystals side by side than fit: what each has read, and its
+    allowed tokens."""
+    numbers = state_numbers(model, max_length) + 4 * model.vocab_size + max_length
+    terms = {f"batch_size={n_rows}": NUMBER * float(n_rows) * numbers}
+    device = model.head.weight.device
+    refuse_if_larger(f"{n_rows} crystals side by side", terms, room(device))

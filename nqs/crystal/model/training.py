@@ -14,18 +14,31 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.commands.config import OptimizerConfig
 from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, plain_batches
+from nqs.crystal.model.optimizer_config import OptimizerConfig
 from nqs.crystal.tokens.tokeniser import Tokeniser
+from nqs.runfolder.history import SECONDS, STEP, Column
+from nqs.runfolder.schedules import Schedule
 
 LARGEST_MEAN = 700.0
 """Nats a token whose exponential still is a number."""
+COLUMNS: Final = (
+    STEP,
+    Column("epoch", "1", "pass over the training crystals, from 1"),
+    Column("loss", "nats", "- ln p a token that counts, mean over the step's batch"),
+    Column("validation", "nats", "- ln p of a validation crystal, mean; NaN: not looked"),
+    Column("perplexity", "1", "exp of the same a token; NaN: not looked"),
+    Column("gradient_norm", "nats", "norm of the gradient before clipping"),
+    Column("learning_rate", "1", "learning rate of the step"),
+    SECONDS,
+)
+"""What is recorded of each step."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,10 @@ class StepRecord:
     gradient_norm: float
     learning_rate: float
     seconds: float
+
+    def row(self) -> dict[str, float]:
+        """All of it by column."""
+        return {column.name: float(getattr(self, column.name)) for column in COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -114,9 +131,10 @@ def train(
     model, optimizer = training.model, training.optimizer
     device = model.head.weight.device
     batches = following(training, tokeniser, crystals, tasks)
+    schedule = build_schedule(config, n_steps)
     while training.step < n_steps:
         started = time.perf_counter()
-        rate = config.learning_rate * schedule(config, training.step, n_steps)
+        rate = config.learning_rate * schedule(training.step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         with autocast(device, precision):
@@ -215,13 +233,17 @@ def keep_best(training: Training, look: Quality) -> None:
         training.best_parameters = copy.deepcopy(training.model.state_dict())
 
 
-def schedule(config: OptimizerConfig, step: int, n_steps: int) -> float:
-    """Factor of the learning rate at step 0, 1, ...: linear warm-up, then half a cosine."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    progress = (step - config.warmup_steps) / max(1, n_steps - 1 - config.warmup_steps)
-    falling = (1 + math.cos(math.pi * progress)) / 2
-    return config.final_fraction + (1 - config.final_fraction) * falling
+def build_schedule(config: OptimizerConfig, n_steps: int) -> Schedule:
+    """Factor of the learning rate: linear warm-up, then half a cosine, to its end at the last step
+    of n_steps."""
+    warmup = config.warmup_steps
+    return Schedule(
+        "cosine",
+        warmup_steps=warmup,
+        decay_start=warmup,
+        decay_steps=max(1, n_steps - 1 - warmup),
+        final_fraction=config.final_fraction,
+    )
 
 
 def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> torch.optim.Optimizer:

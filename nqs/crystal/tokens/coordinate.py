@@ -10,7 +10,8 @@ Each kind of field has its own range of tokens. The three lengths share theirs, 
 the coordinates, and an element in the formula is the same token as in the body: what is equal looks
 equal, and copying is a matter of attention. `coordinate_fields` states the rounding.
 
-The cell and the order of atoms are those of the structure: `nqs.crystal.canonical` chooses them.
+The cell and the order of atoms are those of the structure; `nqs.crystal.structures.symmetry`
+chooses them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from nqs.errors import require
 
 
 @final
-class CoordinateTokeniser(Tokeniser):
+class CoordinateTokeniser(Tokeniser, kind="coordinate"):
     """Binned numbers as single tokens.
 
     Args:
@@ -53,7 +54,6 @@ class CoordinateTokeniser(Tokeniser):
         fields: which tokens are what.
     """
 
-    name = "coordinate"
     pad, bos, eos, mask = PAD, BOS, EOS, MASK
 
     def __init__(self, max_atoms: int = 80) -> None:

@@ -51,7 +51,6 @@ class Format:
     """How a crystal is written.
 
     Attributes:
-        name: by which it is chosen.
         words: the tokens besides the special ones; text is cut into the longest that fit.
         elements: symbols that can be written.
         decimals: of lengths, angles, coordinates.
@@ -63,7 +62,6 @@ class Format:
         formula_always: whether the formula is part of every crystal, before the other conditions.
     """
 
-    name: str
     words: tuple[str, ...]
     elements: tuple[str, ...]
     decimals: tuple[int, int, int]
@@ -113,7 +111,6 @@ _DIGITS = tuple(string.digits)
 _PLAIN = ("", " ", " ", "\n", " ", " ", "\n")
 
 CHARACTER = Format(
-    name="character",
     words=(*_DIGITS, ".", "+", "-", " ", "\n", *string.ascii_letters),
     elements=SYMBOLS,
     decimals=(2, 2, 3),
@@ -135,7 +132,6 @@ _PHRASES = (
 )
 
 TEXT = Format(
-    name="text",
     words=(*_DIGITS, ".", "+", "-", " ", "\n", *SYMBOLS, *_PHRASES),
     elements=SYMBOLS,
     decimals=(1, 0, 2),
@@ -166,7 +162,6 @@ _KEYWORDS = (
 )
 
 CIF = Format(
-    name="cif",
     words=(
         *(symbol for symbol in SYMBOLS if symbol not in _UNWRITTEN),
         *_DIGITS,
@@ -195,5 +190,3 @@ CIF = Format(
     joint="",
     formula_always=True,
 )
-
-FORMATS = {form.name: form for form in (CHARACTER, CIF, TEXT)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from nqs.crystal.structures.elements import HEAVIEST, NUMBERS, SYMBOLS, symbol
 from nqs.crystal.structures.structure import CrystalError, Floats, Structure
 from nqs.crystal.tokens.formats import (
+    CHARACTER,
+    CIF,
     LARGEST_ANGLE,
     LONGEST,
     SMALLEST_ANGLE,
     SPECIAL,
+    TEXT,
     Format,
     Words,
 )
@@ -31,18 +34,20 @@ from nqs.errors import require, shown
 _ELEMENT = r"[A-Z][a-z]?"
 
 
-@final
 class TextTokeniser(Tokeniser):
-    """Args:
-    form: how to write.
-    max_atoms: most atoms in a cell, 1..1000.
+    """Text in the words of a format.
+
+    Args:
+        max_atoms: most atoms in a cell, 1..1000.
     """
 
+    form: ClassVar[Format]
+    """How to write."""
     pad, bos, eos, mask = range(len(SPECIAL))
 
-    def __init__(self, form: Format, max_atoms: int = 80) -> None:
+    def __init__(self, max_atoms: int = 80) -> None:
         require(1 <= max_atoms <= 1000, "max_atoms", max_atoms, "must be within 1..1000")
-        self.form, self.name, self.max_atoms = form, form.name, max_atoms
+        form, self.max_atoms = self.form, max_atoms
         self.vocabulary = form.vocabulary
         self._words = Words(form.vocabulary)
         self._pattern = _pattern(form)
@@ -136,7 +141,7 @@ class TextTokeniser(Tokeniser):
 
     def element_spans(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
         words = [self.vocabulary[token] for token in tokens]
-        if self.form.name != "character":
+        if any(word in NUMBERS and len(word) > 1 for word in self.form.words):  # whole elements
             return [(i, i + 1) for i, word in enumerate(words) if word in NUMBERS]
         text = "".join(word if len(word) == 1 else "\0" for word in words)
         return [match.span() for match in re.finditer(_ELEMENT, text)]
@@ -235,6 +240,27 @@ class TextTokeniser(Tokeniser):
         return Structure(
             cell[:3], cell[3:], np.array([_number(atom[0]) for atom in atoms]), positions
         )
+
+
+@final
+class CharacterTokeniser(TextTokeniser, kind="character"):
+    """Every character is a token."""
+
+    form = CHARACTER
+
+
+@final
+class CifTokeniser(TextTokeniser, kind="cif"):
+    """A CIF in the words of CrystaLLM."""
+
+    form = CIF
+
+
+@final
+class PlainTextTokeniser(TextTokeniser, kind="text"):
+    """Plain text whose elements are tokens."""
+
+    form = TEXT
 
 
 def _number(element: str) -> int:

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -85,14 +86,20 @@ class Grammar(ABC):
 class Tokeniser(ABC):
     """Crystals as sequences of tokens 0 .. len(vocabulary) - 1.
 
+    A subclass is chosen by the kind in its class line, anyone's by MODULE:CLASS; its constructor
+    takes max_atoms, the most atoms of a crystal.
+
     Attributes:
+        name: the kind, or the class' name.
         vocabulary: what each token stands for, readable and unique.
         pad, bos, eos, mask: the special tokens; `mask` stands for a hidden element.
         max_atoms: most atoms of a crystal that it writes.
         max_length: no sequence of it is longer, infilling included.
     """
 
-    name: str
+    kinds: ClassVar[dict[str, type[Tokeniser]]] = {}
+
+    name: ClassVar[str]
     vocabulary: tuple[str, ...]
     pad: int
     bos: int
@@ -100,6 +107,12 @@ class Tokeniser(ABC):
     mask: int
     max_atoms: int
     max_length: int
+
+    def __init_subclass__(cls, *, kind: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        cls.name = kind or cls.__name__
+        if kind is not None:
+            Tokeniser.kinds[kind] = cls
 
     @abstractmethod
     def encode(self, structure: Structure, conditions: Conditions | None = None) -> list[int]:

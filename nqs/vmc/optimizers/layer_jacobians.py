@@ -2,17 +2,11 @@
 
 A backward pass of sum_s ln psi_s leaves, at every layer, the gradient with respect to that layer's
 output; with the layer's input it gives the derivative of each sample's own ln psi, because samples
-do not mix:
+do not mix, by the rule of the layer's kind (`layer_rules`): a sum over positions, those of the
+sequence and, in recurrent cells, the steps at which the layer is called. Where a layer sees each
+sample in several rows, B M rows with a sample's next to each other (images of it, its large
+patches), these count as further positions.
 
-    linear      y = W x + b           J_W = sum_t g_t x_t^T,   J_b = sum_t g_t
-    embedding   y = E[token]          J_E[v] = sum_{t: token_t = v} g_t
-    norm        y = gamma x^ + beta   J_gamma = sum_t g_t x^_t, J_beta = sum_t g_t
-    added table y = x + table[t]      J_table[t] = g_t
-    pairs       y_i = sum_j a(i, j) x_j           J_a(i, j) = g_i . x_j, on each head's channels
-
-(t runs over positions and, in recurrent cells, over the steps at which the layer is called. Where a
-layer sees each sample in several rows, B M rows with a sample's next to each other (images of it,
-its large patches), it runs over those too: they count as further positions, and the sums add them.)
 Complex ln psi of real parameters takes one pass for Re ln psi and one for Im ln psi; its rows are
 those of Re, then those of Im. Fused attention stays, no vmap; only one panel of columns is formed
 at a time. Where the inputs and gradients of all layers would not fit in memory, the passes are
@@ -28,16 +22,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
-from nqs.core.factored import PairWeights
-from nqs.core.positions import AddedTable
 from nqs.vmc.optimizers.gradient import real_parts
+from nqs.vmc.optimizers.layer_rules import RULES, LayerRule, Seen, Span, layer_rule, rule_of
 from nqs.wavefunctions.wavefunction import Wavefunction
 
-SUPPORTED = (nn.Linear, nn.Embedding, nn.LayerNorm, AddedTable, PairWeights)
 LONGEST_CHUNK = 1_024
 """Samples of one backward pass, at most."""
 WHOLE_COLUMNS = 4_096
@@ -66,13 +57,16 @@ class RowBytes:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some rows of one parameter: its elements first .. first + width - 1, columns of J."""
+    """A span of a layer's parameter, at a column of J."""
 
     layer: str
-    parameter: str
-    first: int
-    width: int
+    span: Span
     column: int
+
+    @property
+    def width(self) -> int:
+        """Columns of J."""
+        return self.span.width
 
 
 @dataclass
@@ -125,7 +119,7 @@ class LayerJacobians:
     """J = d ln psi(s) / d theta for a batch of configurations, a panel of columns at a time.
 
     Args:
-        wavefunction: every parameter must belong to a supported layer; ValueError names the first
+        wavefunction: every parameter must belong to a layer with a rule; ValueError names the first
             that does not.
         configs: (B, N) bool.
         factors: (B,) float64, multiply the rows of J; None is 1.
@@ -149,7 +143,7 @@ class LayerJacobians:
         planned: int | None = None,
     ) -> None:
         self._wavefunction, self._configs, self._factors = wavefunction, configs, factors
-        self._layers = supported_layers(wavefunction)
+        self._layers, self._rules = layers_with_rules(wavefunction)
         self._groups = [list(self._layers)]
         self._chunk = chunk
         self._records: dict[str, list[_Record]] = {}  # of the current group, one per chunk
@@ -158,7 +152,7 @@ class LayerJacobians:
             self._chunk = min(chunk, row_bytes.chunk(max_bytes / 2))
             n_samples = planned or len(configs)
             sizes = {name: n_samples * row_bytes.layers[name] for name in self._layers}
-            self._groups = _grouped(sizes, max_bytes / 2)
+            self._groups = _groups(sizes, max_bytes / 2)
 
     @property
     def n_passes(self) -> int:
@@ -181,7 +175,7 @@ class LayerJacobians:
         """
         for group in self._groups:
             self._record(group)
-            for pieces in _packed(self._pieces(group, max_columns), max_columns):
+            for pieces in _pack(self._pieces(group, max_columns), max_columns):
                 panel = self._panel(pieces, memory)
                 if memory is not None:
                     memory = memory[panel.numel() :]
@@ -205,13 +199,12 @@ class LayerJacobians:
         for layer in group:
             for name, parameter in self._layers[layer].named_parameters(recurse=False):
                 column = offsets[f"{layer}.{name}" if layer else name]
-                row = parameter[0].numel()
-                step = row * max(1, max_columns // row)
-                if isinstance(self._layers[layer], AddedTable):
-                    step = parameter.numel()
-                for first in range(0, parameter.numel(), step):
-                    width = min(step, parameter.numel() - first)
-                    yield _Piece(layer, name, first, width, column + first)
+                size = parameter.numel()
+                row = size // len(parameter) if parameter.dim() else 1
+                step = size if self._rules[layer].whole else row * max(1, max_columns // row)
+                for first in range(0, size, step):
+                    width = min(step, size - first)
+                    yield _Piece(layer, Span(name, first, width), column + first)
 
     def _panel(self, pieces: list[_Piece], memory: Tensor | None = None) -> Tensor:
         """J (R, C) of some pieces, one after another."""
@@ -232,8 +225,9 @@ class LayerJacobians:
                     if gradients is None:
                         block.zero_()
                     else:
+                        seen = Seen(record.inputs, gradients, record.length)
                         layer = self._layers[piece.layer]
-                        _write_jacobian(block, layer, piece, record, gradients)
+                        self._rules[piece.layer].write(layer, seen, piece.span, block)
                 row = end
             begin += piece.width
         return panel.flatten(0, 1)
@@ -249,8 +243,8 @@ class LayerJacobians:
             self._chunk
         ):
             factors = None if self._factors is None else self._factors[rows]
-            found = _recorded(self._wavefunction, layers, self._configs[rows], factors)
-            for name, record in found.items():
+            chunk = _backward_records(self._wavefunction, layers, self._configs[rows], factors)
+            for name, record in chunk.items():
                 records[name].append(record)
         self._records = records
 
@@ -268,7 +262,7 @@ def whole_jacobian(
     Passes take as many samples at a time as need no repetition for groups of layers.
     """
     n_samples = len(configs)
-    found: Tensor | None = None  # (R / B, B, P)
+    whole: Tensor | None = None  # (R / B, B, P)
     places = torch.arange(n_samples, device=configs.device)
     for rows in places.split(max(1, int(max_bytes / 2 / row_bytes.record))):
         jacobians = LayerJacobians(
@@ -280,28 +274,34 @@ def whole_jacobian(
         )
         for columns, panel in jacobians.panels(WHOLE_COLUMNS):
             parts = panel.view(-1, len(rows), len(columns))
-            if found is None:
+            if whole is None:
                 n_parameters = sum(p.numel() for p in wavefunction.parameters())
-                found = panel.new_empty(len(parts), n_samples, n_parameters)
-            found[:, int(rows[0]) : int(rows[-1]) + 1].index_copy_(2, columns, parts)
-    assert found is not None
-    return found.flatten(0, 1)
+                whole = panel.new_empty(len(parts), n_samples, n_parameters)
+            whole[:, int(rows[0]) : int(rows[-1]) + 1].index_copy_(2, columns, parts)
+    assert whole is not None
+    return whole.flatten(0, 1)
 
 
-def supported_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Name -> layer for every layer that owns parameters; ValueError if one is not supported."""
+def layers_with_rules(module: nn.Module) -> tuple[dict[str, nn.Module], dict[str, LayerRule]]:
+    """Every layer that owns parameters, and its rule, by its name.
+
+    Raises ValueError for a layer without a rule.
+    """
     layers: dict[str, nn.Module] = {}
+    rules: dict[str, LayerRule] = {}
     for name, layer in module.named_modules():
         if not any(True for _ in layer.parameters(recurse=False)):
             continue
-        if not isinstance(layer, SUPPORTED):
-            known = ", ".join(kind.__name__ for kind in SUPPORTED)
+        kind, rule = type(layer).__name__, rule_of(layer)
+        if rule is None:
+            known = ", ".join(each.__name__ for each in RULES)
             raise ValueError(
-                f"the natural gradient does not know the layer {type(layer).__name__} ({name}); "
-                f"it knows {known}: build from these or take optimizer=adam"
+                f"the natural gradient has no rule for the layer {kind} ({name}): register one "
+                f"with @layer_rule({kind}) of {layer_rule.__module__}, build from {known}, or take "
+                "optimizer=adam"
             )
-        layers[name] = layer
-    return layers
+        layers[name], rules[name] = layer, rule
+    return layers, rules
 
 
 def bytes_per_row(wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
@@ -312,18 +312,18 @@ def bytes_per_row(wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
     constants = [*wavefunction.parameters(), *wavefunction.buffers()]
     known = {tensor.untyped_storage().data_ptr() for tensor in constants}
     saved: dict[int, int] = {}
-    kept = []  # or storages freed during the pass would lend their addresses to others
+    storages = []  # or those freed during the pass would lend their addresses to others
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             saved[storage.data_ptr()] = storage.nbytes()
-            kept.append(storage)
+            storages.append(storage)
         return tensor
 
-    layers = supported_layers(wavefunction)
+    layers, _ = layers_with_rules(wavefunction)
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        log_psi, calls = _watched(wavefunction, layers, configs[:1])
+        log_psi, calls = _watch(wavefunction, layers, configs[:1])
     n_parts = len(real_parts(log_psi))
     records = {
         name: sum(x.nbytes for x in seen.inputs) + n_parts * sum(seen.widths)
@@ -332,7 +332,7 @@ def bytes_per_row(wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
     return RowBytes(sum(saved.values()), records)
 
 
-def _grouped(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
+def _groups(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
     """Neighbouring layers whose sizes together stay below max_bytes, or one layer alone."""
     groups: list[list[str]] = []
     total = 0.0
@@ -345,7 +345,7 @@ def _grouped(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
     return groups
 
 
-def _packed(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]]:
+def _pack(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]]:
     """Pieces of at most max_columns together; wide ones alone, as they are formed in place then."""
     packed: list[_Piece] = []
     width = 0
@@ -362,7 +362,7 @@ def _packed(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]
         yield packed
 
 
-def _watched(
+def _watch(
     wavefunction: Wavefunction, layers: dict[str, nn.Module], configs: Tensor
 ) -> tuple[Tensor, dict[str, _Calls]]:
     """ln psi (B,) with its graph, and what each layer saw on the way."""
@@ -378,7 +378,7 @@ def _watched(
             handle.remove()
 
 
-def _recorded(
+def _backward_records(
     wavefunction: Wavefunction,
     layers: dict[str, nn.Module],
     configs: Tensor,
@@ -389,20 +389,20 @@ def _recorded(
     Gradients are asked for at the layers' outputs only: those of the parameters, a third of an
     ordinary backward pass, are never computed.
     """
-    log_psi, calls = _watched(wavefunction, layers, configs)
+    log_psi, calls = _watch(wavefunction, layers, configs)
     edges = [edge for seen in calls.values() for edge in seen.edges]
     parts = real_parts(log_psi)
     gradients: dict[str, list[tuple[Tensor | None, ...]]] = {name: [] for name in calls}
     for place, part in enumerate(parts):
         total = part.sum() if factors is None else factors.to(part.dtype) @ part
         last = place == len(parts) - 1
-        found: tuple[Tensor | None, ...] = ()
+        of_edges: tuple[Tensor | None, ...] = ()
         if edges:  # none if no layer of the group was needed
-            found = torch.autograd.grad(total, edges, retain_graph=not last, allow_unused=True)
+            of_edges = torch.autograd.grad(total, edges, retain_graph=not last, allow_unused=True)
         begin = 0
         for name, seen in calls.items():
             end = begin + len(seen.edges)
-            gradients[name].append(found[begin:end])
+            gradients[name].append(of_edges[begin:end])
             begin = end
     return {name: seen.join(len(configs), gradients[name]) for name, seen in calls.items()}
 
@@ -431,36 +431,3 @@ def _joined_gradients(
         for g, n in zip(calls, lengths, strict=True)
     ]
     return own[0] if len(own) == 1 else torch.cat(own, dim=1)
-
-
-def _write_jacobian(
-    block: Tensor, layer: nn.Module, piece: _Piece, record: _Record, gradients: Tensor
-) -> None:
-    """J of one piece for the samples of one chunk, into block (B, C)."""
-    inputs = record.inputs
-    if isinstance(layer, AddedTable):
-        seen = gradients.unflatten(1, (-1, record.length)).sum(1).flatten(1)
-        block[:, : seen.shape[1]] = seen  # positions beyond the sequence are not read
-        block[:, seen.shape[1] :] = 0
-    elif isinstance(layer, nn.Linear) and piece.parameter == "weight":
-        begin, end = piece.first // layer.in_features, piece.first + piece.width
-        part = gradients[:, :, begin : end // layer.in_features].transpose(1, 2)
-        if block.is_contiguous():  # a panel of its own: written once, at half the time for short T
-            torch.bmm(part, inputs, out=block.view(len(block), -1, layer.in_features))
-        else:
-            block[:] = torch.bmm(part, inputs).flatten(1)  # (B, out in)
-    elif isinstance(layer, nn.Embedding):
-        width = layer.embedding_dim
-        begin, end = piece.first // width, (piece.first + piece.width) // width
-        tokens = torch.arange(begin, end, device=inputs.device)
-        chosen = (inputs[:, :, None] == tokens).to(gradients.dtype)  # (B, T, V)
-        block[:] = torch.bmm(chosen.transpose(1, 2), gradients).flatten(1)
-    elif isinstance(layer, PairWeights):
-        row = layer.weights.shape[1]
-        heads = slice(piece.first // row, (piece.first + piece.width) // row)
-        block[:] = layer.jacobian(inputs, gradients, heads, record.length)
-    else:
-        if isinstance(layer, nn.LayerNorm) and piece.parameter == "weight":
-            gradients = gradients * F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-        end = piece.first + piece.width
-        torch.sum(gradients[:, :, piece.first : end], dim=1, out=block)

@@ -15,44 +15,29 @@ direction, as far as it was gone, already explains:
     delta = O^T (O O^T + lambda)^-1 (e - mu O delta_old) + mu delta_old
           = (O^T O + lambda)^-1 O^T (e - mu O delta_old) + mu delta_old
 
-Complex ln psi of real parameters: O is [Re O; Im O] and e is [Re e; Im e], R = 2 U rows, so that
-O^T O is the real part of the quantum metric O^dagger O.
-
-Several processes: each forms the rows of O of its share of the samples and gets, panel by panel,
-all rows of its share of the columns, whose contribution to O O^T, O delta_old and O^T a it adds;
-in the P x P form each adds its rows' part of O^T O. The system is small and solved everywhere.
+O, its memory and what several processes do of it are `Jacobian`'s. The system is small and solved
+on every rank.
 
 (NetKet's SR step is twice as long at equal learning rate.)
 
-Letters: U samples, R rows (U, or 2 U for complex ln psi), P parameters, C columns of a panel.
+Letters: U samples, R rows (U, or 2 U for complex ln psi), P parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Annotated, Any, Literal, Self, final
 
 import torch
 from torch import Tensor
 
-from nqs.vmc.optimizers.gradient import (
-    centred,
-    flat_gradient,
-    flat_parameters,
-    inner_product,
-    real_parts,
-)
-from nqs.vmc.optimizers.layer_jacobians import (
-    LayerJacobians,
-    RowBytes,
-    bytes_per_row,
-    whole_jacobian,
-)
-from nqs.vmc.optimizers.optimizer import Optimizer
-from nqs.vmc.optimizers.schedules import Schedule
+from hamiltonians.hamiltonian import Hamiltonian
+from nqs.runfolder.schedules import Schedule
+from nqs.vmc.optimizers.gradient import centred, flat_parameters
+from nqs.vmc.optimizers.jacobian import Jacobian, Workspace
+from nqs.vmc.optimizers.optimizer import Optimizer, ScheduleKind, check_range
+from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.ranks import ALONE, Ranks
-from nqs.vmc.statistics import joined_mean
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 LARGEST_GAIN = 10.0
@@ -60,10 +45,15 @@ LARGEST_GAIN = 10.0
 
 LINEAR = 0.1
 """Time step times spread of the local energies per root of the number of sites, as the metric sees
-it, up to which the last direction is trusted whole; see `kept_share`."""
+it, up to which the last direction is trusted whole; see `momentum_share`."""
 
-PANEL_COLUMNS = 4_096
-"""Columns of the Jacobian contracted at a time: few products, yet the rows of a panel in cache."""
+WARM_RATE = 2.0
+"""Factor on the automatic time step of a run that starts near its ground state: nothing is left to
+collapse, and few steps are to go far. (docs/decisions.md, Time steps.)"""
+LEAST_STEP = 1e-9
+"""Of the automatic time step; float32 rounds changes of 6e-8 away."""
+LEAST_SHIFT = 1e-12
+"""Of the metric; less is lost in the rounding of its solution."""
 
 
 @dataclass(frozen=True)
@@ -76,59 +66,105 @@ class _Direction:
 
 
 @final
-class NaturalGradient(Optimizer):
+class NaturalGradient(Optimizer, kind="minsr"):
     """minSR with SPRING momentum, for real or complex ln psi of real parameters.
 
     Args:
-        learning_rate: imaginary-time step, > 0.
-        diagonal_shift: lambda, > 0, added to the quantum metric.
-        momentum: mu in [0, 1), at most; 0 is plain minSR. See `kept_share`.
-        max_norm: trust region: the step is shortened so that sqrt(delta^T S delta) of the applied
-            update, the standard deviation of the change of ln psi, is at most this; None is off.
-        implicit: take energies above the mean as `implicit_energies` does: no configuration is
-            emptied in a leap, however large its energy. The force that is reported is of these.
-        schedule, shift_schedule: factors on learning_rate and diagonal_shift per step.
-        memory_gb: bound on what is held of the Jacobian: columns, layers' inputs and gradients, the
+        learning_rate: imaginary time of a step at the top of the schedule, in 1 over the couplings'
+            unit, at least 1e-9 of auto, which is what the terms that flip spins allow, 0.2 over
+            their spectral width per site, <= 0.2, and twice that after train.start_from.
+        diagonal_shift: lambda, added to the quantum metric; less is lost in its rounding.
+        momentum: mu, the share of the last direction that is kept, at most; 0 is plain minSR; less
+            where steps are long, as at first under strong repulsion. auto is 0.9, or 0 for complex
+            psi, where momentum empties configurations before their sign is found.
+        max_norm: trust region: the largest standard deviation of the change of ln psi in one step,
+            sqrt(delta^T S delta) of the applied update; null is none.
+        implicit: damp large local energies above the mean as an implicit time step does, so that
+            strong repulsion empties no configuration for good. The force that is reported is of
+            the damped ones.
+        memory_gb: GB for what is held of the Jacobian: columns, layers' inputs and gradients, the
             graph of a backward pass. (The system itself, R x R or P x P, comes on top.) A Jacobian
             that fits in half of it is kept, which saves the backward pass of O^T a.
+        schedule: learning rate over the run: constant, cosine, linear or exponential.
+        warmup_steps: steps over which the learning rate first rises from 0; fewer than the run has.
+        final_fraction: learning rate at the last step as a fraction of learning_rate.
+        final_shift_fraction: the same for diagonal_shift, which falls geometrically, and no lower
+            than to 1e-12.
     """
 
     def __init__(
         self,
-        learning_rate: float = 0.05,
+        learning_rate: Annotated[float, "1e-30 .. 1e6"] | Literal["auto"] = "auto",
         *,
-        diagonal_shift: float = 1e-3,
-        momentum: float = 0.9,
-        max_norm: float | None = None,
-        implicit: bool = False,
-        schedule: Schedule | None = None,
-        shift_schedule: Schedule | None = None,
-        memory_gb: float = 1.0,
+        diagonal_shift: Annotated[float, "1e-12 .. 1e6"] = 5e-3,
+        momentum: Annotated[float, "0 or 1e-6 .. 0.9999"] | Literal["auto"] = "auto",
+        max_norm: Annotated[float, "1e-6 .. 1e6"] | None = 0.25,
+        implicit: bool = True,
+        memory_gb: Annotated[float, "1e-3 .. 1e5"] = 1.0,
+        schedule: ScheduleKind = "cosine",
+        warmup_steps: Annotated[int, "0 .. 1000000000"] = 0,
+        final_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
+        final_shift_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
     ) -> None:
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate={learning_rate} must be positive")
-        if not diagonal_shift > 0:
-            raise ValueError(f"diagonal_shift={diagonal_shift} must be positive")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum} must be in [0, 1)")
-        if max_norm is not None and not max_norm > 0:
-            raise ValueError(f"max_norm={max_norm} must be positive or null")
-        if not memory_gb > 0:
-            raise ValueError(f"memory_gb={memory_gb} must be positive")
-        self.learning_rate, self.diagonal_shift, self.momentum = (
-            learning_rate,
-            diagonal_shift,
-            momentum,
+        if learning_rate != "auto":
+            check_range("learning_rate", learning_rate, 1e-30, 1e6)
+        if momentum != "auto":
+            check_range("momentum", momentum, 1e-6, 0.9999, or_zero=True)
+        check_range("diagonal_shift", diagonal_shift, LEAST_SHIFT, 1e6)
+        if max_norm is not None:
+            check_range("max_norm", max_norm, 1e-6, 1e6)
+        check_range("memory_gb", memory_gb, 1e-3, 1e5)
+        check_range("warmup_steps", warmup_steps, 0, 1e9)
+        check_range("final_fraction", final_fraction, 1e-9, 1)
+        check_range("final_shift_fraction", final_shift_fraction, 1e-9, 1)
+        self.check_keys(diagonal_shift=diagonal_shift, final_shift_fraction=final_shift_fraction)
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.diagonal_shift, self.max_norm, self.implicit = diagonal_shift, max_norm, implicit
+        self.schedule = Schedule(schedule, warmup_steps, final_fraction=final_fraction)
+        falls = final_shift_fraction != 1
+        self.shift_schedule = Schedule(
+            "exponential" if falls else "constant", final_fraction=final_shift_fraction
         )
-        self.max_norm, self.memory_gb, self.implicit = max_norm, memory_gb, implicit
-        self.schedule = schedule or Schedule()
-        self.shift_schedule = shift_schedule or Schedule()
         self.step = 0
         self.direction: Tensor | None = None  # delta of the last step as far as it was gone, (P,)
-        self.kept = momentum  # mu of the present step
-        self._row_bytes: RowBytes | None = None  # measured once
-        self._memory: Tensor | None = None  # of a kept Jacobian; fresh pages cost 10 % of a step
+        self.workspace = Workspace(memory_gb * 2**30)
         self.diagnostics = {}
+
+    def __repr__(self) -> str:
+        step, shift, mu = self.learning_rate, self.diagonal_shift, self.momentum
+        return f"NaturalGradient({step}, diagonal_shift={shift}, momentum={mu})"
+
+    @staticmethod
+    def check_keys(*, diagonal_shift: float, final_shift_fraction: float, **rest: Any) -> None:
+        """Raises ValueError for a shift that falls too low."""
+        if diagonal_shift * final_shift_fraction < LEAST_SHIFT:
+            raise ValueError(
+                f"final_shift_fraction={final_shift_fraction:g}: times "
+                f"diagonal_shift={diagonal_shift:g} must be >= {LEAST_SHIFT:g}"
+            )
+
+    def prepare(
+        self,
+        hamiltonian: Hamiltonian,
+        *,
+        n_steps: int,
+        is_complex: bool = False,
+        warm_start: bool = False,
+    ) -> Self:
+        """See Optimizer.prepare."""
+        automatic = time_step(hamiltonian)
+        if self.learning_rate == "auto":
+            self.learning_rate = automatic * (WARM_RATE if warm_start else 1.0)
+        if self.learning_rate < LEAST_STEP * automatic:
+            raise ValueError(
+                f"learning_rate={self.learning_rate:g}: changes nothing; auto is {automatic:.3g} "
+                f"here, give at least {LEAST_STEP * automatic:.3g}"
+            )
+        if self.momentum == "auto":
+            self.momentum = 0.0 if is_complex else 0.9
+        self.schedule = self.schedule.over(n_steps)
+        self.shift_schedule = self.shift_schedule.over(n_steps)
+        return self
 
     def update(
         self,
@@ -137,208 +173,29 @@ class NaturalGradient(Optimizer):
         local_energies: Tensor,
         ranks: Ranks = ALONE,
     ) -> Tensor:
+        if self.learning_rate == "auto" or self.momentum == "auto":
+            raise ValueError("learning_rate or momentum is auto: call `prepare` before `update`")
         shift = self.diagonal_shift * self.shift_schedule(self.step)
         rate = self.learning_rate * self.schedule(self.step)
         excess = centred(local_energies, samples.weights)  # (U,)
-        self.kept = self.momentum * kept_share(
-            self.learning_rate * excess, samples.weights, shift, wavefunction.n_sites
-        )
+        n_sites, weights = wavefunction.n_sites, samples.weights
+        trust = momentum_share(self.learning_rate * excess, weights, shift, n_sites)
         if self.implicit:
-            excess = centred(implicit_energies(excess, rate), samples.weights)
-        direction = self._direction(wavefunction, samples, excess, shift, ranks)
+            excess = centred(implicit_energies(excess, rate), weights)
+        jacobian = Jacobian(wavefunction, samples, self.workspace, ranks)
+        errors = jacobian.rows(excess)  # e, (R,)
+        old = self.direction
+        if old is None:
+            old = torch.zeros_like(flat_parameters(wavefunction))
+        fewer = fewer_parameters(jacobian.n_parameters, jacobian.n_rows)
+        solve = in_parameter_space if fewer else in_sample_space
+        direction = solve(jacobian, errors, shift, self.momentum * trust, old, ranks)
         shortening = self._shortening(rate * float(direction.length))
         rate *= shortening
         self.step += 1
         self.direction = shortening * direction.delta
         self.diagnostics = {"gradient_norm": 2 * float(direction.force), "learning_rate": rate}
         return -rate * direction.delta
-
-    def _direction(
-        self,
-        wavefunction: Wavefunction,
-        samples: Samples,
-        excess: Tensor,
-        shift: float,
-        ranks: Ranks,
-    ) -> _Direction:
-        """SPRING's delta in the smaller of the two spaces; excess (U,) has mean 0."""
-        errors = samples.weights.sqrt() * excess  # (U,)
-        residual = torch.cat(real_parts(errors.to(samples.log_psi.dtype)))  # e, (R,)
-        n_parameters = sum(p.numel() for p in wavefunction.parameters())
-        if fewer_parameters(n_parameters, len(residual)):
-            return self._in_parameter_space(wavefunction, samples, residual, shift, ranks)
-        return self._in_sample_space(wavefunction, samples, residual, shift, ranks)
-
-    def _in_sample_space(
-        self,
-        wavefunction: Wavefunction,
-        samples: Samples,
-        residual: Tensor,
-        shift: float,
-        ranks: Ranks,
-    ) -> _Direction:
-        """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
-        n_rows = len(residual)
-        size = sum(p.nbytes for p in wavefunction.parameters())
-        whole = n_rows * size // ranks.size  # bytes of this rank's columns of O
-        keep = whole <= self.max_bytes / 2
-        gram = residual.new_zeros(n_rows, n_rows)
-        explained = residual.new_zeros(n_rows)  # O delta_old
-        kept = []
-        kept_bytes = whole if keep else 0
-        for columns, panel in self._panels(wavefunction, samples, n_rows, kept_bytes, ranks):
-            add_gram(gram, panel)
-            if self.direction is not None:
-                explained += panel @ self.direction[columns].to(panel.dtype)
-            if keep:
-                kept.append((columns, panel))
-        gram, explained = ranks.sum(gram), ranks.sum(explained)
-        gram = gram.tril() + gram.tril(-1).T
-        alpha = solve_shifted(gram, residual - self.kept * explained, shift)
-        alpha = ranks.broadcast(alpha)  # processors of other kinds may round otherwise
-        if keep:
-            delta = torch.zeros_like(flat_parameters(wavefunction))
-            for columns, panel in kept:
-                delta[columns] = alpha.to(panel.dtype) @ panel
-            delta = ranks.sum(delta)
-        else:
-            roots = samples.weights.sqrt().repeat(n_rows // len(samples.counts))
-            chunk = self._measured(wavefunction, samples).chunk(self.max_bytes / 2)
-            delta = pull_back(wavefunction, samples, roots * alpha, chunk=chunk, ranks=ranks)
-        if self.direction is not None:
-            delta = delta + self.kept * self.direction
-        change = gram @ alpha + self.kept * explained  # O delta, (R,)
-        return _Direction(delta, change.norm(), pull_back_norm(gram, residual))
-
-    def _panels(
-        self,
-        wavefunction: Wavefunction,
-        samples: Samples,
-        n_rows: int,
-        kept_bytes: int,
-        ranks: Ranks,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(columns (C,), O[:, columns] (R, C)), each column once and on one rank; kept_bytes: what
-        all panels take that will be kept, 0 if none is.
-
-        Whole rows are formed, chunk by chunk, only if O is kept anyway and the record of all layers
-        is what does not fit.
-        """
-        roots = samples.weights.sqrt()
-        own = ranks.share(len(roots))
-        alone = ranks.size == 1  # else three panels are held: formed, on their way, arrived
-        free = self.max_bytes - kept_bytes
-        parameter = next(wavefunction.parameters())
-        itemsize = parameter.itemsize
-        panel_bytes = itemsize * n_rows * (1 if alone else 3)
-        widest = max(1, min(PANEL_COLUMNS, int(free / 4 / panel_bytes)))
-        row_bytes = self._measured(wavefunction, samples)
-        panels: Iterable[tuple[Tensor, Tensor]]
-        if alone and kept_bytes and len(roots) * row_bytes.record > 3 / 8 * free:
-            whole = whole_jacobian(
-                wavefunction, samples.configs, roots, max_bytes=3 / 4 * free, row_bytes=row_bytes
-            )
-            places = torch.arange(whole.shape[1], device=whole.device)
-            panels = zip(places.split(widest), whole.split(widest, dim=1), strict=True)
-        else:
-            panels = LayerJacobians(
-                wavefunction,
-                samples.configs[own],
-                factors=roots[own],
-                max_bytes=3 / 4 * free,
-                row_bytes=row_bytes,
-                planned=max(ranks.shares(len(roots))),
-            ).panels(
-                widest * ranks.size,
-                self._reused(parameter, kept_bytes // itemsize) if alone else None,
-            )
-        for columns, panel in panels:
-            columns = columns[ranks.share(len(columns))]
-            panel = ranks.exchanged(panel, len(roots))
-            for part in panel.split(len(roots)):
-                centre(part, roots)
-            yield columns, panel
-
-    def _reused(self, like: Tensor, size: int) -> Tensor | None:
-        """Memory of at least `size` numbers, the last step's where that is enough; None for 0."""
-        old = self._memory
-        if not size:
-            self._memory = None
-        elif old is None or (old.dtype, old.device) != (like.dtype, like.device) or len(old) < size:
-            self._memory = None  # freed first
-            self._memory = like.detach().new_empty(size)
-        return self._memory
-
-    def _in_parameter_space(
-        self,
-        wavefunction: Wavefunction,
-        samples: Samples,
-        residual: Tensor,
-        shift: float,
-        ranks: Ranks,
-    ) -> _Direction:
-        """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
-        metric, force = self._metric(wavefunction, samples, residual, ranks)
-        old = torch.zeros_like(force)
-        if self.direction is not None:
-            old = self.kept * self.direction.to(force.dtype)
-        delta = ranks.broadcast(solve_shifted(metric, force - metric @ old, shift) + old)
-        length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
-        dtype = next(wavefunction.parameters()).dtype
-        return _Direction(delta.to(dtype), length, force.norm())
-
-    def _metric(
-        self, wavefunction: Wavefunction, samples: Samples, residual: Tensor, ranks: Ranks
-    ) -> tuple[Tensor, Tensor]:
-        """O^T O (P, P) and O^T e (P,), float64, one chunk of samples after another.
-
-        Each chunk is centred on its own mean and the chunks, then the ranks, are joined as in
-        RunningMoments, so nothing cancels. With errors that sum to zero O^T e needs no common mean.
-        """
-        roots = samples.weights.sqrt()  # (U,)
-        errors = residual.view(-1, len(roots))  # (1 or 2, U)
-        n_parameters = sum(p.numel() for p in wavefunction.parameters())
-        row = sum(p.nbytes for p in wavefunction.parameters()) * len(errors)
-        metric = residual.new_zeros(n_parameters, n_parameters)
-        force = residual.new_zeros(n_parameters)
-        means = residual.new_zeros(len(errors), n_parameters)
-        weight = 0.0  # of the samples so far
-        places = torch.arange(len(roots), device=roots.device)[ranks.share(len(roots))]
-        for rows in places.split(max(1, int(self.max_bytes / 2 / row))):
-            jacobian = whole_jacobian(
-                wavefunction,
-                samples.configs[rows],
-                roots[rows],
-                max_bytes=self.max_bytes / 2,
-                row_bytes=self._measured(wavefunction, samples),
-            )
-            own = float(roots[rows].square().sum())
-            for mean, part, error in zip(
-                means, jacobian.split(len(rows)), errors[:, rows], strict=True
-            ):
-                own_mean = centre(part, roots[rows]).to(mean.dtype)  # (P,)
-                add_gram(metric, part.T)
-                force += error.to(part.dtype) @ part + (roots[rows] @ error) * own_mean
-                away = own_mean - mean
-                if weight:
-                    metric.addr_(away, away, alpha=weight * own / (weight + own))
-                mean += away * (own / (weight + own))
-            weight += own
-        weights = ranks.gathered(residual.new_tensor([weight]))  # (W,)
-        for away in means - joined_mean(weights, ranks.gathered(means[None])):
-            metric.addr_(away, away, alpha=weight)
-        metric = ranks.sum(metric)
-        return metric.tril() + metric.tril(-1).T, ranks.sum(force)
-
-    def _measured(self, wavefunction: Wavefunction, samples: Samples) -> RowBytes:
-        if self._row_bytes is None:
-            self._row_bytes = bytes_per_row(wavefunction, samples.configs)
-        return self._row_bytes
-
-    @property
-    def max_bytes(self) -> float:
-        """memory_gb in bytes."""
-        return self.memory_gb * 2**30
 
     def _shortening(self, length: float) -> float:
         return 1.0 if self.max_norm is None or length <= self.max_norm else self.max_norm / length
@@ -350,12 +207,37 @@ class NaturalGradient(Optimizer):
         self.step, self.direction = state["step"], state["direction"]
 
 
+def in_sample_space(
+    jacobian: Jacobian, errors: Tensor, shift: float, mu: float, old: Tensor, ranks: Ranks
+) -> _Direction:
+    """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
+    gram, explained = jacobian.gram(old)
+    a = solve_shifted(gram, errors - mu * explained, shift)
+    a = ranks.broadcast(a)  # processors of other kinds may round otherwise
+    delta = jacobian.pull_back(a) + mu * old
+    change = gram @ a + mu * explained  # O delta, (R,)
+    force = (errors @ (gram @ errors)).clamp(min=0).sqrt()  # |O^T e| = sqrt(e^T O O^T e)
+    return _Direction(delta, change.norm(), force)
+
+
+def in_parameter_space(
+    jacobian: Jacobian, errors: Tensor, shift: float, mu: float, old: Tensor, ranks: Ranks
+) -> _Direction:
+    """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
+    metric, force = jacobian.metric(errors)
+    carried = mu * old.to(force.dtype)
+    delta = solve_shifted(metric, force - metric @ carried, shift) + carried
+    delta = ranks.broadcast(delta)
+    length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
+    return _Direction(delta.to(old.dtype), length, force.norm())
+
+
 def fewer_parameters(n_parameters: int, n_rows: int) -> bool:
     """Whether the P x P system is the smaller one."""
     return n_parameters < n_rows
 
 
-def kept_share(steps: Tensor, weights: Tensor, shift: float, n_sites: int) -> float:
+def momentum_share(steps: Tensor, weights: Tensor, shift: float, n_sites: int) -> float:
     """Share of the momentum that a step may use: min(1, LINEAR / sigma), with
 
         sigma^2 = (1 / N) sum_s w_s |dt x_s|^2 w_s / (w_s + lambda),    steps (U,) = dt x,
@@ -378,38 +260,14 @@ def implicit_energies(excess: Tensor, time_step: float) -> Tensor:
     with the neighbours, momentum carries it on, and once |psi|^2 is far below the diagonal shift
     no gradient brings the configuration back: the run converges, with small variance, to the ground
     state of what is left. The implicit step psi <- psi / (1 + dt x) decays as slowly as it must;
-    for small dt x they are the same. (4x4 Rydberg atoms, Rb = 1.5, delta = 0, 200 steps: relative
-    error 9e-4 without, 6e-5 with it; a chain of 13 with V = 191: 0.37 and 6e-4.)
-
-    Below the mean a plain step is right, psi <- (1 - dt x) psi; only where a draw comes upon a
-    configuration that was empty, at x of -10^4 and more, it would carry all others along. (The
-    chain of 13, 400 steps: the relative error, 6e-4, jumped to 0.5 at step 254 and was 1.5e-3 at
-    the end; with the bound it stays at 6e-4.)
+    for small dt x they are the same. Below the mean a plain step is right, psi <- (1 - dt x) psi;
+    only where a draw comes upon a configuration that was empty, at x of -10^4 and more, it would
+    carry all others along. (docs/decisions.md, Time steps.)
     """
     above = excess.real.clamp(min=0)
     below = excess.real.clamp(min=-LARGEST_GAIN / time_step, max=0)
     damped = torch.log1p(time_step * above) / time_step + below
     return torch.complex(damped, excess.imag) if excess.is_complex() else damped
-
-
-def centre(scaled: Tensor, roots: Tensor) -> Tensor:
-    """sqrt(w) J (U, C) -> sqrt(w) (J - mean), in place; the weighted mean (C,) of J is returned.
-
-    roots = sqrt(w) (U,), weights of any sum. Two passes over the rows, one of them read-only.
-    """
-    roots = roots.to(scaled.dtype)
-    mean = (roots @ scaled) / roots.square().sum()
-    scaled.addcmul_(roots[:, None], mean, value=-1)
-    return mean
-
-
-def add_gram(gram: Tensor, rows: Tensor, n_blocks: int = 4) -> None:
-    """gram += rows rows^T on and below the block diagonal: 5/8 of the products for 4 blocks."""
-    begin = 0
-    for part in rows.chunk(n_blocks):
-        end = begin + len(part)
-        gram[begin:end, :end] += part @ rows[:end].T
-        begin = end
 
 
 def solve_shifted(gram: Tensor, right: Tensor, shift: float) -> Tensor:
@@ -420,28 +278,3 @@ def solve_shifted(gram: Tensor, right: Tensor, shift: float) -> Tensor:
         return torch.cholesky_solve(right[:, None], factor).squeeze(1)
     values, vectors = torch.linalg.eigh(gram)
     return vectors @ ((vectors.T @ right) / (values.clamp(min=0) + shift))
-
-
-def pull_back(
-    wavefunction: Wavefunction,
-    samples: Samples,
-    factors: Tensor,
-    *,
-    chunk: int = 1_024,
-    ranks: Ranks = ALONE,
-) -> Tensor:
-    """O^T a for factors = sqrt(w) a (R,): one backward pass -> (P,) in parameter order."""
-    weights = samples.weights
-    parts = factors.view(-1, len(weights))  # (1 or 2, U)
-    parts = parts - weights * parts.sum(1, keepdim=True)
-    combined = torch.complex(parts[0], parts[1]) if len(parts) == 2 else parts[0]
-    wavefunction.zero_grad(set_to_none=True)
-    places = torch.arange(len(weights), device=weights.device)[ranks.share(len(weights))]
-    for rows in places.split(chunk):
-        inner_product(combined[rows], wavefunction.log_psi(samples.configs[rows])).backward()
-    return ranks.sum(flat_gradient(wavefunction))
-
-
-def pull_back_norm(gram: Tensor, residual: Tensor) -> Tensor:
-    """|O^T e| = sqrt(e^T O O^T e), half the norm of the energy gradient."""
-    return (residual @ (gram @ residual)).clamp(min=0).sqrt()

@@ -1,0 +1,113 @@
+"""The folder of a training: its configuration, tables by where they lie, and the model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nqs.conf.sections import flatten
+from nqs.conf.words import merged
+from nqs.core.sequence import SequenceModel
+from nqs.crystal.commands.config import RESUMABLE, Config, current
+from nqs.crystal.datasets import inputs
+from nqs.crystal.datasets.data_config import EXAMPLES
+from nqs.crystal.datasets.splits import build_tokeniser
+from nqs.crystal.model.cores import build_core
+from nqs.crystal.tokens.tokeniser import Tokeniser
+from nqs.errors import InputError
+from nqs.runfolder import checkpoint, folder, history
+from nqs.runfolder.machine import build_device
+
+
+def portable(config: Config) -> dict[str, Any]:
+    """The configuration as config.yaml holds it, tables by their absolute paths."""
+    mapping = config.to_dict()
+    for key in ("train", "validation"):
+        if mapping["data"][key] not in (None, EXAMPLES):
+            mapping["data"][key] = str(Path(mapping["data"][key]).resolve())
+    return mapping
+
+
+def read_config(path: Path) -> Config:
+    """The configuration of the run in folder `path`."""
+    return Config.from_dict(saved_mapping(path))
+
+
+def saved_mapping(path: Path) -> dict[str, Any]:
+    """What config.yaml of the run in `path` says.
+
+    Raises InputError for a run whose tokens meant something else: those of `coordinate` from before
+    the formula came first, known by the lack of data.permute, which came with it.
+    """
+    mapping = folder.saved_mapping(path)
+    data = mapping.get("data")
+    if isinstance(data, dict) and data.get("tokeniser") == "coordinate" and "permute" not in data:
+        raise InputError(
+            f"{path}: a run from before the coordinate tokeniser wrote the formula first; its "
+            f"tokens cannot be read any more, train it again"
+        )
+    return current(mapping)
+
+
+def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
+    """The saved configuration of the run in `path`, changed in some dotted keys.
+
+    Raises InputError naming a key that differs from the saved run and may not change.
+    """
+    mapping = saved_mapping(path)
+    saved = flatten(mapping)
+    permitted = folder.permitted_changes(path, saved, changes, RESUMABLE, _is_same)
+    changed = merged(mapping, permitted)
+    return Config.from_dict(changed | {"run": {"dir": str(path), "resume": True}})
+
+
+def _is_same(key: str, saved: Any, value: Any) -> bool:
+    """Whether a saved value and another one are equal, tables by where they lie."""
+    if key in ("data.train", "data.validation") and value not in (None, EXAMPLES):
+        value = str(Path(str(value)).resolve())
+    return bool(saved == value) or (isinstance(saved, str | list) and str(saved) == str(value))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model ready for use: the best parameters of a run."""
+
+    config: Config
+    tokeniser: Tokeniser
+    model: SequenceModel
+    device: torch.device
+    step: int
+
+
+def read_trained(path: Path, device: str = "auto") -> Trained:
+    """The best parameters of the run in folder `path`, whatever has become of its tables.
+
+    Raises InputError for a folder without a readable checkpoint.
+    """
+    config = read_config(path)
+    tokeniser = build_tokeniser(config.data)
+    inputs.check_vocabulary(path, tokeniser)
+    where = build_device(device)
+    core = build_core(
+        config.model, len(tokeniser.vocabulary), tokeniser.max_length, torch.Generator()
+    ).to(where)
+    content = history.read(path / "run.h5")
+    saved = checkpoint.newest(
+        path / "checkpoints",
+        portable(config),
+        where,
+        warn=print,
+        resumable=RESUMABLE,
+        current=current,
+    )
+    content.truncate(0 if saved is None else saved["step"], path)
+    if saved is None:
+        raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
+    checkpoint.restore(core, saved)
+    if saved["optimizer"]["best"]:
+        core.load_state_dict(saved["optimizer"]["best"])
+    return Trained(config, tokeniser, core.eval().requires_grad_(False), where, saved["step"])

@@ -1,0 +1,236 @@
+"""A ground-state run: what its steps are, what a checkpoint of it holds, what its result is.
+
+The result first: the evaluation is on disk before exact diagonalisation and the picture, which may
+fail, are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from hamiltonians.exact import ground_state
+from nqs.errors import InputError, shown
+from nqs.ground_states import summary
+from nqs.ground_states.build import EXACT_GIGABYTES, Job
+from nqs.ground_states.config import RESUMABLE
+from nqs.ground_states.evaluations import evaluated, remarks, start_evaluation
+from nqs.ground_states.judgement import Judgement, warning_about
+from nqs.ground_states.older_config import current
+from nqs.ground_states.run_file import REQUIRED, check_evaluation
+from nqs.ground_states.run_folder import portable
+from nqs.ground_states.saved_state import restore_optimizer
+from nqs.ground_states.start import put_at_start, starting_file
+from nqs.ground_states.step_lines import FORM
+from nqs.runfolder.history import Column, Evaluation, RunFile
+from nqs.runfolder.machine import derived_seed
+from nqs.runfolder.progress import Record
+from nqs.runfolder.resumable_run import Limits, ResumableRun
+from nqs.runfolder.signals import Interrupted
+from nqs.vmc.energies.flip_precision import steps_by_precision
+from nqs.vmc.optimise import StepRecord, optimise
+from nqs.wavefunctions.wavefunction import Wavefunction
+
+PROGRAM: Final = ("python", "train.py")
+
+
+@final
+class GroundStateRun(ResumableRun):
+    """One process working on a ground-state run.
+
+    Attributes:
+        job: what is optimised.
+        warning: what qualifies the energy, None if nothing does.
+        evaluation: the final one, once it is there.
+        exact_energy: of exact diagonalisation, once it is there.
+    """
+
+    form = FORM
+    finite = ("energy", "energy_error", "variance", "gradient_norm", "learning_rate")
+    required = REQUIRED
+    resumable = RESUMABLE
+
+    def __init__(self, job: Job, program: Sequence[str] = PROGRAM) -> None:
+        train = job.config.train
+        limits = Limits(train.steps, train.max_seconds, train.checkpoint_every)
+        super().__init__(limits, step_columns(job), job.device, program, job.ranks)
+        self.job, self.warning = job, warning_about(job)
+        self.evaluation: Evaluation | None = None
+        self.exact_energy: float | None = None
+        self._judgement = Judgement(job)
+
+    @property
+    def model(self) -> Wavefunction:
+        return self.job.wavefunction
+
+    @property
+    def generator(self) -> torch.Generator:
+        return self.job.generator
+
+    def current(self, written: Mapping[str, Any]) -> Mapping[str, Any]:
+        return current(written)
+
+    def saved_config(self) -> dict[str, Any]:
+        return portable(self.job.config)
+
+    def optimizer_state(self) -> Mapping[str, Any]:
+        return self.job.optimizer.state_dict()
+
+    def check_evaluation(self, evaluation: Evaluation) -> None:
+        check_evaluation(evaluation)
+
+    def describe(self) -> list[str]:
+        job, ranks = self.job, self.job.ranks
+        where = f"{job.device}" if ranks.size == 1 else f"{ranks.size} x {job.device.type}"
+        return [
+            job.hamiltonian.describe(),
+            f"{job.config.model.name}, {job.n_parameters} parameters, on {where}",
+            *([] if self.warning is None else [self.warning]),
+        ]
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        restore_optimizer(self.job.optimizer, saved, self.job.n_parameters)
+        last = {name: values[-1] for name, values in self.content.columns.items() if values}
+        if last:
+            self.job.energies.restore(last)
+        self._restore_generator(torch.atleast_2d(saved["generator"]).cpu())
+
+    def _restore_generator(self, states: Tensor) -> None:
+        """This rank's of the saved states (W, S), or, where others were saved, one of its own."""
+        job, ranks = self.job, self.job.ranks
+        if states.shape == (ranks.size, len(job.generator.get_state())):
+            job.generator.set_state(states[ranks.rank].clone())  # torch crashes on a view
+            return
+        key = (ranks.rank, self.step)
+        job.generator.manual_seed(derived_seed(job.config.seed, "samples", key))
+        self.log.say(
+            f"saved with {len(states)} generators, for another number of processes or kind of "
+            "device: the samples go on differently, seeded anew by seed, process and step "
+            f"{self.step}"
+        )
+
+    def begin(self) -> None:
+        job = self.job
+        if self.path is None and job.config.train.start_from is not None:
+            starting_file(job)  # which puts the parameters in place, too
+        elif self.leads:
+            put_at_start(job, self.path, self.log.say)
+        state = job.ranks.shared(dict(job.wavefunction.state_dict()), job.device)
+        job.wavefunction.load_state_dict(state)
+        if job.config.train.start_from is not None:
+            self.content.keep(start_evaluation(job))
+
+    def advance(self, after_step: Callable[[Record], bool]) -> None:
+        advance(self.job, self.step, lambda record: after_step(record.row()))
+
+    def conclude(self) -> int:
+        """Final evaluation, exact diagonalisation, files and the last lines."""
+        train, seed = self.job.config.train, self.job.config.seed
+        self.log.say(f"evaluating with {train.eval_samples} fresh samples")
+        evaluation = evaluated(self.job, train.eval_samples, seed, self.step, "final")
+        if not self.leads:
+            return 0
+        self.content.keep(evaluation)
+        if self.path is not None:
+            self.content.write(self.path / "run.h5")
+        self.evaluation, self.status = evaluation, self.ended
+        self.report(self.status)
+        code = self._compare() if self.job.exact else 0
+        self.report(self.status)
+        if not self.draw():
+            self.report(self.status)
+        for line in summary.lines(self.result):
+            self.log.say(line)
+        return code
+
+    def _compare(self) -> int:
+        """Exact diagonalisation; returns the exit code, 1 if it was asked for and failed."""
+        job = self.job
+
+        def diagonalise() -> None:
+            self.exact_energy = ground_state(
+                job.hamiltonian, k=1, n_up=job.config.model.n_up, max_memory_gb=EXACT_GIGABYTES
+            ).energy
+
+        done = self._attempt("comparison", diagonalise)
+        return 0 if done or shown(job.config.train.exact) != "true" else 1
+
+    def draw(self) -> bool:
+        """Draws the picture of a run in a folder; returns whether that went well."""
+        path = self.path
+        return path is None or self._attempt(
+            "picture", lambda: draw(path, self.content, self.result)
+        )
+
+    def _attempt(self, name: str, action: Callable[[], None]) -> bool:
+        """Whether an action went well that the result does not depend on; if not, a note says
+        why."""
+        try:
+            action()
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever it dies of, the result is saved
+            reason = " ".join(str(error).split()) or "no reason given"
+            self.notes.append(f"{name}: failed ({type(error).__name__}: {reason[:200]})")
+            self.log.say(self.notes[-1])
+            return False
+        return True
+
+    def summarise(self, status: str) -> dict[str, Any]:
+        job, evaluation = self.job, self.evaluation
+        doubts = []
+        if evaluation is not None and self.leads:
+            doubts = self._judgement.doubts(evaluation, self.content, self.exact_energy)
+        content = summary.summarise(
+            status=status,
+            n_sites=job.hamiltonian.n_sites,
+            n_parameters=job.n_parameters,
+            steps=self.step,
+            wall_seconds=self.wall_seconds,
+            seed=job.config.seed,
+            evaluation=evaluation,
+            exact_energy=self.exact_energy,
+            warning=self.warning,
+            flip_precision=steps_by_precision(self.content.columns),
+            doubts=doubts,
+        )
+        return content | remarks(self.content)
+
+
+def step_columns(job: Job) -> list[Column]:
+    """What is recorded of each step."""
+    columns = (*StepRecord.columns, *job.optimizer.columns, *job.energies.columns)
+    return [Column(*column) for column in columns]
+
+
+def advance(job: Job, first_step: int, after_step: Callable[[StepRecord], bool]) -> None:
+    """Steps first_step + 1 .. train.steps of a job as its configuration says."""
+    optimise(
+        job.wavefunction,
+        job.hamiltonian,
+        job.optimizer,
+        energies=job.energies,
+        first_step=first_step,
+        n_steps=job.config.train.steps,
+        n_samples=job.config.train.n_samples,
+        generator=job.generator,
+        ranks=job.ranks,
+        after_step=after_step,
+    )
+
+
+def draw(path: Path, content: RunFile, result: dict[str, Any]) -> None:
+    """convergence.png of a run. Raises InputError for a summary that lacks what it needs."""
+    from nqs.ground_states.plot import save_convergence  # matplotlib: slow, and rarely needed
+
+    counts = [result.get(name) for name in ("n_sites", "n_parameters")]
+    exact = result.get("exact_energy")
+    numbers = [*counts, 0.0 if exact is None else exact]
+    if not all(isinstance(n, int | float) and abs(n) < 1e300 for n in numbers) or not counts[0]:
+        raise InputError(f"{path / 'summary.json'}: without n_sites, n_parameters or as no run has")
+    title = f"{path.name}: {counts[0]} sites, {counts[1]} parameters"
+    save_convergence(path / "convergence.png", content, counts[0], exact, title)
