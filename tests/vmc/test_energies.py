@@ -17,7 +17,7 @@ from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.columns import Column
 from nqs.vmc.energies import Blurred, Energies, Estimates, Exact, NearFlips
 from nqs.vmc.optimise import StepRecord, optimise
-from nqs.vmc.optimizers.optimizer import Adam
+from nqs.vmc.optimizers import Adam
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.wavefunction import Wavefunction
