@@ -11,7 +11,7 @@ import torch
 from states import exact_table, network
 
 from hamiltonians import Rydberg, TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import ground_state
+from hamiltonians.exact import ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.vmc.columns import Column
