@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import train
+from nqs.cli.train import load_config
 
 # isort: split
 import torch
@@ -121,7 +121,7 @@ class Terms:
 def trained(side: int, n_steps: int, number: int) -> State:
     """The default run on a side x side array after n_steps steps."""
     words = [f"lattice.Lx={side}", f"lattice.Ly={side}", f"train.steps={n_steps}", f"seed={number}"]
-    job = build(train.load_config(words))
+    job = build(load_config(words))
     start_from_product_state(job)
     advance(job, 0, lambda record: False)
     return State(f"{side}x{side}", network(job.wavefunction), job.hamiltonian, n_steps)

@@ -22,10 +22,10 @@ from typing import Any
 import yaml
 
 from hamiltonians.exact import memory_needed
+from nqs.cli.train import load_config
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import EXACT_GIGABYTES, build
 from nqs.ground_states.config import Config
-from train import load_config
 
 INSTANCES = Path(__file__).parent / "instances.yaml"
 PATHS = ("lattice.file", "hamiltonian.file")

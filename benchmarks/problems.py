@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hamiltonians.hamiltonian import Hamiltonian
+from nqs.cli.train import load_config
 from nqs.ground_states.build import build_hamiltonian, build_lattice
 from nqs.ground_states.config import Config
-from train import load_config
 
 REFERENCES = Path(__file__).parent / "references" / "energies.csv"
 

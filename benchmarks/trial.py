@@ -164,7 +164,7 @@ def timed(trial: Trial, n_steps: int, seconds: float) -> Steps:
 PARTS: dict[str, tuple[str, ...]] = {
     "sampling": ("sample",),
     "flips": ("log_psi_flipped",),
-    "jacobian": ("panels", "whole_jacobian", "_passed_back", "bytes_per_row"),
+    "jacobian": ("panels", "whole_jacobian", "_backward_product", "bytes_per_row"),
     "gram": ("add_gram", "centre"),
     "solve": ("solve_shifted",),
 }

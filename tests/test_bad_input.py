@@ -3,23 +3,26 @@ no traceback, no folder made, nothing of an existing run touched."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from nqs.cli.app import main as nqs
+from nqs.cli.composition import compose
+from nqs.cli.train import load_config
+from nqs.conf.sections import flatten
+from nqs.ground_states.groups import GROUPS
 from nqs.runfolder import digests
 
-ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-assert SPEC is not None and SPEC.loader is not None
-train = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(train)
+
+def train(arguments: Sequence[str]) -> int:
+    """The command line of `nqs train`."""
+    return nqs(["train", *arguments])
+
 
 TINY = [
     "lattice.Lx=2",
@@ -44,17 +47,18 @@ CASES = [
     ("model.d_model=0", ["model.d_model=0", ">= 1"]),
     ("model.n_layers=0", ["model.n_layers=0", ">= 1"]),
     ("model.d_ff=-3", ["model.d_ff=-3", ">= 1"]),
-    ("model.digit_decay=0", ["model.digit_decay=0", ">= 0.01 and <= 1, auto or null"]),
-    ("model.digit_decay=1.5", ["model.digit_decay=1.5", ">= 0.01 and <= 1, auto or null"]),
-    ("model.digit_decay=some", ["model.digit_decay=some", ">= 0.01 and <= 1, auto or null"]),
+    ("model.digit_decay=0", ["model.digit_decay=0", ">= 0.01 and <= 1 or auto or null"]),
+    ("model.digit_decay=1.5", ["model.digit_decay=1.5", ">= 0.01 and <= 1 or auto or null"]),
+    ("model.digit_decay=some",
+     ["model.digit_decay=some", "auto, null, or a number (>= 0.01 and <= 1)"]),
     ("model.positions=rotary", ["model.positions=rotary", "learned, sinusoidal, grid"]),
     ("model=rnn model.cell=gruu", ["model.cell=gruu", "gru, lstm, elman", "did you mean gru?"]),
     ("model=linear_attention model.n_heads=5", ["model.n_heads=5", "d_model=32", "1, 2, 4, 8"]),
     ("model=linear_attention model.d_state=4", ["model.d_state", "unknown key", "linear_att"]),
     ("model=ssm model.d_state=0", ["model.d_state=0", ">= 1"]),
     ("model=ssm model.activation=tanh", ["model.activation=tanh", "gelu, relu, silu"]),
-    ("model=ssm model.d_state=null", ["model.d_state=null", "needs a value"]),
-    ("model=ptf model.n_layers=null", ["model.n_layers=null", "needs a value"]),
+    ("model=ssm model.d_state=null", ["model.d_state=null", "not null"]),
+    ("model=ptf model.n_layers=null", ["model.n_layers=null", "not null"]),
     ("model=rnn2d model.d_embed=-1", ["model.d_embed=-1", ">= 1"]),
     ("model=rnn2d model.n_layers=2", ["model.n_layers", "unknown key", "model=rnn2d has"]),
     ("model=rnn2d model.patch=3", ["model.patch=3", "not a grid of patches", "2x2"]),
@@ -68,7 +72,7 @@ CASES = [
     ("d_model=32", ["d_model", "did you mean model.d_model?"]),
     ("train.step=5", ["train.step", "did you mean train.steps?"]),
     ("train=5", ["train", "train.steps"]),
-    ("model=ptff", ["model=ptff", "lptf, lptf_ptf, ptf, rnn, rnn2d, ssm", "did you mean ptf?"]),
+    ("model=ptff", ["model=ptff", "lptf_ptf", "ssm or MODULE:CLASS", "did you mean ptf?"]),
     ("lattice=cubic", ["lattice=cubic", "chain", "kagome"]),
     ("hamiltonian=hubbard", ["hamiltonian=hubbard", "rydberg", "tfim", "pauli", "xxz"]),
     ("hamiltonian=heisenburg", ["hamiltonian=heisenburg", "did you mean heisenberg?"]),
@@ -76,7 +80,7 @@ CASES = [
     ("hamiltonian=xxz hamiltonian.Delta=nan", ["hamiltonian.Delta=nan", "finite"]),
     ("hamiltonian=xxz hamiltonian.Delta=[1,2]", ["Delta", "one per bond (24)"]),
     ("hamiltonian=j1j2 hamiltonian.J=1", ["hamiltonian.J", "j1j2 has", "hamiltonian.J1"]),
-    ("hamiltonian=j1j2 hamiltonian.J2=null", ["hamiltonian.J2=null", "needs a value"]),
+    ("hamiltonian=j1j2 hamiltonian.J2=null", ["hamiltonian.J2=null", "not null"]),
     ("hamiltonian=j1j2 hamiltonian.marshall=maybe", ["hamiltonian.marshall=maybe", "auto, true"]),
     ("hamiltonian=tfim hamiltonian.marshall=true", ["hamiltonian.marshall", "tfim has"]),
     (
@@ -88,9 +92,10 @@ CASES = [
     ("lattice.Lx=4.5", ["lattice.Lx=4.5", "whole number"]),
     ("lattice=chain lattice.Ly=2", ["lattice.Ly", "lattice=chain has", "lattice.Lx"]),
     ("lattice.periodic=yes_please", ["lattice.periodic=yes_please", "true or false"]),
-    ("lattice.periodic=[true,false,true]", ["lattice.periodic=[true,false,true]", "[true,false]"]),
-    ("lattice=positions", ["lattice.file=null", "needs a value"]),
-    ("lattice=positions lattice.file=none.csv", ["lattice.file=none.csv", "x,y"]),
+    ("lattice.periodic=[true,false,true]",
+     ["lattice", "periodic is (True, False, True)", "[True, False]"]),
+    ("lattice=positions", ["lattice.file: missing", "CSV file"]),
+    ("lattice=positions lattice.file=none.csv", ["lattice.file='none.csv'", "x,y"]),
     ("lattice=positions lattice.file=header.csv", ["header.csv", "x,y"]),
     ("lattice=positions lattice.file=words.csv", ["words.csv", "line 3"]),
     ("lattice=positions lattice.file=twice.csv", ["lattice", "sites 0 and 1"]),
@@ -99,27 +104,29 @@ CASES = [
     ("hamiltonian.delta=[1,nan]", ["hamiltonian.delta=[1", "finite"]),
     ("hamiltonian.delta=[1,2,3]", ["delta", "3", "16"]),
     ("hamiltonian.V=seven", ["hamiltonian.V=seven", "number"]),
-    ("hamiltonian.V=7 hamiltonian.Rb=1.2", ["hamiltonian.V", "hamiltonian.Rb", "only one"]),
-    ("hamiltonian.V=7 hamiltonian.C6=5e6", ["hamiltonian.V", "hamiltonian.C6", "only one"]),
-    ("hamiltonian.C6=5e6", ["hamiltonian.C6=5000000.0", "hamiltonian.spacing", "um"]),
+    ("hamiltonian.V=7 hamiltonian.Rb=1.2", ["hamiltonian", "V=7.0 and Rb=1.2", "only one"]),
+    ("hamiltonian.V=7 hamiltonian.C6=5e6", ["hamiltonian", "V=7.0 and C6=5000000.0", "only one"]),
+    ("hamiltonian.C6=5e6", ["hamiltonian", "C6=5000000.0", "needs spacing", "um"]),
     ("hamiltonian.C6=-5e6 hamiltonian.spacing=6", ["hamiltonian.C6=-5000000.0", ">= 1e-06"]),
-    ("hamiltonian.spacing=6", ["hamiltonian.spacing=6.0", "hamiltonian.C6"]),
+    ("hamiltonian.spacing=6", ["hamiltonian", "spacing=6.0", "with C6"]),
     ("hamiltonian=tfim hamiltonian.C6=5e6", ["hamiltonian.C6", "tfim has", "hamiltonian.J"]),
     ("hamiltonian.Rb=-1", ["hamiltonian.Rb=-1", ">= 1e-05 and <= 100000"]),
     ("hamiltonian.cutoff=0", ["hamiltonian.cutoff=0", ">= 1e-06"]),
     ("hamiltonian=tfim hamiltonian.V=7", ["hamiltonian.V", "tfim has", "hamiltonian.J"]),
-    ("hamiltonian=pauli", ["hamiltonian.file=null", "needs a value"]),
-    ("hamiltonian=pauli hamiltonian.file=none.txt", ["hamiltonian.file=none.txt", "Pauli"]),
+    ("hamiltonian=pauli", ["hamiltonian.file: missing", "Pauli strings"]),
+    ("hamiltonian=pauli hamiltonian.file=none.txt", ["hamiltonian.file='none.txt'", "Pauli"]),
     ("hamiltonian=pauli hamiltonian.file=malformed.txt", ["malformed.txt", "line 2"]),
     ("hamiltonian=pauli hamiltonian.file=short.txt", ["short.txt", "16"]),
     ("optimizer=sgd", ["optimizer=sgd", "adam"]),
     ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", ">= 1e-30"]),
-    ("optimizer.learning_rate=fast", ["optimizer.learning_rate=fast", "> 0 or auto"]),
-    ("optimizer=adam optimizer.learning_rate=auto", ["optimizer.learning_rate=auto", "> 0"]),
+    ("optimizer.learning_rate=fast",
+     ["optimizer.learning_rate=fast", "auto, or a number (>= 1e-30"]),
+    ("optimizer=adam optimizer.learning_rate=auto",
+     ["optimizer.learning_rate=auto", "a number (>= 1e-10"]),
     ("optimizer=adam optimizer.beta1=1", ["optimizer.beta1=1", "<= 0.999999, or 0"]),
     ("optimizer.beta1=0.5", ["optimizer.beta1", "diagonal_shift"]),
     ("optimizer.momentum=1", ["optimizer.momentum=1", "<= 0.9999, or 0"]),
-    ("optimizer.momentum=big", ["optimizer.momentum=big", "or auto"]),
+    ("optimizer.momentum=big", ["optimizer.momentum=big", "auto, or a number"]),
     ("optimizer.diagonal_shift=0", ["optimizer.diagonal_shift=0", ">= 1e-12"]),
     ("optimizer.max_norm=-1", ["optimizer.max_norm=-1", ">= 1e-06"]),
     ("model.symmetry=mirror", ["model.symmetry=mirror", "none, point_group, translations, all"]),
@@ -144,52 +151,49 @@ CASES = [
     ("train.steps=many", ["train.steps=many", "whole number"]),
     ("train.max_seconds=0", ["train.max_seconds=0", ">= 0.001"]),
     ("train.eval_samples=1", ["train.eval_samples=1", ">= 2"]),
-    ("train.flip_fraction=1", ["train.flip_fraction=1", "<= 0.99, or 0"]),
-    ("train.flip_precision=half", ["train.flip_precision=half", "full, bfloat16, tf32, auto"]),
-    ("train.flip_precision=tf32 device=cpu", ["train.flip_precision=tf32", "only GPUs"]),
-    (
-        "train.flip_precision=bfloat16 dtype=float64",
-        ["train.flip_precision=bfloat16", "full with dtype=float64"],
-    ),
-    ("train.flip_radius=0", ["train.flip_radius=0", ">= 0.1"]),
-    (
-        "train.flip_radius=1 train.flip_precision=bfloat16",
-        ["train.flip_precision=bfloat16", "full with train.flip_radius"],
-    ),
-    ("train.flip_radius=1.5 model=rnn", ["train.flip_radius=1.5", "model=ptf"]),
-    (
-        "train.flip_radius=1.5 model.symmetry=point_group",
-        ["train.flip_radius=1.5", "model.symmetry=none"],
-    ),
-    ("train.exact_fraction=0.25", ["train.exact_fraction=0.25", "needs train.flip_radius"]),
-    (
-        "train.flip_radius=1.5 train.exact_fraction=0",
-        ["train.exact_fraction=0", ">= 0.001 and <= 1"],
-    ),
+    ("train.flip_fraction=1", ["energies.flip_fraction=1", "<= 0.99, or 0"]),
+    ("train.flip_precision=half", ["energies.flip_precision=half", "full, bfloat16, tf32, auto"]),
+    ("train.flip_precision=tf32 device=cpu", ["energies.flip_precision=tf32", "only GPUs"]),
+    ("train.flip_precision=bfloat16 dtype=float64",
+     ["energies.flip_precision=bfloat16", "full with dtype=float64"]),
+    ("train.flip_radius=0", ["energies.flip_radius=0", ">= 0.1"]),
+    ("train.flip_radius=1 train.flip_precision=bfloat16",
+     ["energies.flip_precision: unknown key", "near_flips has"]),
+    ("train.flip_radius=1.5 model=rnn", ["energies.flip_radius=1.5", "model=ptf"]),
+    ("train.flip_radius=1.5 model.symmetry=point_group",
+     ["energies.flip_radius=1.5", "model.symmetry=none"]),
+    ("train.exact_fraction=0.25", ["energies.exact_fraction: unknown key", "energies=blurred has"]),
+    ("train.flip_radius=1.5 train.exact_fraction=0",
+     ["energies.exact_fraction=0", ">= 0.001 and <= 1"]),
     ("train.exact=maybe", ["train.exact=maybe", "auto, true, false"]),
     ("train.exact=true lattice=chain lattice.Lx=40", ["train.exact=true", "40 sites", "8 GB"]),
     ("dtype=float16", ["dtype=float16", "float32, float64"]),
     ("device=tpu", ["device=tpu", "auto, cpu, cuda"]),
     ("seed=-1", ["seed=-1", ">= 0"]),
+    ("energies=nearflips", ["energies=nearflips", "exact", "did you mean near_flips?"]),
+    ("hamiltonian=nowhere:X", ["hamiltonian=nowhere:X", "No module named"]),
+    ("model=os:X", ["model=os:X", "os has no class X"]),
+    ("optimizer=os:PathLike", ["optimizer=os:PathLike", "must be a nqs.vmc.optimizers"]),
+    ("lattice=:", ["lattice=:", "Error"]),
     # kind 5: unbounded
     ("model.d_model=100000", ["model.d_model=100000", "<= 65536"]),
-    ("model.d_model=65536", ["model.d_model=65536", "parameters would take about", "GB"]),
+    ("model.d_model=65536", ["model.d_model=65536", "would take about", "GB"]),
     ("model.d_ff=1e9", ["model.d_ff=1000000000", "<= 65536"]),
     ("model.n_layers=1e9", ["model.n_layers=1000000000", "<= 1024"]),
-    ("train.n_samples=1e12", ["train.n_samples=1000000000000", "<= 1000000000"]),
+    ("train.n_samples=1e12", ["train.n_samples=1000000000000", "<= 1e+09"]),
     ("train.n_samples=1e9", ["train.n_samples=1000000000", "a step would take about", "GB"]),
-    ("train.eval_samples=1e15", ["train.eval_samples=1000000000000000", "<= 1000000000"]),
-    ("train.steps=1e30", ["train.steps=1000000000000000019884624838656", "<= 1000000000"]),
-    ("train.checkpoint_every=1e30", ["train.checkpoint_every=", "<= 1000000000"]),
+    ("train.eval_samples=1e15", ["train.eval_samples=1000000000000000", "<= 1e+09"]),
+    ("train.steps=1e30", ["train.steps=1e+30", "<= 1e+09"]),
+    ("train.checkpoint_every=1e30", ["train.checkpoint_every=", "<= 1e+09"]),
     ("lattice.Lx=40 train.exact=true", ["train.exact=true", "160 sites", "2^160 config"]),
     ("lattice.Lx=40 lattice.Ly=40 train.exact=true", ["train.exact=true", "2^1600 config"]),
     ("lattice.Lx=1e9", ["lattice.Lx=1000000000", "<= 32768"]),
-    ("lattice.Lx=3e4 lattice.Ly=3e4", ["lattice.Lx=30000 lattice.Ly=30000", "900000000 sites"]),
-    ("lattice=kagome lattice.Lx=2e4 lattice.Ly=1", ["lattice.Lx=20000", "60000 sites"]),
+    ("lattice.Lx=3e4 lattice.Ly=3e4", ["lattice", "Lx=30000 Ly=30000", "900000000 sites"]),
+    ("lattice=kagome lattice.Lx=2e4 lattice.Ly=1", ["lattice", "Lx=20000", "60000 sites"]),
     ("optimizer.memory_gb=1e9", ["optimizer.memory_gb=1000000000.0", "<= 100000"]),
     ("seed=1e30", ["seed=1000000000000000019884624838656", "< 2^63"]),
-    ("optimizer.warmup_steps=1e30", ["optimizer.warmup_steps=", "<= 1000000000"]),
-    ("hamiltonian.V=1e300", ["hamiltonian.V=1e+300", "1e+30", "another unit"]),
+    ("optimizer.warmup_steps=1e30", ["optimizer.warmup_steps=", "<= 1e+09"]),
+    ("hamiltonian.V=1e300", ["hamiltonian.V=1e+300", "<= 1e+30, or 0"]),
     # kind 5: accepted though meaningless
     ("train.steps=4 train.steps=5", ["train.steps=4 and train.steps=5", "twice"]),
     ("model=ptf model=rnn", ["model=ptf and model=rnn", "twice"]),
@@ -206,9 +210,9 @@ CASES = [
     ("optimizer.momentum=1e-300", ["optimizer.momentum=1e-300", ">= 1e-06", "or 0"]),
     ("optimizer=adam optimizer.eps=1e300", ["optimizer.eps=1e+300", "<= 1e+30"]),
     ("optimizer=adam optimizer.learning_rate=1e-20", ["learning_rate=1e-20", ">= 1e-10"]),
-    ("train.flip_fraction=1e-300", ["train.flip_fraction=1e-300", ">= 0.001"]),
-    ("hamiltonian.V=1e-300", ["hamiltonian.V=1e-300", "from 1e-30"]),
-    ("hamiltonian.delta=[0,0,1e-300]", ["hamiltonian.delta=", "from 1e-30"]),
+    ("train.flip_fraction=1e-300", ["energies.flip_fraction=1e-300", ">= 0.001"]),
+    ("hamiltonian.V=1e-300", ["hamiltonian.V=1e-300", ">= 1e-30"]),
+    ("hamiltonian.delta=[0,0,1e-300]", ["hamiltonian.delta=", ">= 1e-30"]),
     ("train.exact='true'", ["train.exact=true", "must be one of auto, true, false"]),
     # Hydra's grammar
     ("seed=shuffle([1,2])", ["seed=shuffle([1,2])", "the same every time"]),
@@ -252,7 +256,7 @@ CASES = [
     ("model=lptf model.patch=2x2 model.sub_patch=2x3",
      ["model.patch=2x2, model.sub_patch=2x3", "sub_patch='2x3' is larger than patch='2x2'"]),
     ("model=lptf model.patch=4x4 model.sub_patch=4x4", ["model.sub_patch=4x4", "2^16", "12"]),
-    ("model=lptf model.sub_patch=null", ["model.sub_patch=null", "needs a value"]),
+    ("model=lptf model.sub_patch=null", ["model.sub_patch=null", "not null"]),
     ("model=lptf model.sub_cell=gruu", ["model.sub_cell=gruu", "gru, lstm, elman"]),
     ("model=lptf model.sub_d_model=0", ["model.sub_d_model=0", ">= 1"]),
     ("model=lptf model.cell=gru", ["model.cell", "model=lptf has", "model.sub_cell"]),
@@ -265,12 +269,12 @@ CASES = [
     ("--train L=16 Lx=3 Ly=4 --ptf", ["L=16", "3x4"]),
     ("--train L=16 L=9 --ptf", ["L=16 and L=9", "once"]),
     ("--train L=16 --ptf L=9", ["L=16 and L=9", "once"]),
-    ("--train steps=1e30 --ptf", ["train.steps=", "<= 1000000000"]),
+    ("--train steps=1e30 --ptf", ["train.steps=", "<= 1e+09"]),
     ("--train L=1e300 --ptf", ["L=1e300", "not a square"]),
     ("--train L=inf --ptf", ["L=inf", "whole number"]),
-    ("--train K=1e9 Q=1e9 --ptf", ["train.n_samples=", "<= 1000000000"]),
+    ("--train K=1e9 Q=1e9 --ptf", ["train.n_samples=", "<= 1e+09"]),
     ("--ptf Nh={a:1}", ["model.d_model={a:1}", "a mapping"]),
-    ("--rydberg V=1e300 --ptf", ["hamiltonian.V=1e+300", "another unit"]),
+    ("--rydberg V=1e300 --ptf", ["hamiltonian.V=1e+300", "<= 1e+30"]),
     ("--ptf nhead=3 Nh=32", ["model.n_heads=3", "d_model=32", "1, 2, 4"]),
 ]  # fmt: skip
 
@@ -298,7 +302,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run; copy it before doing anything to it."""
     path = tmp_path_factory.mktemp("bad_input") / "run"
-    assert train.main([*TINY, f"run.dir={path}"]) == 0
+    assert train([*TINY, f"run.dir={path}"]) == 0
     return path
 
 
@@ -333,15 +337,13 @@ def test_at_least_thirty_cases() -> None:
 def test_one_line(
     command: str, expected: list[str], workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(train.main, command.split(), expected, capsys)
+    refused(train, command.split(), expected, capsys)
 
 
 def keys() -> list[str]:
     """Every key of the default configuration, and the groups."""
-    mapping, _ = train.compose_config([])
-    return [key for key in train.flatten(mapping) if not key.endswith(".name")] + [
-        group for group in train.GROUPS if group != "launcher"
-    ]
+    mapping, _ = compose([])
+    return [key for key in flatten(mapping) if not key.endswith(".name")] + list(GROUPS)
 
 
 @pytest.mark.parametrize("value", ["{a:1}", "{}", "[{a:1}]", "[[[[1]]]]", "'\x1b[31m'", "'a\nb'"])
@@ -350,7 +352,7 @@ def test_values_that_no_key_has(
 ) -> None:
     """KEY={a:1} was a KeyError."""
     for key in keys():
-        refused(train.main, [f"{key}={value}"], [f"{key}="], capsys)
+        refused(train, [f"{key}={value}"], [f"{key}="], capsys)
 
 
 @pytest.mark.parametrize(
@@ -374,19 +376,19 @@ def test_values_that_no_key_has(
 def test_long_and_strange_words(
     word: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(train.main, [word], [], capsys)
+    refused(train, [word], [], capsys)
 
 
 def test_another_key_s_value(workplace: Path) -> None:
     """The one kind of interpolation there is."""
     words = ["lattice.Lx=3", "lattice.Ly=${lattice.Lx}", "run.dir=runs/${seed}-${model.name}"]
-    config = train.load_config(words)
+    config = load_config(words)
     assert config.lattice.Ly == 3 and config.run.dir == "runs/0-ptf"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(train.main, ["device=cuda"], ["device=cuda", "device=cpu"], capsys)
+    refused(train, ["device=cuda"], ["device=cuda", "device=cpu"], capsys)
 
 
 def rename_a_parameter(checkpoint: Path) -> None:
@@ -465,18 +467,18 @@ def test_existing_run(
     shutil.copytree(finished_run, workplace / "run")
     change, command, expected = DAMAGE[damage]
     change(workplace / "run")
-    refused(train.main, command.split(), expected, capsys)
+    refused(train, command.split(), expected, capsys)
 
 
 def test_checkpoint_of_another_run(
     workplace: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished_run, workplace / "run")
-    assert train.main([*TINY, "hamiltonian.delta=2", "run.dir=other"]) == 0
+    assert train([*TINY, "hamiltonian.delta=2", "run.dir=other"]) == 0
     for checkpoint in (workplace / "other/checkpoints").iterdir():
         shutil.copy(checkpoint, workplace / "run/checkpoints" / checkpoint.name)
     expected = ["step-000000002.pt", "another run", "hamiltonian.delta=2"]
-    refused(train.main, ["run.dir=run", "run.resume=true"], expected, capsys)
+    refused(train, ["run.dir=run", "run.resume=true"], expected, capsys)
 
 
 NQS_CASES = [

@@ -38,7 +38,7 @@ COMMAND_LINE = re.compile(
 PHYSICS = re.compile(
     r"spin|lattice|hamiltonian|sigma|magnet|rydberg|ising|qubit|crystal|atom", re.I
 )
-HARMLESS = re.compile(r"initiali[sz]ing|raising", re.I)  # contain "ising"
+HARMLESS = re.compile(r"initiali[sz]ing|raising|atomic", re.I)  # contain "ising", "atom"
 
 
 def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:
@@ -114,8 +114,12 @@ def test_imports(path: Path) -> None:
         assert hydra_imports(source, module) == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nqs" / "core").glob("*.py")), ids=lambda p: p.name)
-def test_the_core_knows_no_physics(path: Path) -> None:
+@pytest.mark.parametrize(
+    "path",
+    sorted(file for name in ("core", "runfolder") for file in (ROOT / "nqs" / name).glob("*.py")),
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_core_and_folders_know_no_physics(path: Path) -> None:
     assert physical_identifiers(path.read_text(encoding="utf-8")) == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -13,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,20 @@ import torch
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
-from nqs.ground_states import run as ground_state_run
-from nqs.runfolder import digests
+from nqs.ground_states import ground_state_run
+from nqs.runfolder import digests, resumable_run
+from nqs.runfolder.progress import Record
+from nqs.runfolder.resumable_run import check_finite
 from nqs.scans import folder as scan_folder
 from nqs.scans import run as scans
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-assert SPEC is not None and SPEC.loader is not None
-train = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(train)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """The command line of `nqs train`."""
+    return nqs(["train", *arguments])
+
 
 TINY = [
     "lattice=chain",
@@ -55,7 +58,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def scan(*words: str) -> int:
     """A scan of points that are far too short to be good: doubtful ones are not run again."""
     default = [] if any(word.startswith("scan.repeat") for word in words) else ["scan.repeat=false"]
-    return train.main(["-m", *tiny(*default, *words)])
+    return train(["-m", *tiny(*default, *words)])
 
 
 def tiny(*words: str) -> list[str]:
@@ -99,7 +102,7 @@ def test_a_grid_of_keys_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert config(expected[3])["model"]["name"] == "linear_attention"
     assert config(expected[3])["hamiltonian"]["delta"] == 0.1
     assert config(expected[3])["lattice"]["Lx"] == 3
-    assert train.main(tiny("hamiltonian.delta=0.1", "train.steps=1", "run.dir=alone")) == 0
+    assert train(tiny("hamiltonian.delta=0.1", "train.steps=1", "run.dir=alone")) == 0
     assert result("alone", ".")["energy"] == result("hamiltonian.delta=0.1,model=ptf")["energy"]
     text = capsys.readouterr().out
     assert "[6/6] hamiltonian.delta=0.2,model=linear_attention  E = " in text
@@ -111,7 +114,7 @@ def test_keys_that_follow_a_scanned_one() -> None:
     arguments = [word for word in TINY if not word.startswith("lattice")]
     arguments = [word for word in arguments if not word.startswith("train.steps")]
     words = ["lattice.Lx=1,2,3", "lattice.Ly=${lattice.Lx}", "train.steps=${lattice.Lx}"]
-    assert train.main(["-m", *arguments, *words, "scan.dir=scan", "scan.repeat=false"]) == 0
+    assert train(["-m", *arguments, *words, "scan.dir=scan", "scan.repeat=false"]) == 0
     for length in (1, 2, 3):
         name = f"lattice.Lx={length}"
         assert config(name)["lattice"]["Ly"] == length
@@ -125,7 +128,7 @@ def test_tied_keys_advance_together() -> None:
     words = ["lattice.Lx=1,2,2", "seed=4,5", "lattice.Ly=2,2,1", "train.steps=1"]
     zipped = "scan.zip=[lattice.Lx,lattice.Ly]"
     words += ["scan.repeat=false", "scan.dir=scan"]
-    assert train.main(["-m", *arguments, *words, zipped]) == 0
+    assert train(["-m", *arguments, *words, zipped]) == 0
     assert names() == [
         f"lattice.Lx={x},seed={seed},lattice.Ly={y}"
         for x, y in ((1, 2), (2, 2), (2, 1))
@@ -134,7 +137,7 @@ def test_tied_keys_advance_together() -> None:
     assert [result(name)["n_sites"] for name in names()] == [2, 2, 4, 4, 2, 2]
     assert [config(name)["lattice"]["Ly"] for name in names()] == [2, 2, 2, 2, 1, 1]
     os.unlink("scan/lattice.Lx=2,seed=5,lattice.Ly=2/summary.json")
-    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert result("lattice.Lx=2,seed=5,lattice.Ly=2")["status"] == "finished"
 
 
@@ -158,7 +161,7 @@ def test_values_that_no_folder_can_hold() -> None:
         Path(name).write_text("x,y\n0,0\n1,0\n")
     words = ["lattice=positions", "lattice.file=a/b.csv,a_b.csv"]
     arguments = [word for word in tiny("train.steps=1") if not word.startswith("lattice")]
-    assert train.main(["-m", *arguments, *words]) == 0
+    assert train(["-m", *arguments, *words]) == 0
     assert names("scans/001") == ["lattice.file=a_b.csv", "lattice.file=a_b.csv~2"]
 
 
@@ -172,22 +175,21 @@ def test_warm_starts_both_ways() -> None:
     assert config(warm)["train"]["start_from"] == f"scan/{cold}"
     start = torch.load(Path("scan") / warm / "inputs/start.pt", weights_only=True)["model"]
     assert all(torch.equal(start[key], value) for key, value in parameters(cold).items())
-    assert train.main([*TINY, "hamiltonian.delta=0.5", "seed=2", "run.dir=alone"]) == 0
+    assert train([*TINY, "hamiltonian.delta=0.5", "seed=2", "run.dir=alone"]) == 0
     assert result("alone", ".")["energy"] == result(cold)["energy"]
 
 
 def test_a_failed_point_loses_no_other(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check = ground_state_run.check_finite
     broken = [True]
 
-    def poisoned(record: Any) -> None:
-        if broken and record.step == 2 and os.environ["DELTA"] == "0.5":
+    def poisoned(record: Record, names: Sequence[str]) -> None:
+        if broken and record["step"] == 2 and os.environ["DELTA"] == "0.5":
             raise FloatingPointError("the energy of step 2 is not finite")
-        check(record)
+        check_finite(record, names)
 
-    monkeypatch.setattr(ground_state_run, "check_finite", poisoned)
+    monkeypatch.setattr(resumable_run, "check_finite", poisoned)
     run = scans.run
 
     def watched(config: Any, command: Any) -> int:
@@ -204,7 +206,7 @@ def test_a_failed_point_loses_no_other(
     assert "2 of 3 points finished" in streams.out and "scan.resume=true" in streams.out
     assert config("hamiltonian.delta=1")["train"]["start_from"] == "scan/hamiltonian.delta=0"
     broken.clear()
-    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert result("hamiltonian.delta=0.5")["steps"] == 2
 
 
@@ -261,7 +263,7 @@ def test_killed_half_way_and_resumed(one_thread: None) -> None:
     process.wait(timeout=60)
     assert not (Path("scan") / HALF_WAY / "summary.json").exists()
     before = os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns
-    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns == before
     assert numbers("scan") == numbers("whole")
 
@@ -276,11 +278,11 @@ def test_a_signal_stops_the_scan(
     assert scan(*GRID, "scan.dir=whole") == 0
     handlers = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        check, run = ground_state_run.check_finite, scans.run
+        run = scans.run
 
-        def stopped_in_a_step(record: Any) -> None:
-            check(record)
-            if record.step == 5 and (Path("scan") / HALF_WAY).exists():
+        def stopped_in_a_step(record: Record, names: Sequence[str]) -> None:
+            check_finite(record, names)
+            if record["step"] == 5 and (Path("scan") / HALF_WAY).exists():
                 signal.raise_signal(signal.SIGTERM)
 
         def stopped_before(config: Any, command: Any) -> int:
@@ -289,16 +291,16 @@ def test_a_signal_stops_the_scan(
             return run(config, command)
 
         if where == "in a step":
-            patch.setattr(ground_state_run, "check_finite", stopped_in_a_step)
+            patch.setattr(resumable_run, "check_finite", stopped_in_a_step)
         else:
             patch.setattr(scans, "run", stopped_before)
         assert scan(*GRID, "scan.dir=scan") == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == handlers
     output = capsys.readouterr().out
     assert "1 of 3 points finished" in output
-    assert "resume with: python train.py -m scan.dir=scan scan.resume=true" in output
+    assert "resume with: nqs train -m scan.dir=scan scan.resume=true" in output
     assert (Path("scan") / HALF_WAY).exists() == (where == "in a step")
-    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert numbers("scan") == numbers("whole")
 
 
@@ -344,7 +346,7 @@ REFUSED = [
     ("hamiltonian.delta=range(1,0)", ["hamiltonian.delta=range(1,0)", "no value"]),
     ("hamiltonian.dleta=0,1", ["hamiltonian.dleta", "did you mean hamiltonian.delta?"]),
     ("model=ptf,ptff", ["model=ptff", "did you mean ptf?"]),
-    ("seed=0,1 launcher=slurm", ["launcher=slurm", "joblib, sequential, submitit"]),
+    ("seed=0,1 launcher=slurm", ["launcher=slurm", "sequential, joblib, submitit"]),
     ("seed=0,1 launcher.n_jobs=2", ["launcher.n_jobs", "unknown key"]),
     ("seed=0,1 launcher=joblib launcher.n_jobs=0", ["launcher.n_jobs=0", ">= 1"]),
     ("seed=0,1 launcher=submitit launcher.gpus=2", ["launcher.gpus=2", "0 or 1"]),
@@ -391,13 +393,13 @@ def test_each_bad_point_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_neighbours_must_share_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["lattice.Lx=2,3", "scan.warm_start=lattice.Lx", "model.patch=1", "seed=0"]
-    assert train.main(["-m", *(word for word in TINY if word != "lattice.Lx=3"), *words]) == 2
+    assert train(["-m", *(word for word in TINY if word != "lattice.Lx=3"), *words]) == 2
     assert "lattice.Lx=3: its parameters do not fit its neighbour's" in capsys.readouterr().err
 
 
 def test_scan_keys_need_m(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("scan.dir=a", "launcher=joblib", "seed=0,1"):
-        assert train.main([word]) == 2
+        assert train([word]) == 2
         line = capsys.readouterr().err
         assert word in line and "-m" in line and line.count("\n") == 1
 
@@ -431,7 +433,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
     """What both readers of a scan's folder say, one line each."""
     capsys.readouterr()
     lines = []
-    for call in (lambda: train.main(["-m", "scan.dir=scan", "scan.resume=true"]),
+    for call in (lambda: train(["-m", "scan.dir=scan", "scan.resume=true"]),
                  lambda: nqs(["collect", "scan"])):  # fmt: skip
         assert call() == 2
         streams = capsys.readouterr()
@@ -540,7 +542,7 @@ def test_an_older_scan_is_read_without_a_digest(finished: Path) -> None:
     content = json.loads((finished / "scan.json").read_text())
     del content["sha256"], content["scan"]["zip"], content["scan"]["repeat"]
     (finished / "scan.json").write_text(json.dumps(content | {"format": "nqs scan 1"}))
-    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
+    assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert nqs(["collect", "scan"]) == 0
 
 
@@ -557,7 +559,7 @@ def test_planted_links_are_not_followed(
     path.unlink(missing_ok=True)
     path.symlink_to(outside / "log" if name == "scan.log" else outside)
     capsys.readouterr()
-    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 2
+    assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 2
     line = capsys.readouterr().err
     assert name in line and line.count("\n") == 1
     assert [entry.name for entry in outside.iterdir()] == ["log"]
@@ -569,7 +571,7 @@ def test_a_log_that_is_a_pipe_does_not_wait(
 ) -> None:
     (finished / "scan.log").unlink()
     os.mkfifo(finished / "scan.log")
-    assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 2
+    assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 2
     assert "scan.log" in capsys.readouterr().err
 
 
@@ -579,7 +581,7 @@ def test_escape_sequences_do_not_reach_the_terminal(capsys: pytest.CaptureFixtur
     words = ["lattice=positions", "lattice.file='a\x1b[2J.csv',b.csv", "scan.dir=scan"]
     arguments = [word for word in TINY if not word.startswith("lattice")]
     arguments = [word for word in arguments if not word.startswith("train.steps")]
-    code = train.main(["-m", *arguments, *words, "train.steps=1"])
+    code = train(["-m", *arguments, *words, "train.steps=1"])
     assert code in (0, 2)  # such a name may be refused
     nqs(["collect", "scan"])
     streams = capsys.readouterr()
@@ -662,7 +664,7 @@ def test_workers_end_with_their_parent(launcher: str) -> None:
 
 
 def test_help_documents_the_scan(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["--help"]) == 0
+    assert train(["--help"]) == 0
     text = capsys.readouterr().out
     for key in (
         "scan.dir=null",
@@ -672,4 +674,4 @@ def test_help_documents_the_scan(capsys: pytest.CaptureFixture[str]) -> None:
         "launcher.partition",
     ):
         assert key in text
-    assert "launcher=joblib|sequential|submitit" in text
+    assert "launcher=sequential|joblib|submitit|MODULE:CLASS" in text

@@ -3,7 +3,6 @@ does with them; crystal: the crystal language model."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,6 @@ from nqs.cli.loading import find_modules_here, loading
 from nqs.crystal.commands.app import app as crystal
 from nqs.errors import InputError, printable, require
 from nqs.runfolder.terminal import run_command
-
-# Idle threads spin this often, then sleep. On two cores: within 5 % of the default, endless
-# spinning, on a machine of one's own; with 1000 spins half its time beside a second run. Sleeping
-# at once costs 1.3 to 1.9 times on one's own. Must be said before torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 # click's UsageError; newer versions of typer carry click inside themselves
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -97,8 +97,9 @@ def convert(value: Any, hint: Any, key: str) -> Any:
             return result
         complaints += [bounds.rule for bounds in broken]
     if not complaints:
-        complaints = [_wanted(value, hint)]
-    raise InputError(f"{key}={shown(value)}: {' or '.join(dict.fromkeys(complaints))}")
+        raise InputError(f"{key}={shown(value)}: {_wanted(value, hint)}")
+    rule = " or ".join(dict.fromkeys([*complaints, *_words(hint)]))
+    raise InputError(f"{key}={shown(value)}: {rule}")
 
 
 def plain(value: Any) -> Any:
@@ -108,19 +109,24 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _wanted(value: Any, hint: Any) -> str:
-    """What is allowed instead of a value of the wrong type."""
+def _words(hint: Any) -> list[str]:
+    """The choices that an annotation allows, null among them."""
     options = _options(hint)
     choices = [c for o in options if typing.get_origin(o) is Literal for c in typing.get_args(o)]
-    words = [name for option in options if (name := _name(option))]
-    if choices and len(words) <= 1:
-        names = [shown(choice) for choice in choices] + [w for w in words if w == "null"]
-        also = "".join(f", or {word}" for word in words if word != "null")
-        return f"must be one of {', '.join(names)}{also}{suggestion(shown(value), names)}"
-    words += [shown(choice) for choice in choices]
+    return [shown(c) for c in choices] + ["null"] * (type(None) in options)
+
+
+def _wanted(value: Any, hint: Any) -> str:
+    """What is allowed instead of a value of the wrong type."""
+    words = _words(hint)
+    types = [name for o in _options(hint) if (name := _name(o)) and name != "null"]
     rules = [bounds.rule.removeprefix("must be ") for bounds in bounds_of(hint)]
     numbers = f" ({'; '.join(rules)})" if rules else ""
-    return f"must be {' or '.join(words)}{numbers}, not {type(value).__name__}"
+    if words and words != ["null"] and len(types) <= 1:
+        also = "".join(f", or {name}{numbers}" for name in types)
+        return f"must be one of {', '.join(words)}{also}{suggestion(shown(value), words)}"
+    kind = "null" if value is None else type(value).__name__
+    return f"must be {' or '.join([*types, *words])}{numbers}, not {kind}"
 
 
 def _options(hint: Any) -> list[Any]:

@@ -58,13 +58,21 @@ class ConstantStateModel(SequenceModel, ABC):
         self, tokens: Tensor, state: SequenceState | None = None
     ) -> tuple[Tensor, RecurrentState]:
         """See SequenceModel.forward."""
-        first = check_continuation(self, tokens, state)
-        n_rows, n_own = tokens.shape
+        before = self._before(tokens, state)
+        logits, memory = self._run(tokens, list(before.memory), before.length)
+        return logits, RecurrentState(memory, before.length + tokens.shape[1])
+
+    def _before(self, inputs: Tensor, state: SequenceState | None) -> RecurrentState:
+        """The state that inputs (R, S, ...) continue; an empty one for None."""
+        check_continuation(self, inputs, state)
         if state is None:
-            state = self.start(n_rows, self.max_length)
+            return self.start(len(inputs), self.max_length)
         assert isinstance(state, RecurrentState)
-        logits, memory = self._run(tokens, list(state.memory), first)
-        return logits, RecurrentState(memory, first + n_own)
+        return state
+
+    @abstractmethod
+    def start(self, n_rows: int, capacity: int) -> RecurrentState:
+        """See SequenceModel.start."""
 
     @abstractmethod
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
@@ -196,13 +204,9 @@ class Recurrent(ConstantStateModel, EmbeddingModel, kind="rnn"):
         self, embedded: Tensor, state: SequenceState | None = None
     ) -> tuple[Tensor, RecurrentState]:
         """See EmbeddingModel.read; E = n_gates D."""
-        first = check_continuation(self, embedded, state)
-        n_rows, n_own = embedded.shape[:2]
-        if state is None:
-            state = self.start(n_rows, self.max_length)
-        assert isinstance(state, RecurrentState)
-        logits, memory = self._driven(embedded, list(state.memory))
-        return logits, RecurrentState(memory, first + n_own)
+        before = self._before(embedded, state)
+        logits, memory = self._driven(embedded, list(before.memory))
+        return logits, RecurrentState(memory, before.length + embedded.shape[1])
 
     def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, M) per layer, M = D (2 D for the LSTM: hidden, then cell)."""

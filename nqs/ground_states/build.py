@@ -18,7 +18,7 @@ from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, memory
 from nqs.ground_states.config import Config
 from nqs.runfolder.machine import build_device, build_generator
-from nqs.runfolder.memory import available
+from nqs.runfolder.memory import room
 from nqs.vmc.energies import Energies
 from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.product_state import complex_product_state, product_state
@@ -168,8 +168,10 @@ def build_optimizer(config: Config, hamiltonian: Hamiltonian) -> Optimizer:
 def build_energies(energies: Selection, wavefunction: Wavefunction) -> Energies:
     """Where local energies come from. Raises InputError for what the wavefunction lacks."""
     built: Energies = energies.build()
-    with naming("energies"):
+    try:
         built.check(wavefunction)
+    except ValueError as error:
+        raise InputError(f"energies.{error}") from None
     return built
 
 
@@ -201,7 +203,7 @@ def compares_with_exact(wanted: str | bool, hamiltonian: Hamiltonian, n_up: int 
         return n_configs <= EXACT_CONFIGURATIONS
     if not wanted:
         return False
-    allowed = min(EXACT_GIGABYTES, available() / 1e9)
+    allowed = min(EXACT_GIGABYTES, room() / 1e9)
     size, needed = f"2^{n_configs.bit_length() - 1} configurations", math.inf
     if n_configs <= 2**60:  # more do not fit into a float, either
         needed = memory_needed(hamiltonian, 1, n_up) / 1e9

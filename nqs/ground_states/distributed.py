@@ -106,14 +106,14 @@ def check_alike(ranks: Ranks, here: dict[str, str]) -> None:
 def passport(config: Config) -> dict[str, str]:
     """What must be the same on all processes: the program, the configuration, the input files by
     their content, whatever they are called."""
-    found = {package: importlib.metadata.version(package) for package in PACKAGES}
-    found["code of nqs"] = code_digest()
+    entries = {package: importlib.metadata.version(package) for package in PACKAGES}
+    entries["code of nqs"] = code_digest()
     for key, value in flatten(config.to_dict()).items():
         if key.endswith(".file") and value is not None:
-            found[f"content of {key}"] = digests.file_digest(Path(value))
+            entries[f"content of {key}"] = digests.file_digest(Path(value))
         else:
-            found[key] = repr(value)
-    return found
+            entries[key] = repr(value)
+    return entries
 
 
 def code_digest() -> str:

@@ -140,10 +140,10 @@ class GroundStateRun(ResumableRun):
         self.evaluation, self.status = evaluation, self.ended
         self.report(self.status)
         code = self._compare() if self.job.exact else 0
-        result = self.report(self.status)
-        if not self._draw(result):
-            result = self.report(self.status)
-        for line in summary.lines(result):
+        self.report(self.status)
+        if not self.draw():
+            self.report(self.status)
+        for line in summary.lines(self.result):
             self.log.say(line)
         return code
 
@@ -159,10 +159,12 @@ class GroundStateRun(ResumableRun):
         done = self._attempt("comparison", diagonalise)
         return 0 if done or shown(job.config.train.exact) != "true" else 1
 
-    def _draw(self, result: dict[str, Any]) -> bool:
-        """Whether the picture of the run in a folder is there."""
+    def draw(self) -> bool:
+        """Draws the picture of a run in a folder; returns whether that went well."""
         path = self.path
-        return path is None or self._attempt("picture", lambda: draw(path, self.content, result))
+        return path is None or self._attempt(
+            "picture", lambda: draw(path, self.content, self.result)
+        )
 
     def _attempt(self, name: str, action: Callable[[], None]) -> bool:
         """Whether an action went well that the result does not depend on; if not, a note says

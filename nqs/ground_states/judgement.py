@@ -21,7 +21,7 @@ MAY_BE_EXCITED: Final = (
 MAY_HAVE_CHARACTERS: Final = (
     "warning: this Hamiltonian has off-diagonal elements that are not <= 0, and symmetrised states "
     "are those that each symmetry leaves as they are; a ground state of another momentum or parity "
-    "is not among them, compare with model.symmetry=none model.spin_flip=false"
+    "is not among them (model.odd), compare with model.symmetry=none model.spin_flip=false"
 )
 
 

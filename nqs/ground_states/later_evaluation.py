@@ -10,14 +10,9 @@ from torch import Tensor
 
 from hamiltonians.lattices.lattice import Lattice
 from nqs.errors import InputError, require
-from nqs.ground_states import summary
-from nqs.ground_states.build import build
-from nqs.ground_states.evaluations import evaluated, remarks
-from nqs.ground_states.run_file import read as read_run_file
-from nqs.ground_states.run_folder import read_config
-from nqs.ground_states.saved_state import newest_checkpoint
+from nqs.ground_states.api import load
+from nqs.ground_states.evaluations import remarks
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint
 from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.history import Evaluation
 from nqs.runfolder.summary import write
@@ -35,26 +30,17 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
     """
     require(n_samples >= 2, "--samples", n_samples, "must be a whole number >= 2")
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
-    config = read_config(path)
     with locked(path), writing(path):
-        job = build(config.replace(device="auto"))
-        masks = chosen_subsystems(subsystems, job.lattice)
-        content = read_run_file(path / "run.h5")
-        saved = newest_checkpoint(path, config, job.device)
-        if saved is None:
-            raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
-        checkpoint.restore(job.wavefunction, saved)
-        evaluation = evaluated(
-            job, n_samples, seed, saved["step"], "later", thorough=True, subsystems=masks
-        )
+        trained = load(path)
+        masks = chosen_subsystems(subsystems, trained.lattice)
+        evaluation, content = trained.evaluate(n_samples, seed, masks), trained.content
         content.keep(evaluation)
         content.write(path / "run.h5")
-        if (path / "summary.json").exists():
-            result = summary.read(path / "summary.json")
-            write(path / "summary.json", result | remarks(content))
-    numbers, n_sites = evaluation.numbers, job.hamiltonian.n_sites
+        if trained.summary:
+            write(path / "summary.json", trained.summary | remarks(content))
+    numbers, n_sites = evaluation.numbers, trained.lattice.n_sites
     energy, error = numbers["energy"], numbers["energy_error"]
-    print(f"step {saved['step']}, {n_samples} samples, seed {seed}")
+    print(f"step {trained.step}, {n_samples} samples, seed {seed}")
     print(f"energy                           {with_error(energy, error)}")
     print(f"energy per site                  {with_error(energy / n_sites, error / n_sites)}")
     print(f"variance                         {numbers['variance']:.4g}")
@@ -63,12 +49,12 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
         print(f"{name:<31}  {value}")
 
 
-def chosen_subsystems(given: Sequence[str], lattice: Lattice) -> Tensor | None:
+def chosen_subsystems(texts: Sequence[str], lattice: Lattice) -> Tensor | None:
     """(S, N) bool; None for a single site, which has no subsystem. Raises InputError."""
-    if not given:
+    if not texts:
         return half(lattice)[None] if lattice.n_sites > 1 else None
     masks = []
-    for text in given:
+    for text in texts:
         try:
             sites = [int(site) for site in text.split(",")]
         except ValueError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nqs.runfolder.atomic import write_bytes
 from nqs.runfolder.history import RunFile
+from nqs.runfolder.picture import as_title, save
 
-LONGEST_TITLE: Final = 80
 NOTHING: Final = 1e-12
 """An exact energy that is zero but for rounding."""
 
@@ -47,7 +44,7 @@ def convergence_figure(
             [final.numbers["step"]], [value], yerr=[sigma], fmt="o", ms=4, color="C3", label=label
         )
     panels[0].legend(frameon=False)
-    panels[0].set_title(written(title), fontsize="medium", parse_math=False)
+    panels[0].set_title(as_title(title), fontsize="medium", parse_math=False)
     panels[-1].set_xlabel("optimisation step")
     return figure
 
@@ -57,21 +54,6 @@ def save_convergence(
 ) -> None:
     """Writes the figure as a PNG in one step. Raises OSError."""
     save(path, convergence_figure(content, n_sites, exact_energy, title))
-
-
-def save(path: Path, figure: Figure) -> None:
-    """Writes a figure as a PNG in one step. Raises OSError."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in somebody's name
-        figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
-
-
-def written(name: str) -> str:
-    """A name as a title: what no font draws is escaped, and the middle of a long one left out."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    return text if len(text) <= LONGEST_TITLE else f"{text[:40]} ... {text[-35:]}"
 
 
 def _draw_energy(axes: Axes, step: np.ndarray, energy: np.ndarray, error: np.ndarray) -> None:

@@ -17,13 +17,12 @@ from typing import Any, Final
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.errors import InputError, require, shown, suggestion
 from nqs.ground_states import summary
-from nqs.ground_states.build import Job, build, build_hamiltonian, check_conserved, naming
+from nqs.ground_states.build import Job, build_hamiltonian, check_conserved, naming
 from nqs.ground_states.config import Config
 from nqs.ground_states.groups import HAMILTONIAN
 from nqs.ground_states.run_folder import read_config
-from nqs.ground_states.saved_state import newest_checkpoint
+from nqs.ground_states.saved_state import trained_job
 from nqs.ground_states.summary import with_error
-from nqs.runfolder import checkpoint
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import locked, writing
 from nqs.runfolder.machine import build_generator
@@ -43,9 +42,9 @@ LARGEST: Final = 256 * 2**20
 
 
 def reweight(
-    path: Path, given: Sequence[str], n_samples: int, n_lanczos: int, seed: int
+    path: Path, words: Sequence[str], n_samples: int, n_lanczos: int, seed: int
 ) -> list[Neighbour]:
-    """Estimates at all combinations of the couplings `given` as KEY=VALUE,VALUE,...
+    """Estimates at all combinations of the couplings `words`, each KEY=VALUE,VALUE,...
 
     Raises InputError for a folder without a readable checkpoint and for couplings that the run's
     Hamiltonian does not have.
@@ -55,18 +54,14 @@ def reweight(
     require(2 <= n_lanczos <= MOST_SAMPLES, "--lanczos-samples", n_lanczos, rule)
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
     config = read_config(path)
-    couplings = combinations(given, config)
+    couplings = combinations(words, config)
     with locked(path), writing(path):
         earlier = read_entries(path / FILE)  # refused before the work, not after it
-        job = build(config.replace(device="auto"))
+        job, step = trained_job(path, config)
         check_memory(job, n_samples, n_lanczos, len(couplings))
-        saved = newest_checkpoint(path, config, job.device)
-        if saved is None:
-            raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
         others = [at_couplings(job, values) for values in couplings]
-        checkpoint.restore(job.wavefunction, saved)
-        with naming(" ".join(given)):
-            found = neighbouring_couplings(
+        with naming(" ".join(words)):
+            estimates = neighbouring_couplings(
                 job.wavefunction,
                 job.hamiltonian,
                 others,
@@ -76,20 +71,20 @@ def reweight(
                 lattice=job.lattice,
             )
         entry = {
-            "step": saved["step"],
+            "step": step,
             "seed": seed,
             "n_samples": n_samples,
             "n_lanczos": n_lanczos,
             "estimates": [
                 {"couplings": values, **numbers(near)}
-                for values, near in zip(couplings, found, strict=True)
+                for values, near in zip(couplings, estimates, strict=True)
             ],
         }
         entries = finite([*earlier, entry])
         write_text(path / FILE, json.dumps(entries, indent=2, allow_nan=False) + "\n")
-    for line in lines(couplings, found):
+    for line in lines(couplings, estimates):
         print(line)
-    if not all(near.reliable for near in found):
+    if not all(near.reliable for near in estimates):
         print(
             f"! below {LOWEST_SHARE:.0%} effective samples: too far from the trained couplings, do "
             f"not rely on the improved energy and observables; train there, e.g. with "
@@ -98,7 +93,7 @@ def reweight(
     for doubt in doubts(path):
         print(f"! the run itself is doubtful: {doubt}")
     print(f"observables in {path / FILE}")
-    return found
+    return estimates
 
 
 def check_memory(job: Job, n_samples: int, n_lanczos: int, n_couplings: int) -> None:
@@ -111,9 +106,9 @@ def check_memory(job: Job, n_samples: int, n_lanczos: int, n_couplings: int) -> 
         "--lanczos-samples": n_lanczos * n_flips * (n_sites + 32 + energies),
     }
     for name, n_bytes in needed.items():
-        given = n_samples if name == "--samples" else n_lanczos
+        amount = n_samples if name == "--samples" else n_lanczos
         rule = f"needs {n_bytes / 1e9:.3g} GB, allowed are {MOST_GIGABYTES:g} GB; draw fewer"
-        require(n_bytes <= 1e9 * MOST_GIGABYTES, name, given, rule)
+        require(n_bytes <= 1e9 * MOST_GIGABYTES, name, amount, rule)
 
 
 def doubts(path: Path) -> list[str]:
@@ -125,13 +120,13 @@ def doubts(path: Path) -> list[str]:
     return [one_line(text) for text in result.get("doubts", [])]
 
 
-def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]:
+def combinations(words: Sequence[str], config: Config) -> list[dict[str, float]]:
     """{key: value} of each combination, e.g. of ['delta=1,1.1', 'hamiltonian.V=7']."""
     keys = HAMILTONIAN.keys(config.hamiltonian.name)
     known = [name for name, key in keys.items() if takes_numbers(key.hint)]
-    require(bool(given), "couplings", "", "give at least one, e.g. hamiltonian.delta=1.05,1.1")
+    require(bool(words), "couplings", "", "give at least one, e.g. hamiltonian.delta=1.05,1.1")
     values: dict[str, list[float]] = {}
-    for argument in given:
+    for argument in words:
         name, equals, text = argument.partition("=")
         key = name.removeprefix("hamiltonian.")
         if key not in known:
@@ -149,7 +144,7 @@ def combinations(given: Sequence[str], config: Config) -> list[dict[str, float]]
         require(not bad, f"hamiltonian.{key}", bad[0] if bad else "", "must be a finite number")
     n_points = math.prod(map(len, values.values()))
     rule = f"{n_points} sets of couplings; give at most {MOST_POINTS}"
-    require(n_points <= MOST_POINTS, "couplings", " ".join(given), rule)
+    require(n_points <= MOST_POINTS, "couplings", " ".join(words), rule)
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
@@ -207,11 +202,11 @@ def read_entries(path: Path) -> list[Any]:
     return entries
 
 
-def lines(couplings: list[dict[str, float]], found: list[Neighbour]) -> list[str]:
+def lines(couplings: list[dict[str, float]], estimates: list[Neighbour]) -> list[str]:
     """Aligned columns, one line a set of couplings; energies are totals."""
     headings = ("energy", "change from here", "improved", "variance", "effective samples")
     rows = [[*couplings[0], *headings]]
-    for values, near in zip(couplings, found, strict=True):
+    for values, near in zip(couplings, estimates, strict=True):
         energies = (near.energy, near.difference, near.improved)
         share = near.effective_samples / near.n_samples
         rows.append(

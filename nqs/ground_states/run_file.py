@@ -1,4 +1,4 @@
-"""run.h5 of ground-state runs: the columns, numbers and observables that it has.
+"""run.h5 of ground-state runs: the columns and numbers that it has.
 
 The kinds of an evaluation: start, of the parameters of train.start_from; final, at the end of the
 run; later, by `nqs evaluate`.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nqs.runfolder import history
-from nqs.runfolder.history import Column, Evaluation, RunFile
+from nqs.runfolder.history import Evaluation, RunFile
 
 REQUIRED: Final = ("step", "energy", "energy_error", "variance", "seconds", "elapsed")
 """Columns of every run, whichever version wrote it."""
@@ -26,38 +26,6 @@ NUMBERS: Final = {
     "kind": str,
 }
 """What every evaluation has."""
-OBSERVABLES: Final = {
-    column.name: column
-    for column in (
-        Column("density", "1", "<n_i>, chance of bit 1, (N,)"),
-        Column("density_density", "1", "<n_i n_j>, (N, N)"),
-        Column("connected", "1", "<n_i n_j> - <n_i> <n_j>, (N, N)"),
-        Column("sigma_x", "1", "<sigma^x_i>, (N,)"),
-        Column("structure_factor", "1", "(1/N) <|sum_i exp(i k r_i) (n_i - <n_i>)|^2>"),
-        Column("renyi2", "nats", "second Renyi entropy -ln Tr rho_A^2 of the subsystems A"),
-        Column("excitation_fraction", "1", "(1/N) sum_i <n_i>"),
-        Column("magnetisation", "1", "m = (1/N) sum_i <sigma^z_i>"),
-        Column("abs_magnetisation", "1", "<|m|>"),
-        Column("squared_magnetisation", "1", "<m^2>"),
-        Column("staggered_magnetisation", "1", "M = (1/N) sum_i signs_i <sigma^z_i>"),
-        Column("abs_staggered_magnetisation", "1", "<|M|>"),
-        Column("squared_staggered_magnetisation", "1", "<M^2>"),
-        *(
-            Column(f"{name}_order", "1", f"<|(1/N) sum_i exp(i k r_i) n_i|>, mean over {star}")
-            for name, star in (
-                ("z2", "k = pi"),
-                ("z3", "k = 2 pi / 3"),
-                ("z4", "k = pi / 2"),
-                ("checkerboard", "k = (pi, pi)"),
-                ("striated", "k = (pi, 0), (0, pi)"),
-                ("star", "k = (pi, pi/2), (pi/2, pi)"),
-                ("m_point", "the three M points"),
-                ("k_point", "three equivalent K points"),
-            )
-        ),
-    )
-}
-"""Unit and description of each observable."""
 
 
 def check_evaluation(evaluation: Evaluation) -> None:

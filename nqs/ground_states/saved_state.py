@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nqs.errors import shown
+from nqs.errors import InputError, shown
+from nqs.ground_states.build import Job, build
 from nqs.ground_states.config import RESUMABLE, Config
 from nqs.ground_states.older_config import current
 from nqs.ground_states.run_folder import portable
@@ -30,6 +31,19 @@ def newest_checkpoint(
         resumable=RESUMABLE,
         current=current,
     )
+
+
+def trained_job(
+    path: Path, config: Config, device: str = "auto", warn: Callable[[str], None] = print
+) -> tuple[Job, int]:
+    """The objects of the run in folder `path`, whose configuration is `config`, at its newest sound
+    checkpoint, and the step of that. Raises InputError."""
+    job = build(config.replace(device=device))
+    saved = newest_checkpoint(path, config, job.device, warn)
+    if saved is None:
+        raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
+    checkpoint.restore(job.wavefunction, saved)
+    return job, saved["step"]
 
 
 def restore_optimizer(optimizer: Optimizer, content: Mapping[str, Any], n_parameters: int) -> None:

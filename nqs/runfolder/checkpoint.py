@@ -117,8 +117,8 @@ def newest(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: missing; restore it from a copy, or start a new run")
-    found = checkpoints(folder)
-    for path in reversed(found):
+    paths = checkpoints(folder)
+    for path in reversed(paths):
         try:
             content = read(path, device)
         except digests.Damaged as error:
@@ -126,8 +126,8 @@ def newest(
             continue
         _check_origin(path, current(content["config"]), config, resumable)
         return content
-    if found:
-        names = ", ".join(path.name for path in found)
+    if paths:
+        names = ", ".join(path.name for path in paths)
         raise InputError(f"{folder}: no readable checkpoint among {names}; restore one of them")
     return None
 

@@ -91,20 +91,20 @@ def holds_nothing(path: Path) -> bool:
     return not os.path.exists(path) or (path.is_dir() and not any(path.iterdir()))
 
 
-def make(given: str | None, stem: str, fill: Callable[[Path], object]) -> Path:
-    """A new run's folder `given`, or runs/<stem>-001 or the next free number; `fill` writes its
+def make(name: str | None, stem: str, fill: Callable[[Path], object]) -> Path:
+    """A new run's folder `name`, or runs/<stem>-001 or the next free number; `fill` writes its
     first files. It appears with them in one rename.
 
     Raises InputError if the folder already holds something or cannot be written.
     """
-    if given is None:
+    if name is None:
         return _make_numbered(stem, fill)
-    path = Path(given)
+    path = Path(name)
     refuse_existing(path)
     try:
         _make_at(path, fill)
     except OSError as error:
-        raise InputError(f"run.dir={given}: cannot be written: {error.strerror}") from None
+        raise InputError(f"run.dir={name}: cannot be written: {error.strerror}") from None
     return path
 
 
@@ -167,11 +167,11 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 def _remove_killed_starts(path: Path) -> None:
     """Removes what starts of a run at `path` left behind when they were killed: folders of our
     pattern, with nothing in them but what we write, that no process holds."""
-    found: list[Path] = []
+    leftovers: list[Path] = []
     pattern = re.compile(re.escape(atomic.prefix(path)) + atomic.RANDOM.removeprefix("-"))
     with contextlib.suppress(OSError):  # a folder that cannot be listed
-        found = [folder for folder in path.parent.iterdir() if pattern.fullmatch(folder.name)]
-    for folder in found:
+        leftovers = [folder for folder in path.parent.iterdir() if pattern.fullmatch(folder.name)]
+    for folder in leftovers:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

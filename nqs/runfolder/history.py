@@ -135,8 +135,8 @@ class RunFile:
 
     def last(self, kind: str) -> Evaluation | None:
         """The last evaluation of a kind."""
-        found = [e for e in self.evaluations if e.numbers["kind"] == kind]
-        return found[-1] if found else None
+        those = [e for e in self.evaluations if e.numbers["kind"] == kind]
+        return those[-1] if those else None
 
     def truncate(self, step: int, folder: Path = Path()) -> None:
         """Forgets everything after `step`, that of the checkpoint to go on from (0: there is none);
@@ -286,22 +286,22 @@ class _Reader:
 
     def group(self, parent: h5py.Group, name: str) -> h5py.Group:
         """A group in this very file."""
-        found = self._own(parent, name)
-        if not isinstance(found, h5py.Group):
+        entry = self._own(parent, name)
+        if not isinstance(entry, h5py.Group):
             raise ValueError(f"{name} is no group")
-        return found
+        return entry
 
     def array(self, parent: h5py.Group, name: str) -> np.ndarray:
         """Numbers in this very file."""
-        found = self._own(parent, name)
-        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf":
+        entry = self._own(parent, name)
+        if not isinstance(entry, h5py.Dataset) or entry.dtype.kind not in "biuf":
             raise ValueError(f"{name} holds no numbers")
-        if found.external or found.is_virtual:
+        if entry.external or entry.is_virtual:
             raise ValueError(f"{name} lies in another file")
-        self._room -= found.size
+        self._room -= entry.size
         if self._room < 0:
             raise ValueError(f"more than {MOST_VALUES} numbers")
-        return np.asarray(found[()])
+        return np.asarray(entry[()])
 
     def _own(self, parent: h5py.Group, name: str) -> Any:
         if not isinstance(parent.get(name, getlink=True), h5py.HardLink):

@@ -69,6 +69,7 @@ class ResumableRun(ABC):
         notes: what is to be said about the run's files, and what did not work beside the result.
         status: how the run ended; None before its result is there.
         failure: why it did not.
+        result: the last summary.
     """
 
     form: ClassVar[Form]
@@ -104,6 +105,7 @@ class ResumableRun(ABC):
         self.notes: list[str] = []
         self.status: str | None = None
         self.failure: str | None = None
+        self.result: dict[str, Any] = {}
         self._quiet = False
         self._started = time.monotonic()
 
@@ -316,10 +318,11 @@ class ResumableRun(ABC):
 
     def report(self, status: str) -> dict[str, Any]:
         """Writes summary.json (process 0) and returns its content."""
-        content = self.summarise(status) | ({"notes": list(self.notes)} if self.notes else {})
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        self.result = self.summarise(status) | notes
         if self.leads and self.path is not None:
-            summary.write(self.path / "summary.json", content)
-        return content
+            summary.write(self.path / "summary.json", self.result)
+        return self.result
 
     def interrupted(self, signum: int) -> int:
         """A signal came: everything up to the last step is saved, and the result if there is one;

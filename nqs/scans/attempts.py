@@ -66,15 +66,15 @@ def started_warm(scan: Scan, point: Point) -> bool:
 
 def keep_better(scan: Scan, point: Point) -> bool:
     """Puts the better of two finished attempts at <point>/; returns whether that changed it."""
-    found = attempts(scan, point)
-    if len(found) < 2 or found[0] != scan.folder(point):
+    folders = attempts(scan, point)
+    if len(folders) < 2 or folders[0] != scan.folder(point):
         return False
-    kept, other = found[:2]
-    if _rank(kept) <= _rank(other):
+    current, other = folders[:2]
+    if _rank(current) <= _rank(other):
         return False
     aside = scan.path / f"{point.name}{FIRST if other.name.endswith(AGAIN) else AGAIN}"
-    os.rename(kept, aside)
-    os.rename(other, kept)
+    os.rename(current, aside)
+    os.rename(other, current)
     sync_folder(scan.path)
     return True
 

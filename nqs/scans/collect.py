@@ -203,11 +203,12 @@ def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], fold
     for name, (meaning, unit) in NUMBERS.items():
         if result.get(name) is not None:
             table.put(name, place, np.asarray(result[name], dtype=float), meaning, unit)
-    n_sites = result["n_sites"]
     for name, (value, error) in final.observables.items():
-        meaning = name.replace("_", " ")
-        table.put(name, place, value, meaning, "1", n_sites)
-        table.put(f"{name}_error", place, error, f"standard error of {meaning}", "1", n_sites)
+        meaning, known = name.replace("_", " "), final.meanings.get(name)
+        unit = known.unit if known is not None and known.unit else "1"
+        n_sites = 0 if name in final.coordinates else result["n_sites"]
+        table.put(name, place, value, meaning, unit, n_sites)
+        table.put(f"{name}_error", place, error, f"standard error of {meaning}", unit, n_sites)
     verdicts.put(place, summary.verdict(result), result.get("doubts", []))
 
 
@@ -344,14 +345,14 @@ def write(collected: Collected) -> Path:
 def lines(collected: Collected) -> list[str]:
     """What the scan amounts to: points, missing and doubtful ones, accuracy, time."""
     data, n_points = collected.data, len(collected.scan.points)
-    found = n_points - len(collected.missing)
-    rows = [f"points          {found} of {n_points}"]
+    n_finished = n_points - len(collected.missing)
+    rows = [f"points          {n_finished} of {n_points}"]
     missing = [f"{name} ({reason})" for name, reason in collected.missing.items()]
     rows += [f"missing         {line}" for line in missing[:SHOWN]]
     rows += [f"missing         and {len(missing) - SHOWN} more"] * (len(missing) > SHOWN)
     sizes = ", ".join(f"{name} {size}" for name, size in data.sizes.items())
     rows.append(f"dimensions      {sizes}")
-    rows += verdict_lines(data, found)
+    rows += verdict_lines(data, n_finished)
     if "relative_error" in data:
         error = abs(data["relative_error"])
         rows.append(f"relative error  median {float(error.median()):.2e}")

@@ -345,9 +345,9 @@ def _expect(condition: bool, sentence: str) -> None:
 def create(scan: Scan) -> Scan:
     """Makes the folder of a new scan, numbered under scans/ where none is given, and writes
     scan.json. Raises InputError if the folder holds something or cannot be written."""
-    given = scan.keys.dir
-    for path in [Path(given)] if given else (Path("scans") / f"{n:03d}" for n in range(1, 10_000)):
-        if given is None and path.exists():
+    name = scan.keys.dir
+    for path in [Path(name)] if name else (Path("scans") / f"{n:03d}" for n in range(1, 10_000)):
+        if name is None and path.exists():
             continue
         if (path / "scan.json").exists():
             raise InputError(
@@ -357,11 +357,11 @@ def create(scan: Scan) -> Scan:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"scan.dir={path}: exists and is not an empty folder; choose another")
         try:
-            path.mkdir(parents=True, exist_ok=given is not None)
+            path.mkdir(parents=True, exist_ok=name is not None)
             made = dataclasses.replace(scan, path=path)
             write(made)
         except FileExistsError:
-            if given is None:  # another process took this number meanwhile
+            if name is None:  # another process took this number meanwhile
                 continue
             raise InputError(f"scan.dir={path}: exists; choose another folder") from None
         except OSError as error:

@@ -36,11 +36,11 @@ import torch
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.errors import InputError
 from nqs.ground_states import summary
-from nqs.ground_states.build import Job, build, build_hamiltonian
+from nqs.ground_states.build import Job, build_hamiltonian
 from nqs.ground_states.config import Config
 from nqs.ground_states.run_folder import read_config
-from nqs.ground_states.saved_state import newest_checkpoint
-from nqs.runfolder import checkpoint, digests
+from nqs.ground_states.saved_state import trained_job
+from nqs.runfolder import digests
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import locked
 from nqs.runfolder.machine import derived_seed
@@ -121,10 +121,10 @@ def judge(
 def mark(scan: Scan, point: Point, bounds: Sequence[Bound], say: Callable[[str], None]) -> None:
     """Writes into the summaries of a point's attempts whether they lie above one of the bounds or
     above each other, with a line for each that this makes doubtful."""
-    found = attempts(scan, point)
-    for folder in found:
+    folders = attempts(scan, point)
+    for folder in folders:
         others = []
-        for other in found:
+        for other in folders:
             if other != folder:
                 value = _energy(summary.read(other / "summary.json"))
                 others.append(Bound(*value, "the other attempt", point, other))
@@ -181,7 +181,7 @@ def pairs(scan: Scan) -> list[tuple[Side, Side]]:
     """Finished points that are compared: the nearest ones along each numeric dimension, and the two
     directions of a point."""
     finished = [point for point in scan.points if attempts(scan, point)]
-    found = []
+    sides = []
     for tied in scan.dimensions:
         numeric = [axis.key for axis in tied if is_numeric(axis)]
         keys = [axis.key for axis in tied]
@@ -191,7 +191,7 @@ def pairs(scan: Scan) -> list[tuple[Side, Side]]:
             lines[repr((rest, point.direction, _fitting(point)))].append(point)
         for line in lines.values():
             line.sort(key=lambda point: [point.values[key] for key in numeric])
-            found += [
+            sides += [
                 (Side(one, _at(one, keys)), Side(two, _at(two, keys)))
                 for one, two in itertools.pairwise(line)
             ]
@@ -201,8 +201,8 @@ def pairs(scan: Scan) -> list[tuple[Side, Side]]:
     for here in places.values():
         if len(here) == 2:
             one, two = (Side(p, f"the state of the {p.direction} direction") for p in here)
-            found.append((one, two))
-    return found
+            sides.append((one, two))
+    return sides
 
 
 def _at(point: Point, keys: Sequence[str]) -> str:
@@ -275,11 +275,9 @@ def _loaded(
 ) -> tuple[Job, Samples, Callable[[], Samples]]:
     """The run at its newest checkpoint, draws from its state, and how to get the fewer ones that
     local energies are made of."""
-    job = build(config.replace(device="auto"))
-    saved = newest_checkpoint(folder, config, job.device, warn=lambda line: None)
-    if saved is None or saved["step"] != result["steps"]:
+    job, step = trained_job(folder, config, warn=lambda line: None)
+    if step != result["steps"]:
         raise InputError(f"{folder}: holds no checkpoint of step {result['steps']}")
-    checkpoint.restore(job.wavefunction, saved)
     # a stream of its own: the evaluation's would correlate the draws with the energy
     seed = derived_seed(config.seed, "evaluation", (0, 1))
     generator = torch.Generator(job.device).manual_seed(seed)

@@ -3,7 +3,6 @@ ringed on curves and hatched on maps."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from nqs.errors import InputError, suggestion
-from nqs.runfolder.atomic import write_bytes
+from nqs.runfolder import picture
 from nqs.scans.collect import DIRECTION, Collected
 
 MAP_FROM: Final = 5
@@ -34,10 +33,8 @@ ORDER_PARAMETERS: Final = (
 def save(collected: Collected, wanted: Sequence[str]) -> Path:
     """Writes the figure of the observables `wanted`, or of the order parameters that the dataset
     holds. Raises OSError, and InputError for an observable it does not hold or cannot draw."""
-    buffer = io.BytesIO()
-    figure(collected, wanted).savefig(buffer, format="png")
     path = collected.scan.path / "phase_diagram.png"
-    write_bytes(path, buffer.getvalue())
+    picture.save(path, figure(collected, wanted))
     return path
 
 

@@ -75,11 +75,11 @@ def check(scan: Scan) -> None:
             except InputError as error:
                 errors.append(f"{point.name}: {error}")
                 continue
-            found = {name: entry.shape for name, entry in state.items()}
-            if shapes is not None and found != shapes:
+            own = {name: entry.shape for name, entry in state.items()}
+            if shapes is not None and own != shapes:
                 rule = "its parameters do not fit its neighbour's; scan.warm_start needs one model"
                 errors.append(f"{point.name}: {rule} along {scan.keys.warm_start}")
-            shapes = found
+            shapes = own
     if errors:
         more = len(errors) - SHOWN
         rest = [f"and {more} more points"] if more > 0 else []
@@ -142,8 +142,8 @@ def settle(
         if not again:
             return False
         tried |= {point.name for point in again}
-        found = launcher.launch(scan, [(point,) for point in again])
-        outcomes += [outcome for outcome in found if outcome.status == "stopped"]
+        repeated = launcher.launch(scan, [(point,) for point in again])
+        outcomes += [outcome for outcome in repeated if outcome.status == "stopped"]
 
 
 def repetitions(scan: Scan, bounds: dict[str, list[Bound]]) -> list[Point]:
@@ -153,15 +153,15 @@ def repetitions(scan: Scan, bounds: dict[str, list[Bound]]) -> list[Point]:
     warm = [point for point in due if attempts.started_warm(scan, point)]
     if warm:
         return [attempts.second(scan, point, None) for point in warm]
-    found = []
+    seconds = []
     for point in due:
         beside = [
             bound for bound in bounds.get(point.name, []) if differ_by_couplings(point, bound.point)
         ]
         if beside:
             best = min(beside, key=lambda bound: bound.energy)
-            found.append(attempts.second(scan, point, best.folder))
-    return found
+            seconds.append(attempts.second(scan, point, best.folder))
+    return seconds
 
 
 def differ_by_couplings(one: Point, two: Point) -> bool:
@@ -175,12 +175,12 @@ def replace_by_better(scan: Scan, point: Point) -> bool:
     """Keeps the better of two attempts at a point; returns whether that is another one now."""
     changed = attempts.keep_better(scan, point)
     if changed:
-        kept, other = (
+        best, other = (
             summary.read(folder / "summary.json") for folder in attempts.attempts(scan, point)
         )
         say(
             scan,
-            f"kept another attempt at {point.name}: {energy(kept)} instead of {energy(other)}",
+            f"kept another attempt at {point.name}: {energy(best)} instead of {energy(other)}",
         )
     return changed
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, Protocol, final
 import torch
 from torch import Tensor
 
+from hamiltonians.lattices.characters import odd_under
 from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.digits import digit_products
@@ -103,6 +104,9 @@ class Ansatz:
             (periodic lattices) or all, their product. A configuration costs as many times more as
             there are elements; configurations that they connect are evaluated once a step.
         spin_flip: Average over configurations with all bits inverted too; twice the cost.
+        odd: Those of the symmetries under which psi changes sign, with phase=true: spin_flip,
+            shift_x, shift_y (by a cell), rotation90, mirror45 (at a line at 45 degrees) and so on;
+            the others leave it as it is where that is possible.
     """
 
     def __init__(
@@ -114,10 +118,11 @@ class Ansatz:
         phase: bool = False,
         symmetry: Symmetry = "none",
         spin_flip: bool = False,
+        odd: tuple[str, ...] = (),
     ) -> None:
         self.patch, self.digit_decay = patch, digit_decay
         self.n_up, self.phase = n_up, phase
-        self.symmetry, self.spin_flip = symmetry, spin_flip
+        self.symmetry, self.spin_flip, self.odd = symmetry, spin_flip, odd
 
     def wavefunction(
         self, lattice: Lattice, model: ModelChoice, generator: torch.Generator
@@ -178,7 +183,9 @@ class Ansatz:
 
         Raises ValueError where there is no such symmetry.
         """
-        if self.symmetry == "none" and not self.spin_flip:
+        if self.odd and not self.phase:
+            raise ValueError("model.odd: a state that changes sign needs model.phase=true")
+        if self.symmetry == "none" and not self.spin_flip and not self.odd:
             return base
         if self.spin_flip and self.n_up is not None and 2 * self.n_up != lattice.n_sites:
             raise ValueError(
@@ -188,7 +195,8 @@ class Ansatz:
         return Symmetrised(base, self.symmetry_group(lattice))
 
     def symmetry_group(self, lattice: Lattice) -> SymmetryGroup:
-        """Of `symmetry` and `spin_flip`. ValueError where the lattice has no such symmetry."""
+        """Of `symmetry` and `spin_flip`, with the characters of `odd`. ValueError where the lattice
+        has no such symmetry, or none of these characters."""
         if self.symmetry in ("translations", "all") and not any(lattice.periodic):
             raise ValueError(
                 "this lattice has no periodic direction; use model.symmetry=point_group"
@@ -202,7 +210,10 @@ class Ansatz:
         group = groups[self.symmetry]()
         if self.symmetry != "none" and len(group) == 1:
             raise ValueError("this lattice has no such symmetry; use model.symmetry=none")
-        return group * SymmetryGroup.spin_flip(lattice.n_sites) if self.spin_flip else group
+        if self.spin_flip:
+            group = group * SymmetryGroup.spin_flip(lattice.n_sites)
+        with _naming(f"model.odd={shown(list(self.odd))}"):
+            return odd_under(group, lattice, self.odd) if self.odd else group
 
 
 def _spec(patch: str | int | tuple[tuple[int, ...], ...]) -> str | list[list[int]]:

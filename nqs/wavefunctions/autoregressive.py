@@ -86,6 +86,10 @@ class Autoregressive(Wavefunction):
             ones = nn.functional.pad(patches.state_bits().sum(1), (0, 1))  # start token: none
             self.register_buffer("ones", ones, persistent=False)  # (K + 1,)
 
+    def _kind(self) -> str:
+        values = "complex" if self.phase else "positive"
+        return f"{type(self.core).__name__}, {values}, {self.patches.n_patches} patches, "
+
     @torch.no_grad()
     def set_product_state(
         self, probabilities: Tensor, spread: float = 0.05, *, phases: Tensor | None = None

@@ -95,6 +95,9 @@ class Symmetrised(Wavefunction):
                     "characters other than 1 need a complex base wavefunction; this one is positive"
                 )
 
+    def _kind(self) -> str:
+        return f"{self.base!r}, {self.n_images} images, "
+
     @property
     def symmetry(self) -> SymmetryGroup:
         """See Wavefunction.symmetry."""

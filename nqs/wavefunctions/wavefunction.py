@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
     """Distinct or independent configurations drawn from |psi|^2.
 
@@ -29,6 +29,11 @@ class Samples:
     counts: Tensor
     log_psi: Tensor
     importance: Tensor | None = None
+
+    def __repr__(self) -> str:
+        n_rows, n_sites = self.configs.shape
+        weighted = "" if self.importance is None else ", with importance weights"
+        return f"Samples({self.n_samples} draws in {n_rows} rows of {n_sites} sites{weighted})"
 
     @property
     def n_samples(self) -> int:
@@ -59,6 +64,18 @@ class Wavefunction(nn.Module, ABC):
     n_sites: int
     n_up: int | None = None
     """Number of 1 bits of every configuration with psi != 0 by construction; None: any number."""
+
+    def __repr__(self) -> str:
+        n_parameters = sum(parameter.numel() for parameter in self.parameters())
+        sector = "" if self.n_up is None else f", {self.n_up} up"
+        return (
+            f"{type(self).__name__}({self._kind()}{self.n_sites} sites{sector}, "
+            f"{n_parameters} parameters)"
+        )
+
+    def _kind(self) -> str:
+        """What `repr` says first, with a comma behind it."""
+        return ""
 
     @abstractmethod
     def log_psi(self, configs: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks import flip_precision, step_time
+from nqs.cli.train import load_config
 from nqs.ground_states.run import run
-from train import load_config
 
 SMALL = ["train.steps=3", "train.n_samples=32", "train.eval_samples=16", "model.d_model=8"]
 

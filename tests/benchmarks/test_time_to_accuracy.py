@@ -47,7 +47,7 @@ def test_every_problem_has_a_reference_and_is_what_its_name_says() -> None:
 
 
 def test_ours_is_train_py_without_tuning() -> None:
-    from train import load_config
+    from nqs.cli.train import load_config
 
     arguments = ["lattice.Lx=6", "lattice.Ly=6", "hamiltonian.V=7", "seed=4"]
     assert Ours(PROBLEMS["6x6"], 4).config == load_config(arguments)

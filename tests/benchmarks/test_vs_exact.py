@@ -163,7 +163,7 @@ def test_shipped_instances_load_and_build() -> None:
 
 
 def test_an_instance_is_what_train_py_is_given() -> None:
-    from train import load_config
+    from nqs.cli.train import load_config
 
     (found,) = [i for i in load(INSTANCES) if i.name == "rydberg-4x4-checkerboard"]
     given = ["lattice.Lx=4", "lattice.Ly=4", "hamiltonian.Rb=1.15", "hamiltonian.delta=3.3"]

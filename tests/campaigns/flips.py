@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from nqs.errors import InputError
-from nqs.ground_states import run as ground_state_run
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
+from nqs.ground_states.ground_state_run import GroundStateRun
+from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import START, resumed_config
 from nqs.ground_states.start import read_start
 from nqs.runfolder import digests
@@ -63,11 +64,11 @@ def make_runs(folder: Path) -> list[Path]:
     (folder / "sites.csv").write_text(SITES)
     runs = [folder / "finished", folder / "half"]
     whole = config(folder, run={"dir": str(runs[0]), "resume": False})
-    assert ground_state_run.run(whole, ["python", "train.py"]) == 0
+    assert run_job(whole, ["python", "train.py"]) == 0
     half = config(
         folder, run={"dir": str(runs[1]), "resume": False}, steps=3, start_from=str(runs[0])
     )
-    assert ground_state_run.run(half, ["python", "train.py"]) == 0
+    assert run_job(half, ["python", "train.py"]) == 0
     return runs
 
 
@@ -84,7 +85,7 @@ def reading(path: Path) -> Reading:
     warnings: list[str] = []
     resumed = resumed_config(path, {})
     job = build(resumed)
-    saved, history = ground_state_run.restored(path, job, warnings.append)
+    saved, history = GroundStateRun(job).restored(path, warnings.append)
     n = job.hamiltonian.n_sites
     configs = torch.arange(2**n)[:, None].bitwise_right_shift(torch.arange(n)).bitwise_and(1).bool()
     start = path / START

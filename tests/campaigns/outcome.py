@@ -123,13 +123,13 @@ def alarm(seconds: int) -> Iterator[None]:
 def stop_before_work(patch: pytest.MonkeyPatch) -> None:
     """Whatever is accepted ends there, once everything is built and checked."""
     from nqs.crystal.commands import training_run
-    from nqs.ground_states import run as ground_state_run
+    from nqs.ground_states.ground_state_run import GroundStateRun
     from nqs.scans import run as scan
 
     def accepted(*arguments: Any, **keywords: Any) -> None:
         raise Accepted
 
-    patch.setattr(ground_state_run, "prepare", accepted)
+    patch.setattr(GroundStateRun, "work", accepted)
     patch.setattr(scan, "resume", accepted)
     patch.setattr(training_run, "open_folder", accepted)
 

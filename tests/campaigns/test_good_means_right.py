@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from hamiltonians.exact import ground_state
+from nqs.cli.composition import compose
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
 from nqs.ground_states.run import run
-from train import compose_config
 
 TOLERANCE = 1e-3
 SMALL = ("model.d_model=8", "model.n_layers=1", "train.n_samples=128", "train.eval_samples=4000")
@@ -38,7 +38,7 @@ SYSTEMS = (
 
 def ended(words: list[str], folder: Path) -> tuple[dict[str, Any], float]:
     """The summary of a run without exact diagonalisation, and the relative error of its energy."""
-    mapping, _ = compose_config([*words, "train.exact=false", f"run.dir='{folder}'"])
+    mapping, _ = compose([*words, "train.exact=false", f"run.dir='{folder}'"])
     config = Config.from_dict(mapping)
     assert run(config, ["train.py", *words]) in (0, 1)
     result = summary.read(folder / "summary.json")

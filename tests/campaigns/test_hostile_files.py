@@ -12,7 +12,7 @@ from hostile_files import Case, cases, fresh, make_template
 from outcome import Outcome, outcome, report, train_main
 
 from nqs.cli.app import main as nqs
-from nqs.ground_states import run as ground_state_run
+from nqs.ground_states import ground_state_run
 
 MAINS = {"train": train_main(), "nqs": nqs}
 ROOM = 3 * 2**30

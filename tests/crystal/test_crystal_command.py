@@ -21,7 +21,6 @@ import torch
 from nqs.cli.app import main
 from nqs.core import SequenceModel, Transformer
 from nqs.crystal.commands.run_folder import read_trained
-from nqs.crystal.model.training import COLUMNS
 from nqs.runfolder.history import TIME_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,7 +153,7 @@ def test_what_is_thrown_away_is_counted(
 def content(path: Path) -> tuple[dict, dict]:
     saved = torch.load(max((path / "checkpoints").iterdir()), weights_only=True)
     with h5py.File(path / "run.h5") as file:
-        columns = {c.name: file["history"][c.name][:] for c in COLUMNS}
+        columns = {name: values[:] for name, values in file["history"].items()}
     return saved, columns
 
 

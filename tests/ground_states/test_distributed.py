@@ -24,7 +24,7 @@ import train
 from nqs.errors import InputError
 from nqs.ground_states.distributed import own_card, share_cores, started_by
 from nqs.runfolder.machine import build_generator
-from nqs.runfolder.progress import ProgressDisplay
+from nqs.runfolder.progress import ProgressDisplay, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 MINSR = {
@@ -53,9 +53,9 @@ def at_step(step: int, action: Callable[[], None]) -> Callable[[], None]:
     """Calls action once, while that step is being recorded; returns what ends that."""
     original = ProgressDisplay.update
 
-    def update(self: ProgressDisplay, record: Any, elapsed: float, last: bool) -> None:
+    def update(self: ProgressDisplay, record: Record, elapsed: float, last: bool) -> None:
         original(self, record, elapsed, last)
-        if record.step == step:
+        if record["step"] == step:
             action()
 
     def undo() -> None:

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from test_ground_state_run import after_step, assert_same_run, result, run, steps_of
 
-from nqs.ground_states import run as ground_state_run
 from nqs.runfolder.console import LastingStream, escaped, tell
 from nqs.runfolder.signals import SIGNALS, Interrupted, StopRequests
 
@@ -57,7 +56,7 @@ def test_signals_during_the_evaluation(
         os.kill(os.getpid(), signum)
         raise AssertionError("the signal must not wait here")
 
-    monkeypatch.setattr(ground_state_run, "evaluate", killing)
+    monkeypatch.setattr("nqs.ground_states.evaluations.evaluate", killing)
     assert run(tmp_path / "run") == 128 + signum
     assert len(steps_of(tmp_path / "run")["step"]) == 8
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import yaml
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
-from nqs.ground_states import run as ground_state_run
 from nqs.ground_states.config import Config
+from nqs.ground_states.run import run as run_job
+from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import create, resumed_config
-from nqs.runfolder import atomic, folder, history
+from nqs.runfolder import atomic, folder, resumable_run
 from nqs.runfolder.history import TIME_COLUMNS
-from nqs.runfolder.progress import ProgressDisplay
+from nqs.runfolder.progress import ProgressDisplay, Record
+from nqs.runfolder.resumable_run import check_finite
 from nqs.vmc.energies import flip_precision
 from nqs.vmc.energies.flip_precision import Rounding
 from nqs.vmc.optimizers import Adam
@@ -80,7 +82,7 @@ def tiny(**changes: Any) -> Config:
 
 
 def run(path: Path, **changes: Any) -> int:
-    return ground_state_run.run(tiny(run__dir=str(path), **changes), ["python", "train.py"])
+    return run_job(tiny(run__dir=str(path), **changes), ["python", "train.py"])
 
 
 def result(path: Path) -> dict[str, Any]:
@@ -111,9 +113,9 @@ def after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], 
     """Calls action once, while the given step is being recorded."""
     original = ProgressDisplay.update
 
-    def update(self: ProgressDisplay, record: Any, elapsed: float, last: bool) -> None:
+    def update(self: ProgressDisplay, record: Record, elapsed: float, last: bool) -> None:
         original(self, record, elapsed, last)
-        if record.step == step:
+        if record["step"] == step:
             action()
 
     monkeypatch.setattr(ProgressDisplay, "update", update)
@@ -248,7 +250,7 @@ def test_signal_during_evaluation(
         raise AssertionError("the signal must not wait here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ground_state_run, "evaluate", killing)
+        patch.setattr("nqs.ground_states.evaluations.evaluate", killing)
         assert run(tmp_path / "run") == 128 + signal.SIGTERM
     assert run(tmp_path / "run", run__resume=True) == 0
     assert_same_run(tmp_path / "run", whole)
@@ -273,14 +275,12 @@ def test_budget_counts_over_sessions(tmp_path: Path) -> None:
 def test_energy_that_is_not_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = ground_state_run.check_finite
-
-    def broken(record: Any) -> None:
-        original(record)
-        if record.step == 5:
+    def broken(record: Record, names: Sequence[str]) -> None:
+        check_finite(record, names)
+        if record["step"] == 5:
             raise FloatingPointError("the energy of step 5 is not finite")
 
-    monkeypatch.setattr(ground_state_run, "check_finite", broken)
+    monkeypatch.setattr(resumable_run, "check_finite", broken)
     assert run(tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "step 5" in error and "checkpoint: step 3" in error
@@ -344,7 +344,7 @@ def test_input_files_travel_with_the_run(tmp_path: Path) -> None:
     sites.unlink()
     (tmp_path / "run").rename(tmp_path / "moved")
     config = resumed_config(tmp_path / "moved", {"train.steps": 9})
-    assert ground_state_run.run(config, ["python"]) == 0
+    assert run_job(config, ["python"]) == 0
     assert result(tmp_path / "moved")["steps"] == 9
     sites.write_text("x,y\n0,0\n1,0\n0,1\n1,1.25\n")
     with pytest.raises(InputError, match=r"lattice\.file"):
@@ -375,7 +375,7 @@ def test_evaluate_adds_and_keeps(
     before = result(tmp_path / "run")
     command = ["evaluate", str(tmp_path / "run"), "--samples", "500", "--seed", "9"]
     assert nqs([*command, "--subsystem", "0,1", "--subsystem", "2"]) == 0
-    content = history.read(tmp_path / "run/run.h5")
+    content = read_run_file(tmp_path / "run/run.h5")
     assert [e.numbers["kind"] for e in content.evaluations] == ["final", "later"]
     assert content.evaluations[1].numbers["n_samples"] == 500
     assert content.evaluations[0].numbers["energy"] == before["energy"]

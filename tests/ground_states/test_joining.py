@@ -17,7 +17,7 @@ from test_ground_state_run import result, run, tiny
 
 from nqs.errors import InputError
 from nqs.ground_states import distributed
-from nqs.ground_states import run as ground_state_run
+from nqs.ground_states import run as job
 from nqs.ground_states.build import Job
 from nqs.ground_states.config import Config
 from nqs.ground_states.distributed import check_alike, code_digest, passport, together
@@ -62,24 +62,24 @@ def scenario(name: str, rank: int, folder: Path) -> int:
         where = folder / f"gone {rank}.txt" if rank else strings
         mapping = tiny(run__dir=str(folder / name)).to_dict()
         mapping["hamiltonian"] = {"name": "pauli", "file": str(where)}
-        return ground_state_run.run_loaded(lambda: Config.from_dict(mapping), ["python"])
+        return job.run_loaded(lambda: Config.from_dict(mapping), ["python"])
     if name == "no_run":
         path = folder / ("alone" if rank == 0 else "nowhere")
         load = lambda: resumed_config(path, {})  # noqa: E731
-        return ground_state_run.run_loaded(load, ["python", "train.py"])
+        return job.run_loaded(load, ["python", "train.py"])
     if name in ("version", "device") and rank == 0:
         return run(folder / name)
     if name == "device":
-        original_build = ground_state_run.build
+        original_build = job.build
 
         def elsewhere(*arguments: Any) -> Job:
             raise InputError("device=cuda: torch sees no GPU here")
 
-        ground_state_run.build = elsewhere
+        job.build = elsewhere
         try:
             return run(folder / name)
         finally:
-            ground_state_run.build = original_build
+            job.build = original_build
     stop = lambda: os.kill(os.getpid(), signal.SIGSTOP)  # noqa: E731
     undo = at_step(5, stop) if rank and name == "silent" else lambda: None
     try:

@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from hamiltonians.lattices.lattice import Chain, Honeycomb, Lattice, Positions, Square
-from nqs.ground_states.observables_plot import brillouin_zone, central_site, observables_figure
+from nqs.errors import InputError
+from nqs.ground_states.observables_plot import (
+    _segments,
+    brillouin_zone,
+    central_site,
+    check_shapes,
+    observables_figure,
+)
 from nqs.runfolder.history import Evaluation
+from nqs.vmc.observables import Observable, Picture, Quantity
 from nqs.vmc.observables.momenta import momentum_grid, reciprocal_vectors
 
 TETRAHEDRON = Positions([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
@@ -46,6 +54,33 @@ def test_figures_draw(lattice: Lattice, names: tuple[str, ...]) -> None:
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert len(panels) == len(names)
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in panels)
+
+
+@pytest.mark.parametrize("lattice", [Chain(5, True), Square(3, 2, True), TETRAHEDRON])
+def test_bonds(lattice: Lattice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines between the ends, across a boundary to the nearest image; refused without ends."""
+    quantity = Quantity("bond", "1", "a value of each bond", Picture("bonds", "$b$"))
+
+    class Bonds(Observable):
+        quantities = (quantity,)
+
+    monkeypatch.setattr(Observable, "kinds", Observable.kinds | {"bonds": Bonds})
+    ends = lattice.bonds().numpy()
+    values = (np.arange(float(len(ends))), np.ones(len(ends)))
+    numbers = {"step": 1, "n_samples": 10}
+    figure = observables_figure(
+        Evaluation(numbers, {"bond": values}, {"bond": ends}), lattice, "run"
+    )
+    figure.canvas.draw()
+    segments = _segments(lattice, ends)
+    lengths = np.linalg.norm(segments[:, 1] - segments[:, 0], axis=1)
+    np.testing.assert_allclose(lengths, lattice.distances().numpy()[*ends.T])
+    for wrong in ({}, {"bond": ends + lattice.n_sites}, {"bond": ends[:, :1]}):
+        with pytest.raises(InputError, match=r"run\.h5: a bond without its bonds"):
+            check_shapes(Evaluation(numbers, {"bond": values}, wrong), lattice)
+    with pytest.raises(InputError, match=r"bond has the shape \(1,\)"):
+        short = {"bond": (values[0][:1], values[1][:1])}
+        check_shapes(Evaluation(numbers, short, {"bond": ends}), lattice)
 
 
 def test_central_site() -> None:

@@ -12,7 +12,6 @@ from test_ground_state_run import assert_same_run, result, run
 
 from nqs.cli.app import main as nqs
 from nqs.ground_states import plot, summary
-from nqs.ground_states import run as ground_state_run
 from nqs.runfolder import history
 from nqs.runfolder.signals import Interrupted
 
@@ -37,7 +36,7 @@ def test_a_comparison_that_fails(
         fail()
 
     with monkeypatch.context() as patch:
-        patch.setattr(ground_state_run, "ground_state", failing)
+        patch.setattr("nqs.ground_states.ground_state_run.ground_state", failing)
         code = run(tmp_path / "run", train__exact=asked)
     assert code == (1 if asked is True else 0)
     line = "comparison: failed (ArithmeticError: no digit is left of it)"
@@ -52,7 +51,7 @@ def test_a_comparison_that_fails(
 
 def test_a_verdict_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is called good that was not judged."""
-    monkeypatch.setattr(ground_state_run, "doubts_about", fail)
+    monkeypatch.setattr("nqs.ground_states.judgement.doubts", fail)
     assert run(tmp_path / "run") == 0
     summary = result(tmp_path / "run")
     assert summary["verdict"] == "doubtful" and summary["energy"] is not None
@@ -75,7 +74,7 @@ def test_a_signal_during_the_comparison(
     def interrupted(*arguments: Any, **options: Any) -> NoReturn:
         raise Interrupted(signal.SIGUSR1)
 
-    monkeypatch.setattr(ground_state_run, "ground_state", interrupted)
+    monkeypatch.setattr("nqs.ground_states.ground_state_run.ground_state", interrupted)
     assert run(tmp_path / "run") == 128 + signal.SIGUSR1
     summary = result(tmp_path / "run")
     assert summary["status"] == "finished" and summary["energy"] is not None
@@ -113,7 +112,8 @@ def test_histories_without_a_spread(
     n_steps: int, value: float, exact: float | None, tmp_path: Path
 ) -> None:
     """Every sample the same, every error zero: warnings are errors here."""
-    content = history.RunFile()
+    columns = ("step", "energy", "energy_error", "elapsed")
+    content = history.RunFile(tuple(history.Column(name, "", "") for name in columns))
     for name in content.columns:
         content.columns[name] = [value] * n_steps
     content.columns["step"] = [float(step) for step in range(1, n_steps + 1)]
@@ -125,16 +125,14 @@ def test_killed_between_evaluation_and_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resumed, the evaluation is there once; another number of samples is another one."""
-    original = summary.write
 
     def kill(path: Path, content: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(summary, "write", kill)
+        patch.setattr("nqs.runfolder.summary.write", kill)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "run")
-    assert summary.write is original
     assert len(history.read(tmp_path / "run/run.h5").evaluations) == 1
     assert not (tmp_path / "run/summary.json").exists()
     for expected, n_samples in ((1, 64), (1, 64), (2, 65)):

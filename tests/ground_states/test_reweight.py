@@ -13,6 +13,7 @@ from hamiltonians.exact import ground_state
 from hamiltonians.lattices.lattice import Square
 from nqs.cli.app import main as nqs
 from nqs.ground_states import summary
+from nqs.runfolder.summary import write as write_summary
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_far_couplings_are_flagged(trained: Path, capsys: pytest.CaptureFixture[
     ("arguments", "culprits"),
     [
         (["hamiltonian.detla=1"], ["hamiltonian.detla", "did you mean delta?"]),
-        (["hamiltonian.J=1"], ["hamiltonian.J", "it has V, Rb"]),
+        (["hamiltonian.J=1"], ["hamiltonian.J", "it has V, delta, Omega, Rb"]),
         (["delta"], ["delta: not understood", "hamiltonian.delta=1.05,1.1"]),
         (["delta=1,x"], ["delta=1,x: not understood"]),
         (["delta=nan"], ["hamiltonian.delta=nan", "finite"]),
@@ -117,7 +118,7 @@ def test_a_doubtful_run_says_so(trained: Path, capsys: pytest.CaptureFixture[str
     file = trained / "summary.json"
     before = file.read_text()
     doubts = ["collapsed: a handful of configurations holds everything \x1b[2J"]
-    summary.write(file, summary.read(file) | {"verdict": "doubtful", "doubts": doubts})
+    write_summary(file, summary.read(file) | {"verdict": "doubtful", "doubts": doubts})
     try:
         command = ["reweight", str(trained), "delta=1.1", "--samples", "100"]
         assert nqs([*command, "--lanczos-samples", "100"]) == 0

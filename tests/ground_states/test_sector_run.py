@@ -14,9 +14,9 @@ from hamiltonians import Heisenberg
 from hamiltonians.exact import ground_state, memory_estimate, memory_needed
 from hamiltonians.lattices.lattice import Chain
 from nqs.errors import InputError
-from nqs.ground_states import run as ground_state_run
 from nqs.ground_states.build import build, compares_with_exact, start_from_product_state
 from nqs.ground_states.config import Config
+from nqs.ground_states.run import run as run_job
 from nqs.vmc.energies.local_energy import local_energies
 
 CHAIN = {
@@ -35,7 +35,7 @@ def config(n_up: int | None, phase: bool, path: Path | None = None, **train: Any
 
 
 def run(path: Path, n_up: int | None, phase: bool, **train: Any) -> dict[str, Any]:
-    assert ground_state_run.run(config(n_up, phase, path, **train), ["python", "train.py"]) == 0
+    assert run_job(config(n_up, phase, path, **train), ["python", "train.py"]) == 0
     summary: dict[str, Any] = json.loads((path / "summary.json").read_text())
     return summary
 

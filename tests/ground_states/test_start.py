@@ -13,8 +13,9 @@ from test_ground_state_run import assert_same_run, parameters, result, run, step
 from test_symmetry import MINSR
 
 from nqs.errors import InputError
-from nqs.ground_states import run as ground_state_run
 from nqs.ground_states import start
+from nqs.ground_states.build import build
+from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import START, create, read_config, resumed_config
 from nqs.runfolder import history
 
@@ -54,7 +55,7 @@ def test_starts_at_the_newest_parameters(
 def test_the_automatic_time_step_is_longer_near_the_ground_state(source: Path) -> None:
     def rate(given: float | str, **changes: Any) -> float:
         config = tiny(optimizer={**MINSR, "learning_rate": given}, **changes)
-        return ground_state_run.build(config).optimizer.learning_rate
+        return build(config).optimizer.learning_rate
 
     assert rate("auto") == 0.2
     assert rate("auto", train__start_from=str(source)) == 0.4
@@ -63,8 +64,8 @@ def test_the_automatic_time_step_is_longer_near_the_ground_state(source: Path) -
 
 def test_nothing_but_parameters_is_carried_over(tmp_path: Path, source: Path) -> None:
     """Momentum, step and generator of the optimisation are those of a new run."""
-    job = ground_state_run.build(tiny(train__start_from=str(source)))
-    fresh = ground_state_run.build(tiny())
+    job = build(tiny(train__start_from=str(source)))
+    fresh = build(tiny())
     folder = create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"], b"")
     (folder / START).write_bytes(start.starting_file(job) or b"")
     start.put_at_start(job, folder, lambda line: None)
@@ -78,7 +79,7 @@ def test_a_resumed_run_never_reads_the_other_again(tmp_path: Path, source: Path)
     assert follow(tmp_path / "whole", gone) == 0
     assert follow(tmp_path / "run", gone, train__steps=3) == 0
     config = tiny(**early(gone, tmp_path / "killed"))
-    begin = start.starting_file(ground_state_run.build(config))
+    begin = start.starting_file(build(config))
     create(config, 4, ["python"], begin)  # killed before its first checkpoint
     shutil.rmtree(gone)
     for name in ("run", "killed"):
@@ -157,7 +158,7 @@ def test_the_loader_of_a_symmetric_run(tmp_path: Path) -> None:
     model = tiny().to_dict()["model"] | {"symmetry": "point_group"}
     assert run(tmp_path / "run", model=model) == 0
     config = read_config(tmp_path / "run")
-    job = ground_state_run.build(config)
+    job = build(config)
     configs = torch.arange(16)[:, None].bitwise_right_shift(torch.arange(4)).bitwise_and(1).bool()
     images = job.lattice.point_group().images(configs)  # (B, elements, N)
     state, step = start.read_wavefunction(tmp_path / "run", config)
@@ -184,7 +185,7 @@ def test_auto_takes_the_patches_of_the_source(tmp_path: Path, name: str) -> None
     assert saved["model"]["patch"] == "2x1"
     shutil.rmtree(tmp_path / "small")
     config = resumed_config(tmp_path / "large", {"model.patch": "auto"})
-    assert ground_state_run.run(config.replace(train=config.train), ["python"]) == 0
+    assert run_job(config.replace(train=config.train), ["python"]) == 0
     assert run(tmp_path / "last", **large | {"train__start_from": str(tmp_path / "large")}) == 0
 
 
@@ -196,12 +197,12 @@ def test_from_8x8_to_12x12(tmp_path: Path) -> None:
     assert run(tmp_path / "8x8", **small, **cheap) == 0
     ours = tiny(**cheap, lattice__Lx=12, lattice__Ly=12)
     assert start.with_source_patches(ours) is ours
-    assert ground_state_run.build(ours).wavefunction.patches.n_patches == 24
+    assert build(ours).wavefunction.patches.n_patches == 24
     grown = start.with_source_patches(
         tiny(**cheap, lattice__Lx=12, lattice__Ly=12, train__start_from=str(tmp_path / "8x8"))
     )
     assert grown.model.patch == "2x2"
-    job = ground_state_run.build(grown)
+    job = build(grown)
     assert job.wavefunction.patches.n_patches == 36 and start.starting_file(job)
 
 
@@ -227,7 +228,7 @@ def test_the_energy_of_the_start_changes_nothing(
 ) -> None:
     assert follow(tmp_path / "with", source) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(ground_state_run, "start_evaluation", lambda session: evaluation)
+        patch.setattr("nqs.ground_states.ground_state_run.start_evaluation", lambda job: evaluation)
         evaluation = history.read(tmp_path / "with/run.h5").evaluations[0]
         assert follow(tmp_path / "without", source) == 0
     assert_same_run(tmp_path / "with", tmp_path / "without")

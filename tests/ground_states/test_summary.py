@@ -13,6 +13,7 @@ from nqs.errors import InputError
 from nqs.ground_states import summary
 from nqs.runfolder import digests
 from nqs.runfolder.history import Evaluation
+from nqs.runfolder.summary import write as write_summary
 
 
 def made(energy: float | None = -2.0, exact: float | None = None, **keys: Any) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def test_show_prints_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFix
     folder = tmp_path / "[red]x"
     folder.mkdir()
     doubt = "variance: [/b] \x1b[31m large"
-    summary.write(folder / "summary.json", made(doubts=[doubt]))
+    write_summary(folder / "summary.json", made(doubts=[doubt]))
     assert nqs(["show", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "[/b]" in out and "\x1b" not in out and "doubtful" in out

@@ -13,6 +13,7 @@ from hamiltonians.invariance import check_invariance
 from hamiltonians.lattices.lattice import Chain, Kagome, Square
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.recurrent import Recurrent
+from nqs.vmc.energies import Blurred
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import optimise
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
@@ -111,7 +112,7 @@ def test_from_product_state_to_evaluation(H: Hamiltonian) -> None:
         n_steps=60,
         n_samples=256,
         generator=generator,
-        flip_fraction=0.5 if len(H.flips) else 0.0,
+        energies=Blurred(flip_fraction=0.5 if len(H.flips) else 0.0),
     )
     found = evaluate(psi, user, 2_000, generator, thorough=True)
     exact = ground_state(user)

@@ -15,6 +15,7 @@ import torch
 
 from hamiltonians import XXZ, Hamiltonian, Lattice, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.exact.diagonalisation import dense_matrix, ground_state
+from hamiltonians.interface import check_interface
 from hamiltonians.invariance import check_invariance
 from nqs.conf.kinds import Group
 
@@ -98,6 +99,7 @@ def test_from_one_file_to_the_exact_energy(own: ModuleType) -> None:
 
 def test_its_symmetries_are_asked_of_its_elements(own: ModuleType) -> None:
     H = own.ThreeBody(own.Ladder(3))
+    check_interface(H)
     check_invariance(H, [(torch.arange(5, -1, -1), False)])
     with pytest.raises(ValueError, match="not invariant under these permutations"):
         check_invariance(H, [(torch.tensor([1, 0, 2, 3, 4, 5]), False)])
@@ -154,3 +156,67 @@ def test_signs_that_cannot_be_told_are_not_claimed() -> None:
     fields = [(-1.0, {0: "X"}), (0.5, {0: "X", 1: "Z"})]
     assert PauliSum(15, fields).is_stoquastic and Plain(PauliSum(14, fields)).is_stoquastic
     assert not Plain(PauliSum(15, fields)).is_stoquastic
+
+
+@pytest.mark.parametrize(
+    "H",
+    [
+        Rydberg(Lattice([[0, 0], [1, 0], [0, 2.0]])),
+        XXZ(Lattice([[0, 0], [1, 0], [0, 1.0]]), h=[0.1, 0.0, 2.0]),
+        PauliSum(10, [(1.0, "Y0 Z3"), (0.5, "X0"), (0.1, ""), (2.0, "Z1")]),
+        PauliSum(3, []),
+        Plain(XXZ(Lattice([[0, 0], [1, 0], [0, 1.0]]))),
+    ],
+    ids=repr,
+)
+def test_a_class_that_keeps_the_interface_passes(H: Hamiltonian) -> None:
+    check_interface(H)
+
+
+class Broken(Plain):
+    """One member that is not what it should be."""
+
+    def __init__(self, **members: object) -> None:
+        super().__init__(TransverseFieldIsing(Lattice([[0, 0], [1, 0], [0, 2.0]]), h=0.5))
+        vars(self).update(members)
+
+
+EYE = torch.eye(3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("members", "line"),
+    [
+        ({"n_sites": 3.5}, "n_sites is 3.5; it must be a whole number"),
+        ({"lattice": "square"}, "lattice is a str"),
+        ({"lattice": Lattice([[0, 0], [1.0, 0]])}, "n_sites is 3, but the lattice is Lattice.2"),
+        ({"flips": EYE.double()}, r"float64 Tensor of shape \(3, 3\); it must be a bool"),
+        ({"flips": EYE[:, :2]}, "it must be a bool Tensor"),
+        ({"flips": [0, 1, 2]}, "flips is a list"),
+        ({"flips": EYE & False}, "empty row"),
+        ({"flips": EYE[[0, 0, 1]]}, "equal rows"),
+        ({"diagonal": lambda s: s.float().sum(1)}, r"diagonal returns a float32 Tensor of shape"),
+        ({"diagonal": lambda s: s.double()}, "for 8 configurations; it must be a float64 Tensor"),
+        ({"diagonal": lambda s: s.sum(1) / 0.0 * 1.0}, "diagonal returns"),
+        ({"diagonal": lambda s: s.double().sum(1)}, "energy is 0; the mean of .* is 1.5"),
+        ({"off_diagonal": lambda s: -0.5}, "off_diagonal returns a float for 0 configurations"),
+        ({"off_diagonal": lambda s: s.double() / 0}, "numbers that are not finite"),
+        ({"off_diagonal": lambda s: s.double()}, "not Hermitian: flip 0 has the element"),
+        ({"off_diagonal": lambda s: s.double() * 1j}, "not Hermitian"),
+        ({"off_diagonal": lambda s: 1j + 0 * s}, "complex64 Tensor"),
+    ],
+)  # fmt: skip
+def test_a_class_that_does_not_is_refused_in_one_line(
+    members: dict[str, object], line: str
+) -> None:
+    with pytest.raises(ValueError, match=line) as error:
+        check_interface(Broken(**members))
+    text = str(error.value)
+    assert text.startswith("Broken: ") and "\n" not in text and len(text) < 300
+
+
+def test_members_that_are_missing() -> None:
+    broken = Broken()
+    del broken.flips
+    with pytest.raises(ValueError, match="Broken: sets no flips"):
+        check_interface(broken)

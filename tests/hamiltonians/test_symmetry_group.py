@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.exact import basis
-from hamiltonians.lattices.characters import named_elements, with_character
+from hamiltonians.lattices.characters import named_elements, odd_under
 from hamiltonians.lattices.lattice import Chain, Honeycomb, Kagome, Lattice, Positions, Square
 from hamiltonians.lattices.symmetry_group import Element, SymmetryGroup
 
@@ -76,7 +76,7 @@ def test_products_are_sorted_and_say_what_they_are() -> None:
     assert as_set(RING.translations() * RING.point_group()) == as_set(RING.space_group())
     assert repr(group) == "SymmetryGroup(12 elements on 6 sites, 6 of them invert all bits)"
     assert repr(SymmetryGroup.identity(2)) == "SymmetryGroup(1 element on 2 sites)"
-    odd = with_character(RING.translations(), RING, {"shift_x": -1})
+    odd = odd_under(RING.translations(), RING, ["shift_x"])
     assert repr(odd) == "SymmetryGroup(6 elements on 6 sites, 3 characters other than 1)"
     with pytest.raises(ValueError, match="not of its factors"):
         _ = odd * SymmetryGroup.spin_flip(6)
@@ -172,21 +172,21 @@ def all_signs(group: SymmetryGroup) -> set[tuple[int, ...]]:
     ids=["square", "ring", "odd ring", "small torus", "triangle"],
 )
 def test_signs_are_characters_and_all_there_are(group: SymmetryGroup, lattice: Lattice) -> None:
-    """Any signs of three elements: a character that has them, or none has."""
+    """Some odd elements: a character that is -1 there and +1 elsewhere if it can be, or none is."""
     expected = all_signs(group)
     elements = named_elements(group, lattice)
     numbers = {(inverted, *row.tolist()): i for i, (row, inverted) in enumerate(group)}
     places = {name: numbers[flip, *row.tolist()] for name, (row, flip) in elements.items()}
     chosen = list(elements)[:2] + list(elements)[-1:]
     seen = set()
-    for signs in itertools.product((1, -1), repeat=len(chosen)):
-        wanted = dict(zip(chosen, signs, strict=True))
-        fitting = [chi for chi in expected if all(chi[places[n]] == s for n, s in wanted.items())]
+    for keep in itertools.product((True, False), repeat=len(chosen)):
+        odd = list(itertools.compress(chosen, keep))
+        fitting = [chi for chi in expected if all(chi[places[name]] == -1 for name in odd)]
         if not fitting:
-            with pytest.raises(ValueError, match="no state has the signs"):
-                with_character(group, lattice, wanted)
+            with pytest.raises(ValueError, match="no state is odd under"):
+                odd_under(group, lattice, odd)
             continue
-        character = tuple(with_character(group, lattice, wanted).characters.real.int().tolist())
+        character = tuple(odd_under(group, lattice, odd).characters.real.int().tolist())
         assert character in fitting
         order = [places[name] for name in elements]  # others even where they can be, in this order
         assert character == max(fitting, key=lambda chi: [chi[i] for i in order])
@@ -196,7 +196,7 @@ def test_signs_are_characters_and_all_there_are(group: SymmetryGroup, lattice: L
 
 def test_a_character_by_name() -> None:
     """B1 of the square: odd under quarter turns, even under mirrors along the bonds."""
-    group = with_character(SQUARE.point_group(), SQUARE, {"rotation90": -1})
+    group = odd_under(SQUARE.point_group(), SQUARE, ["rotation90"])
     signs = {
         name: int(group.characters[group.index(element)].real)
         for name, element in named_elements(group, SQUARE).items()
@@ -207,11 +207,8 @@ def test_a_character_by_name() -> None:
         "mirror45",
         "mirror135",
     ]
-    assert with_character(SQUARE.point_group(), SQUARE, {}).is_trivial
-    for signs, culprit in (
-        ({"shift_x": -1}, "shift_x is no symmetry here; allowed: rotation90, .*mirror135"),
-        ({"rotation90": 0}, "it must be 1 or -1"),
-        ({"rotation180": -1}, "no state has the signs rotation180: -1 at once"),
-    ):
-        with pytest.raises(ValueError, match=culprit):
-            with_character(SQUARE.point_group(), SQUARE, signs)
+    assert odd_under(SQUARE.point_group(), SQUARE, []).is_trivial
+    with pytest.raises(ValueError, match=r"shift_x is not among .* here: rotation90, .*mirror135"):
+        odd_under(SQUARE.point_group(), SQUARE, ["shift_x"])
+    with pytest.raises(ValueError, match="no state is odd under rotation180 at once"):
+        odd_under(SQUARE.point_group(), SQUARE, ["rotation180"])

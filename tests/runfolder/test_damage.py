@@ -23,7 +23,7 @@ from test_ground_state_run import TINY, assert_same_run, parameters, result, run
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
 from nqs.ground_states import later_evaluation, summary
-from nqs.ground_states import run as ground_state_run
+from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import START, read_config, reopen, resumed_config
 from nqs.runfolder import checkpoint, digests, environment, folder, history
 from nqs.runfolder.environment import DAMAGED
@@ -56,7 +56,7 @@ def damaged(finished: Path, tmp_path: Path) -> Path:
 
 def resume(path: Path, **given: Any) -> int:
     keys = {key.replace("__", "."): value for key, value in given.items()}
-    return ground_state_run.run(resumed_config(path, keys), ["python", "train.py"])
+    return run_job(resumed_config(path, keys), ["python", "train.py"])
 
 
 def flip(path: Path, byte: int, bit: int = 0) -> None:

@@ -15,18 +15,18 @@ from nqs.errors import InputError
 from nqs.ground_states import summary
 from nqs.runfolder import atomic, checkpoint, history
 from nqs.runfolder.folder import locked
-from nqs.runfolder.history import Column, Evaluation, RunFile
-from nqs.vmc.optimise import StepRecord
+from nqs.runfolder.history import ELAPSED, SECONDS, STEP, Column, Evaluation, RunFile
+from nqs.runfolder.summary import write as write_summary
 
 
-def recorded(step: int) -> StepRecord:
-    return StepRecord(step, -step, 0.1, 0.2, 0.3, 4, 0.01, {"gradient_norm": 0.5})
+def recorded(step: int) -> dict[str, float]:
+    return {"step": step, "energy": -step, "seconds": 0.01}
 
 
 def filled(n_steps: int) -> RunFile:
-    content = RunFile()
+    content = RunFile((STEP, Column("energy", "couplings", "mean local energy"), SECONDS, ELAPSED))
     for step in range(1, n_steps + 1):
-        content.append(recorded(step).row(), 0.01 * step)
+        content.append(recorded(step), 0.01 * step)
     return content
 
 
@@ -52,7 +52,9 @@ def test_history_round_trip(tmp_path: Path) -> None:
     content = filled(2)
     content.declare([Column("gradient_norm", "couplings", "norm of the energy's gradient")])
     for step in (3, 4, 5):
-        content.append(recorded(step).row(), 0.01 * step)
+        content.append(recorded(step) | {"gradient_norm": 0.5}, 0.01 * step)
+    with pytest.raises(KeyError, match="no column for gradient"):
+        content.append(recorded(6) | {"gradient": 0.5}, 0.06)
     numbers = {"energy": -1.5, "n_samples": 10, "kind": "final", "step": 5, "seed": 0}
     numbers |= {"energy_error": 0.1, "variance": 0.2, "v_score": 0.3}
     observables = {"density": (np.arange(4.0), np.ones(4)), "m": (np.array(0.5), np.array(0.1))}
@@ -143,7 +145,7 @@ def test_summary_is_strict_json(tmp_path: Path) -> None:
     content = summary.summarise(
         status="interrupted", n_sites=4, n_parameters=9, steps=3, wall_seconds=1.25, seed=0
     )
-    summary.write(tmp_path / "summary.json", content | {"variance": float("nan")})
+    write_summary(tmp_path / "summary.json", content | {"variance": float("nan")})
     text = (tmp_path / "summary.json").read_text()
     assert "NaN" not in text and json.loads(text)["variance"] is None
     assert any("resume" in line for line in summary.lines(summary.read(tmp_path / "summary.json")))

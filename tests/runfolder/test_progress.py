@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from nqs.runfolder.progress import HEADER, Clock, Log, ProgressDisplay, duration, row
-from nqs.vmc.optimise import StepRecord
+from nqs.ground_states.step_lines import FORM, HEADER, row
+from nqs.runfolder.progress import Clock, Log, ProgressDisplay, Record, duration
 
 
-def record(step: int, seconds: float = 1.0) -> StepRecord:
-    energy = -7.254611338, 1.234e-3, 0.0123, 1e-4
-    return StepRecord(step, *energy, 100, 0.5, 1e-3, 0.0, 24.0, 0.0, 0.0, seconds)
+def record(step: int, seconds: float = 1.0) -> Record:
+    energy = {"energy": -7.254611338, "energy_error": 1.234e-3, "variance": 0.0123}
+    return {"step": float(step), **energy, "seconds": seconds}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_rows_align_with_the_header() -> None:
 def display_lines(tmp_path: Path, n_steps: int, seconds: float) -> list[str]:
     stream = io.StringIO()
     log = Log(tmp_path / "run.log", stream)
-    with log, ProgressDisplay(log, n_steps, None) as display:
+    with log, ProgressDisplay(log, n_steps, None, FORM) as display:
         for step in range(1, n_steps + 1):
             display.update(record(step, seconds), step * seconds, last=step == n_steps)
     assert stream.getvalue() == (tmp_path / "run.log").read_text()
@@ -83,7 +83,7 @@ def test_terminal_shows_a_bar_and_the_log_plain_lines(tmp_path: Path) -> None:
 
     stream: Any = Terminal()
     log = Log(tmp_path / "run.log", stream)
-    with log, ProgressDisplay(log, 2, None) as display:
+    with log, ProgressDisplay(log, 2, None, FORM) as display:
         display.update(record(1), 1.0, last=False)
         display.update(record(2), 2.0, last=True)
     assert "\x1b[" in stream.getvalue() and "s/step" in stream.getvalue()

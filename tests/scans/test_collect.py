@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from nqs.cli.app import main as nqs
-from nqs.ground_states import run, summary
+from nqs.ground_states import ground_state_run, summary
+from nqs.runfolder.summary import write as write_summary
 
 xr = pytest.importorskip("xarray")
 pytest.importorskip("h5netcdf")
@@ -46,7 +47,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("collect") / "scan"
     words = ["scan.warm_start=hamiltonian.delta", "scan.direction=both", f"scan.dir={path}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "draw", lambda *arguments: None)
+        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
         assert train.main(["-m", *TINY, *AXES, *words]) == 0
     (path / "hamiltonian.delta=0.25,hamiltonian.Rb=1.2,backward/summary.json").unlink()
     return path
@@ -171,15 +172,15 @@ def judged(scan: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copytree(scan, tmp_path / "scan"))
     bad = path / "hamiltonian.delta=1,hamiltonian.Rb=1,forward/summary.json"
     for other in path.glob("*/summary.json"):
-        summary.write(other, summary.read(other) | {"verdict": "good", "doubts": []})
+        write_summary(other, summary.read(other) | {"verdict": "good", "doubts": []})
     doubts = ["neighbour: 0.3 above \x1b[31mthe state", "variance: large"]
     content = summary.read(bad) | {"verdict": "doubtful", "doubts": doubts}
-    summary.write(bad, content | {"energy": content["exact_energy"] - 7.0})
+    write_summary(bad, content | {"energy": content["exact_energy"] - 7.0})
     old = path / "hamiltonian.delta=0,hamiltonian.Rb=1,forward/summary.json"
     content = summary.read(old)
     for key in ("verdict", "doubts", "difference", "z_score"):
         del content[key]
-    summary.write(old, content | {"relative_error": abs(content["relative_error"])})
+    write_summary(old, content | {"relative_error": abs(content["relative_error"])})
     return path
 
 
@@ -262,7 +263,7 @@ def test_a_damaged_point_is_missing_and_loses_no_other(
 def test_an_exact_energy_of_zero(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """faults.md, kind 4."""
     for path in sorted(judged.glob("*/summary.json")):
-        summary.write(path, summary.read(path) | {"exact_energy": 0.0, "relative_error": None})
+        write_summary(path, summary.read(path) | {"exact_energy": 0.0, "relative_error": None})
     assert nqs(["collect", str(judged)]) == 0
     out = capsys.readouterr().out
     assert "relative error" not in out and "E - E_exact     median" in out
@@ -290,7 +291,7 @@ def test_tied_keys_are_one_dimension(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["hamiltonian.delta=1,0,0.5", "seed=1,2", "hamiltonian.Omega=2,1,1"]
     tied = "scan.zip=[hamiltonian.Omega,hamiltonian.delta]"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "draw", lambda *arguments: None)
+        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
         assert train.main(["-m", *TINY, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
     collected = collect.collect(tmp_path / "scan")
     data = collected.data
@@ -313,7 +314,7 @@ def test_tied_keys_none_of_which_numbers_the_points(tmp_path: Path) -> None:
     tied = "scan.zip=[hamiltonian.delta,hamiltonian.Omega]"
     arguments = [word for word in TINY if not word.startswith("train.steps")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "draw", lambda *arguments: None)
+        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
         assert train.main(["-m", *arguments, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
     data = collect.collect(tmp_path / "scan").data
     assert data["energy"].dims == ("delta_Omega",)

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from nqs.ground_states import run as ground_state_run
-from nqs.ground_states import summary
+from nqs.ground_states import ground_state_run, summary
+from nqs.ground_states.judgement import Judgement
+from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import read_config
+from nqs.runfolder.summary import write as write_summary
 from nqs.scans import attempts
-from nqs.scans import folder as scan_folder
 from nqs.scans import run as scans
+from nqs.scans.folder import read as read_scan
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -43,7 +45,7 @@ MIDDLE = "hamiltonian.delta=0.5"
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)
-    monkeypatch.setattr(ground_state_run, "judged", lambda session: [])  # tested elsewhere
+    monkeypatch.setattr(Judgement, "doubts", lambda *arguments: [])  # tested elsewhere
 
 
 def scan(*words: str) -> int:
@@ -61,15 +63,14 @@ def result(point: str) -> dict[str, Any]:
 def spoilt(where: Callable[[Any], bool], energy: float | None = None) -> Callable[..., int]:
     """A run that ends doubtful, with another energy if one is given, where its configuration says
     so. What makes a run doubtful by itself is not the scan's business."""
-    run = ground_state_run.run
 
     def spoil(config: Any, command: Any) -> int:
-        code = run(config, command)
+        code = run_job(config, command)
         path = Path(config.run.dir) / "summary.json"
         if code == 0 and where(config):
             doubts = {"verdict": "doubtful", "doubts": ["variance: for this test"]}
             changed = {} if energy is None else {"energy": energy}
-            summary.write(path, summary.read(path) | doubts | changed)
+            write_summary(path, summary.read(path) | doubts | changed)
         return code
 
     return spoil
@@ -175,7 +176,7 @@ def operations(monkeypatch: pytest.MonkeyPatch, dies_at: int) -> list[str]:
 
     monkeypatch.setattr(os, "rename", counted("rename", os.rename))
     monkeypatch.setattr(scans, "run", counted("run", spoilt(warm_middle, energy=5.0)))
-    monkeypatch.setattr(scans.scan_neighbours, "mark", counted("mark", scans.scan_neighbours.mark))
+    monkeypatch.setattr(scans.neighbours, "mark", counted("mark", scans.neighbours.mark))
     monkeypatch.setattr(attempts, "keep_better", counted("keep", attempts.keep_better))
     return seen
 
@@ -206,7 +207,7 @@ def test_a_death_at_any_moment_ends_in_the_same_state(
 
 def test_two_renames_and_a_death_between_them() -> None:
     assert scan("scan.repeat=false") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     point = read.points[1]
     os.rename(f"scan/{MIDDLE}", f"scan/{MIDDLE}~first")
     os.rename("scan/hamiltonian.delta=1", f"scan/{MIDDLE}~again")

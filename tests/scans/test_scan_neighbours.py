@@ -3,7 +3,6 @@ what they leave alone, and that nothing of a scan is lost to them."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -13,16 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from nqs.ground_states import run as ground_state_run
-from nqs.ground_states import summary
+from nqs.ground_states import ground_state_run, summary
 from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
+from nqs.ground_states.judgement import Judgement
+from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import read_config
 from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.runfolder import checkpoint
-from nqs.scans import folder as scan_folder
+from nqs.runfolder.summary import write as write_summary
 from nqs.scans import neighbours
 from nqs.scans import run as scans
+from nqs.scans.folder import read as read_scan
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("train", ROOT / "train.py")
@@ -46,7 +47,7 @@ TINY = [
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)
-    monkeypatch.setattr(ground_state_run, "judged", lambda session: [])  # tested elsewhere
+    monkeypatch.setattr(Judgement, "doubts", lambda *arguments: [])  # tested elsewhere
 
 
 def scan(*words: str) -> int:
@@ -100,7 +101,7 @@ def expectation(folder: Path, target: Config) -> float:
 def test_the_bound_is_the_energy_of_the_other_state(words: list[str]) -> None:
     """Against enumeration, within five standard errors that are themselves small."""
     assert scan(*words, "scan.repeat=false") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     found = neighbours.judge(read, print, lambda: False)
     assert len(found) == 2
     for point in read.points:
@@ -114,7 +115,7 @@ def test_the_bound_is_the_energy_of_the_other_state(words: list[str]) -> None:
 def test_the_same_couplings_need_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "build", None)
     assert scan("seed=0,1") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     one, two = (result(point.name) for point in read.points)
     found = neighbours.judge(read, print, lambda: False)
     for point, other in zip(read.points, (two, one), strict=True):
@@ -125,10 +126,10 @@ def test_the_same_couplings_need_no_draws(monkeypatch: pytest.MonkeyPatch) -> No
 def test_flips_that_only_one_side_has() -> None:
     """couplings that add terms: the flips of the other Hamiltonian."""
     assert scan("hamiltonian=tfim", "hamiltonian.h=0.7,1", "scan.repeat=false") == 0
-    read = scan_folder.read(Path("scan"))
+    read = read_scan(Path("scan"))
     folders = [read.folder(point) for point in read.points]
     config = read_config(folders[1])
-    fewer = dataclasses.replace(config.hamiltonian, h=(0.0, 1.0, 1.0, 1.0))
+    fewer = config.hamiltonian.replace(h=(0.0, 1.0, 1.0, 1.0))
     target = config.replace(hamiltonian=fewer)
     ((energy, error),) = neighbours.energies(folders[0], result(read.points[0].name), [target])
     exact = expectation(folders[0], target)
@@ -137,13 +138,12 @@ def test_flips_that_only_one_side_has() -> None:
 
 def badly(warm: bool) -> Any:
     """A run whose warm (or cold) start is thrown away by absurdly long steps at delta=1."""
-    run = ground_state_run.run
 
     def spoilt(config: Any, command: Any) -> int:
         if config.hamiltonian.delta == 1 and (config.train.start_from is not None) == warm:
-            wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
+            wild = config.optimizer.replace(learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
-        return run(config, command)
+        return run_job(config, command)
 
     return spoilt
 
@@ -211,7 +211,7 @@ def test_a_worse_second_attempt_is_put_aside(monkeypatch: pytest.MonkeyPatch) ->
         code = (cold if config.train.start_from is None else warm)(config, command)
         if "~again" in config.run.dir:
             path = Path(config.run.dir) / "summary.json"
-            summary.write(path, summary.read(path) | {"energy": 100.0})
+            write_summary(path, summary.read(path) | {"energy": 100.0})
         return code
 
     monkeypatch.setattr(scans, "run", spoilt)
@@ -227,7 +227,7 @@ def test_seeds_and_hyperparameters_are_judged_and_left_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert scan("train.steps=1,60", "seed=0,1") == 0
-    names = [point.name for point in scan_folder.read(Path("scan")).points]
+    names = [point.name for point in read_scan(Path("scan")).points]
     short = [name for name in names if "train.steps=1," in name]
     assert len(short) == 2 and any(neighbour_doubts(name) for name in short)
     assert not list(Path("scan").glob("*~*"))
@@ -236,18 +236,16 @@ def test_seeds_and_hyperparameters_are_judged_and_left_as_they_are(
 def test_models_and_lattices_that_differ_are_not_compared() -> None:
     axes = ["model.d_model=4,8", "lattice.Lx=1,2"]
     assert scan(*axes, "train.n_samples=8", "train.eval_samples=32", "train.steps=1") == 0
-    assert neighbours.pairs(scan_folder.read(Path("scan"))) == []
+    assert neighbours.pairs(read_scan(Path("scan"))) == []
     assert not (Path("scan") / "neighbours.json").exists()
 
 
 def test_both_directions_are_compared_but_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ground_state_run.run
-
     def spoilt(config: Any, command: Any) -> int:
         if config.run.dir.endswith("delta=1,backward"):
-            wild = dataclasses.replace(config.optimizer, learning_rate=100.0, implicit=False)
+            wild = config.optimizer.replace(learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
-        return run(config, command)
+        return run_job(config, command)
 
     monkeypatch.setattr(scans, "run", spoilt)
     assert scan("hamiltonian.delta=0,1", "lattice.Lx=3", "scan.warm_start=hamiltonian.delta",
@@ -273,10 +271,10 @@ def test_an_older_summary_without_verdict_gets_no_good_one() -> None:
     path = Path("scan/hamiltonian.delta=0/summary.json")
     older = summary.read(path)
     del older["verdict"], older["doubts"]
-    summary.write(path, older | {"energy": older["energy"] + 100})
+    write_summary(path, older | {"energy": older["energy"] + 100})
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true", "launcher=sequential"]) == 0
     assert result("hamiltonian.delta=0")["verdict"] == "doubtful"
-    summary.write(path, summary.read(path) | {"energy": older["energy"]})
+    write_summary(path, summary.read(path) | {"energy": older["energy"]})
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert result("hamiltonian.delta=0")["verdict"] is None
 

@@ -115,7 +115,9 @@ def oracle(psi: Wavefunction, lattice: Lattice, subsystems: Tensor) -> Oracle:
         "connected": pairs - torch.outer(density, density),
         "sigma_x": (vector.conj()[:, None] * vector[places]).real.sum(0),
         "structure_factor": (waves @ fluctuation.T).abs().square() @ weights / psi.n_sites,
-        "renyi2": torch.tensor([renyi2_of(vector, inside) for inside in subsystems]).double(),
+        "renyi2": torch.tensor(
+            [renyi2_of(vector, inside) for inside in subsystems], dtype=bits.dtype
+        ),
         "excitation_fraction": density.mean(),
     }
     for order, star in ordering_wavevectors(lattice).items():

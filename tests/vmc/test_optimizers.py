@@ -13,6 +13,8 @@ from torch.testing import assert_close
 
 from hamiltonians import Rydberg
 from hamiltonians.lattices.lattice import Square
+from nqs.conf.kinds import keys_of
+from nqs.conf.values import bounds_of
 from nqs.runfolder.schedules import KINDS, Schedule
 from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.optimizers import Adam, NaturalGradient, Optimizer
@@ -77,10 +79,9 @@ def test_clipping() -> None:
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
 def test_restored_runs_continue_bit_for_bit(clip_norm: float | None) -> None:
-    schedule = Schedule("cosine", warmup_steps=2, decay_steps=10)
 
     def fresh() -> Adam:
-        return Adam(0.02, clip_norm=clip_norm, schedule=schedule)
+        return Adam(0.02, clip_norm=clip_norm, warmup_steps=2).prepare(HAMILTONIAN, n_steps=10)
 
     psi, optimizer, generator = network("ptf", LATTICE), fresh(), torch.Generator().manual_seed(9)
     for _ in range(4):
@@ -191,7 +192,7 @@ def test_a_decay_may_wait() -> None:
         ("minsr", {"max_norm": -1.0}, "max_norm=-1.0: must be"),
         ("minsr", {"memory_gb": 0.0}, "memory_gb=0.0: must be"),
         ("minsr", {"final_fraction": 2.0}, "final_fraction=2.0: must be"),
-        ("minsr", {"warmup_steps": -1}, "warmup_steps=-1 must not be negative"),
+        ("minsr", {"warmup_steps": -1}, "warmup_steps=-1: must be"),
         ("minsr", {"diagonal_shift": 1e-9, "final_shift_fraction": 1e-4},
          "final_shift_fraction=0.0001: times diagonal_shift=1e-09 must be >= 1e-12"),
     ],
@@ -234,3 +235,18 @@ def test_a_class_registers_itself() -> None:
 
     assert Optimizer.kinds.pop("mine") is Mine
     assert {"minsr": NaturalGradient, "adam": Adam}.items() <= Optimizer.kinds.items()
+
+
+@pytest.mark.parametrize("kind", [Adam, NaturalGradient])
+def test_constructors_hold_the_bounds_that_they_document(kind: type[Optimizer]) -> None:
+    for name, key in keys_of(kind).items():
+        assert key.text, name
+        for bounds in bounds_of(key.hint):
+            for inside in (bounds.low, bounds.high, *([0] if bounds.or_zero else [])):
+                other = {"diagonal_shift": 1e6} if name == "final_shift_fraction" else {}
+                other |= {"final_shift_fraction": 1.0} if name == "diagonal_shift" else {}
+                kind(**{name: inside}, **other)  # type: ignore[call-arg]
+            step = 1 if name == "warmup_steps" else 0.01 * bounds.low
+            for outside in (bounds.low - step, bounds.high * 1.01, math.nan):
+                with pytest.raises(ValueError, match=f"^{name}="):
+                    kind(**{name: outside})  # type: ignore[call-arg]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from scipy.stats import chi2
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians.exact import basis
+from hamiltonians import Heisenberg
+from hamiltonians.exact import basis, dense_matrix, ground_state
+from hamiltonians.lattices.characters import odd_under
 from hamiltonians.lattices.lattice import Chain, Kagome, Lattice, Positions, Square
 from hamiltonians.lattices.symmetry_group import SymmetryGroup, bit_words, smallest
 from nqs.wavefunctions.symmetrised import Symmetrised
@@ -364,6 +367,49 @@ def test_moves_with_dtype_and_keeps_the_bases_parameters() -> None:
     with torch.no_grad():
         double = psi.log_psi(configs)
         assert_close(psi.float().log_psi(configs), double, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_odd_ground_state_needs_its_character() -> None:
+    """Heisenberg ring of 6: momentum pi, odd under the spin flip and the mirror between two sites.
+
+    With these characters the average over the group leaves the state as it is; with others it is
+    another one of higher energy.
+    """
+    ring = Chain(6, True)
+    hamiltonian = Heisenberg(ring, marshall=False)
+    exact = ground_state(hamiltonian, n_up=3)
+    inside = basis(6).sum(1) == 3
+    vector = torch.zeros(64, dtype=torch.complex128)
+    vector[inside] = torch.from_numpy(exact.state).to(vector.dtype)
+    group = ring.space_group() * SymmetryGroup.spin_flip(6)
+    matrix = torch.from_numpy(dense_matrix(hamiltonian)).to(vector.dtype)
+    right = ["shift_x", "spin_flip", "mirror90"]
+    for odd in (right, [], ["shift_x"]):
+        psi = Symmetrised(ComplexTable(vector), odd_under(group, ring, odd))
+        amplitudes = psi.log_psi(basis(6)).exp()
+        amplitudes[~inside] = 0.0
+        energy = float((amplitudes.conj() @ matrix @ amplitudes).real)
+        if odd == right:
+            assert energy == pytest.approx(exact.energy, abs=1e-9)
+        else:
+            assert energy > exact.energy + 1
+
+
+def test_one_line_says_what_it_is() -> None:
+    base = build("gru", Chain(6), "2", n_up=3, phase=True)
+    n_parameters = sum(parameter.numel() for parameter in base.parameters())
+    rest = f"6 sites, 3 up, {n_parameters} parameters)"
+    assert repr(base) == f"Autoregressive(Recurrent, complex, 3 patches, {rest}"
+    psi = Symmetrised(base, Chain(6).point_group())
+    assert repr(psi) == f"Symmetrised({base!r}, 2 images, {rest}"
+    samples = psi.sample(50, torch.Generator().manual_seed(0), unique=True)
+    n_rows = len(samples.counts)
+    assert repr(samples) == f"Samples(50 draws in {n_rows} rows of 6 sites)"
+    weighted = replace(samples, importance=samples.counts.double())
+    assert (
+        repr(weighted) == f"Samples(50 draws in {n_rows} rows of 6 sites, with importance weights)"
+    )
 
 
 def test_what_does_not_fit_the_base() -> None:

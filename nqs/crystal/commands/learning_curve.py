@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nqs.runfolder.atomic import write_bytes
 from nqs.runfolder.history import RunFile
+from nqs.runfolder.picture import as_title, save
 
 
 def learning_curve(content: RunFile, title: str) -> Figure:
@@ -28,7 +27,7 @@ def learning_curve(content: RunFile, title: str) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("optimisation step")
     axes.set_ylabel("perplexity a token")
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(title, fontsize="medium", parse_math=False)
     axes.legend(frameon=False)
     return figure
 
@@ -37,6 +36,4 @@ def save_curve(path: Path, content: RunFile, title: str) -> None:
     """Writes the figure as a PNG in one step; nothing before the first step. Raises OSError."""
     if content.n_steps == 0:
         return
-    buffer = io.BytesIO()
-    learning_curve(content, title).savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
+    save(path, learning_curve(content, as_title(title)))

@@ -48,6 +48,8 @@ class Adam(Optimizer, kind="adam"):
         check_range("eps", eps, 1e-30, 1e30)
         if clip_norm is not None:
             check_range("clip_norm", clip_norm, 1e-30, 1e30)
+        check_range("warmup_steps", warmup_steps, 0, 1e9)
+        check_range("final_fraction", final_fraction, 1e-9, 1)
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
         self.eps, self.clip_norm = eps, clip_norm
         self.schedule = Schedule(schedule, warmup_steps, final_fraction=final_fraction)
@@ -55,6 +57,9 @@ class Adam(Optimizer, kind="adam"):
         self.first: Tensor | None = None  # mean gradient, (P,)
         self.second: Tensor | None = None  # mean squared gradient, (P,)
         self.diagnostics = {}
+
+    def __repr__(self) -> str:
+        return f"Adam({self.learning_rate}, beta1={self.beta1}, beta2={self.beta2})"
 
     def prepare(
         self,

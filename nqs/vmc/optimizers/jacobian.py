@@ -54,13 +54,13 @@ class Workspace:
     row_bytes: RowBytes | None = None
     memory: Tensor | None = None
 
-    def measured(self, wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
+    def cost_of_row(self, wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
         """row_bytes."""
         if self.row_bytes is None:
             self.row_bytes = bytes_per_row(wavefunction, configs)
         return self.row_bytes
 
-    def reused(self, like: Tensor, size: int) -> Tensor | None:
+    def panel_memory(self, like: Tensor, size: int) -> Tensor | None:
         """Memory of at least `size` numbers, the last step's where that is enough; None for 0."""
         old = self.memory
         if not size:
@@ -112,7 +112,7 @@ class Jacobian:
         gram = self._zeros(self.n_rows, self.n_rows)
         images = [self._zeros(self.n_rows) for _ in vectors]
         panels = []
-        for columns, panel in self._formed(n_bytes if holds else 0):
+        for columns, panel in self._centred_panels(n_bytes if holds else 0):
             add_gram(gram, panel)
             for image, vector in zip(images, vectors, strict=True):
                 image += panel @ vector[columns].to(panel.dtype)
@@ -125,7 +125,7 @@ class Jacobian:
     def pull_back(self, a: Tensor) -> Tensor:
         """O^T a for a (R,): (P,) in parameter order and precision."""
         if self._panels is None:
-            return self._passed_back(a)
+            return self._backward_product(a)
         result = torch.zeros_like(flat_parameters(self._wavefunction))
         for columns, panel in self._panels:
             result[columns] = a.to(panel.dtype) @ panel
@@ -163,7 +163,7 @@ class Jacobian:
             metric.addr_(away, away, alpha=weight)
         return symmetric(self._ranks.sum(metric)), self._ranks.sum(force)
 
-    def _formed(self, held_bytes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _centred_panels(self, held_bytes: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(columns (C,), O[:, columns] (R, C)), each column once and on one rank.
 
         held_bytes: what all panels take, if they will be held; 0 if none is.
@@ -182,8 +182,8 @@ class Jacobian:
             columns = torch.arange(whole.shape[1], device=whole.device)
             panels = zip(columns.split(widest), whole.split(widest, dim=1), strict=True)
         else:
-            n_held = held_bytes // parameter.itemsize
-            memory = self._workspace.reused(parameter, n_held) if alone else None
+            n_numbers = held_bytes // parameter.itemsize
+            memory = self._workspace.panel_memory(parameter, n_numbers) if alone else None
             panels = self._by_layer(3 / 4 * free).panels(widest * ranks.size, memory)
         for columns, panel in panels:
             columns = columns[ranks.share(len(columns))]
@@ -211,7 +211,7 @@ class Jacobian:
             self._wavefunction, configs, roots, max_bytes=max_bytes, row_bytes=self._row_bytes()
         )
 
-    def _passed_back(self, a: Tensor) -> Tensor:
+    def _backward_product(self, a: Tensor) -> Tensor:
         """O^T a by a backward pass of sum_s sqrt(w_s) a_s ln psi_s, a centred."""
         weights = self._samples.weights
         parts = (self._roots.repeat(len(a) // len(weights)) * a).view(-1, len(weights))
@@ -231,7 +231,7 @@ class Jacobian:
         return places[self._ranks.share(n_samples)]
 
     def _row_bytes(self) -> RowBytes:
-        return self._workspace.measured(self._wavefunction, self._samples.configs)
+        return self._workspace.cost_of_row(self._wavefunction, self._samples.configs)
 
     def _zeros(self, *shape: int) -> Tensor:
         """In the precision of the samples' ln psi."""

@@ -152,7 +152,7 @@ class LayerJacobians:
             self._chunk = min(chunk, row_bytes.chunk(max_bytes / 2))
             n_samples = planned or len(configs)
             sizes = {name: n_samples * row_bytes.layers[name] for name in self._layers}
-            self._groups = _grouped(sizes, max_bytes / 2)
+            self._groups = _groups(sizes, max_bytes / 2)
 
     @property
     def n_passes(self) -> int:
@@ -175,7 +175,7 @@ class LayerJacobians:
         """
         for group in self._groups:
             self._record(group)
-            for pieces in _packed(self._pieces(group, max_columns), max_columns):
+            for pieces in _pack(self._pieces(group, max_columns), max_columns):
                 panel = self._panel(pieces, memory)
                 if memory is not None:
                     memory = memory[panel.numel() :]
@@ -243,7 +243,7 @@ class LayerJacobians:
             self._chunk
         ):
             factors = None if self._factors is None else self._factors[rows]
-            chunk = _recorded(self._wavefunction, layers, self._configs[rows], factors)
+            chunk = _backward_records(self._wavefunction, layers, self._configs[rows], factors)
             for name, record in chunk.items():
                 records[name].append(record)
         self._records = records
@@ -323,7 +323,7 @@ def bytes_per_row(wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
 
     layers, _ = layers_with_rules(wavefunction)
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        log_psi, calls = _watched(wavefunction, layers, configs[:1])
+        log_psi, calls = _watch(wavefunction, layers, configs[:1])
     n_parts = len(real_parts(log_psi))
     records = {
         name: sum(x.nbytes for x in seen.inputs) + n_parts * sum(seen.widths)
@@ -332,7 +332,7 @@ def bytes_per_row(wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
     return RowBytes(sum(saved.values()), records)
 
 
-def _grouped(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
+def _groups(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
     """Neighbouring layers whose sizes together stay below max_bytes, or one layer alone."""
     groups: list[list[str]] = []
     total = 0.0
@@ -345,7 +345,7 @@ def _grouped(sizes: dict[str, int], max_bytes: float) -> list[list[str]]:
     return groups
 
 
-def _packed(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]]:
+def _pack(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]]:
     """Pieces of at most max_columns together; wide ones alone, as they are formed in place then."""
     packed: list[_Piece] = []
     width = 0
@@ -362,7 +362,7 @@ def _packed(pieces: Iterable[_Piece], max_columns: int) -> Iterator[list[_Piece]
         yield packed
 
 
-def _watched(
+def _watch(
     wavefunction: Wavefunction, layers: dict[str, nn.Module], configs: Tensor
 ) -> tuple[Tensor, dict[str, _Calls]]:
     """ln psi (B,) with its graph, and what each layer saw on the way."""
@@ -378,7 +378,7 @@ def _watched(
             handle.remove()
 
 
-def _recorded(
+def _backward_records(
     wavefunction: Wavefunction,
     layers: dict[str, nn.Module],
     configs: Tensor,
@@ -389,7 +389,7 @@ def _recorded(
     Gradients are asked for at the layers' outputs only: those of the parameters, a third of an
     ordinary backward pass, are never computed.
     """
-    log_psi, calls = _watched(wavefunction, layers, configs)
+    log_psi, calls = _watch(wavefunction, layers, configs)
     edges = [edge for seen in calls.values() for edge in seen.edges]
     parts = real_parts(log_psi)
     gradients: dict[str, list[tuple[Tensor | None, ...]]] = {name: [] for name in calls}

@@ -49,8 +49,7 @@ it, up to which the last direction is trusted whole; see `momentum_share`."""
 
 WARM_RATE = 2.0
 """Factor on the automatic time step of a run that starts near its ground state: nothing is left to
-collapse, and few steps are to go far. (4x4 Rydberg atoms along delta in steps of 0.25, 30 steps
-each: median relative error 3.0e-4 without, 1.6e-4 with it; 50 steps without: 1.5e-4.)"""
+collapse, and few steps are to go far. (docs/decisions.md, Time steps.)"""
 LEAST_STEP = 1e-9
 """Of the automatic time step; float32 rounds changes of 6e-8 away."""
 LEAST_SHIFT = 1e-12
@@ -115,6 +114,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         if max_norm is not None:
             check_range("max_norm", max_norm, 1e-6, 1e6)
         check_range("memory_gb", memory_gb, 1e-3, 1e5)
+        check_range("warmup_steps", warmup_steps, 0, 1e9)
         check_range("final_fraction", final_fraction, 1e-9, 1)
         check_range("final_shift_fraction", final_shift_fraction, 1e-9, 1)
         self.check_keys(diagonal_shift=diagonal_shift, final_shift_fraction=final_shift_fraction)
@@ -129,6 +129,10 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.direction: Tensor | None = None  # delta of the last step as far as it was gone, (P,)
         self.workspace = Workspace(memory_gb * 2**30)
         self.diagnostics = {}
+
+    def __repr__(self) -> str:
+        step, shift, mu = self.learning_rate, self.diagonal_shift, self.momentum
+        return f"NaturalGradient({step}, diagonal_shift={shift}, momentum={mu})"
 
     @staticmethod
     def check_keys(*, diagonal_shift: float, final_shift_fraction: float, **rest: Any) -> None:
@@ -256,13 +260,9 @@ def implicit_energies(excess: Tensor, time_step: float) -> Tensor:
     with the neighbours, momentum carries it on, and once |psi|^2 is far below the diagonal shift
     no gradient brings the configuration back: the run converges, with small variance, to the ground
     state of what is left. The implicit step psi <- psi / (1 + dt x) decays as slowly as it must;
-    for small dt x they are the same. (4x4 Rydberg atoms, Rb = 1.5, delta = 0, 200 steps: relative
-    error 9e-4 without, 6e-5 with it; a chain of 13 with V = 191: 0.37 and 6e-4.)
-
-    Below the mean a plain step is right, psi <- (1 - dt x) psi; only where a draw comes upon a
-    configuration that was empty, at x of -10^4 and more, it would carry all others along. (The
-    chain of 13, 400 steps: the relative error, 6e-4, jumped to 0.5 at step 254 and was 1.5e-3 at
-    the end; with the bound it stays at 6e-4.)
+    for small dt x they are the same. Below the mean a plain step is right, psi <- (1 - dt x) psi;
+    only where a draw comes upon a configuration that was empty, at x of -10^4 and more, it would
+    carry all others along. (docs/decisions.md, Time steps.)
     """
     above = excess.real.clamp(min=0)
     below = excess.real.clamp(min=-LARGEST_GAIN / time_step, max=0)
