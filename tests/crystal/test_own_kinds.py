@@ -90,7 +90,8 @@ class Mean(UncachedModel):
 """
 WORDS = [
     "data.tokeniser=own_crystals:Backwards", "model.core=own_core:Mean", "model.width=8",
-    "data.max_atoms=4", "data.canonical=false", "optimizer.warmup_steps=1", "train.validate_every=2",
+    "data.max_atoms=4", "data.canonical=false", "optimizer.warmup_steps=1",
+    "train.validate_every=2",
 ]  # fmt: skip
 
 
