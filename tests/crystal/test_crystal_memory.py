@@ -13,16 +13,18 @@ from nqs.runfolder import memory as machine_memory
 CPU = torch.device("cpu")
 
 
-def guarded(available: float, monkeypatch: pytest.MonkeyPatch, **keys: object) -> None:
+def guarded(
+    available: float, monkeypatch: pytest.MonkeyPatch, batch_tokens: int = 2000, **keys: object
+) -> None:
     monkeypatch.setattr(machine_memory, "available", lambda: available)
     generator = torch.Generator().manual_seed(0)
     memory.guarded_core(
-        core_choice(**keys),
+        core_choice(**keys),  # type: ignore[arg-type]
         100,
         50,
         generator,
-        batch_tokens=2000,
-        device=CPU,  # type: ignore[arg-type]
+        batch_tokens=batch_tokens,
+        device=CPU,
     )
 
 
@@ -31,12 +33,12 @@ def test_a_network_that_is_too_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^model.d_model=65536: .* parameters and a batch"):
         guarded(50e9, monkeypatch, d_model=65_536)
     with pytest.raises(InputError, match=r"^model.d_model=512"):
-        guarded(30e6, monkeypatch, core="gru", d_model=512)
+        guarded(30e6, monkeypatch, 100, core="gru", d_model=512)
 
 
 def test_batches_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 layers of (4 + 4) 64 numbers and 2 x 100 logits for each of 2000 tokens: 67 MB."""
-    guarded(85e6, monkeypatch, d_model=64, n_layers=16)
+    guarded(95e6, monkeypatch, d_model=64, n_layers=16)
     with pytest.raises(InputError, match=r"^data.batch_tokens: "):
         guarded(65e6, monkeypatch, d_model=64, n_layers=16)
 
