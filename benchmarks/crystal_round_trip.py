@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-atoms", type=whole_number, default=80, help="atoms in a cell")
     parser.add_argument("--limit", type=whole_number, help="rows of each table; default: all")
     options = parser.parse_args(arguments)
-    names = options.tokeniser or names
+    names = options.tokeniser or list(TOKENISERS.kinds)
     try:
         tokenisers = [make_tokeniser(name, options.max_atoms) for name in names]
         for path in options.tables:

@@ -155,7 +155,9 @@ class LinearTransformer(ConstantStateModel, kind="linear_attention"):
         """Raises ValueError unless the heads divide the width."""
         check_heads(d_model, n_heads)
 
-    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
+    def carry(
+        self, tokens: Tensor, memory: list[Tensor], first: int
+    ) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, H, d, d + 1) per layer."""
         x = self.positions(self.embedding(tokens), first)  # (R, S, D)
         for layer, block in enumerate(self.blocks):

@@ -59,7 +59,7 @@ class ConstantStateModel(SequenceModel, ABC):
     ) -> tuple[Tensor, RecurrentState]:
         """See SequenceModel.forward."""
         before = self._before(tokens, state)
-        logits, memory = self._run(tokens, list(before.memory), before.length)
+        logits, memory = self.carry(tokens, list(before.memory), before.length)
         return logits, RecurrentState(memory, before.length + tokens.shape[1])
 
     def _before(self, inputs: Tensor, state: SequenceState | None) -> RecurrentState:
@@ -75,7 +75,9 @@ class ConstantStateModel(SequenceModel, ABC):
         """See SequenceModel.start."""
 
     @abstractmethod
-    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
+    def carry(
+        self, tokens: Tensor, memory: list[Tensor], first: int
+    ) -> tuple[Tensor, list[Tensor]]:
         """Logits (R, S, K) and next memory of tokens (R, S) read at first, ..., first + S - 1.
 
         memory has B rows, R a multiple of B: row r continues r // F. Its tensors stay as they are,
@@ -208,7 +210,9 @@ class Recurrent(ConstantStateModel, EmbeddingModel, kind="rnn"):
         logits, memory = self._driven(embedded, list(before.memory))
         return logits, RecurrentState(memory, before.length + embedded.shape[1])
 
-    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
+    def carry(
+        self, tokens: Tensor, memory: list[Tensor], first: int
+    ) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, M) per layer, M = D (2 D for the LSTM: hidden, then cell)."""
         return self._driven(self.embedding(tokens), memory)
 

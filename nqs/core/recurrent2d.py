@@ -93,7 +93,9 @@ class Recurrent2D(ConstantStateModel, kind="rnn2d"):
         self.head = token_head(d_model, n_outputs, products)
         initialise(self, generator)
 
-    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
+    def carry(
+        self, tokens: Tensor, memory: list[Tensor], first: int
+    ) -> tuple[Tensor, list[Tensor]]:
         """Memory is, column by column, C hidden vectors (B, D), then C tokens (B,)."""
         n_branches = len(tokens) // len(memory[0])
         if n_branches > 1:

@@ -165,7 +165,9 @@ class StateSpace(ConstantStateModel, kind="ssm"):
                 block.leave.weight.mul_((2 * n_layers) ** -0.5)
                 block.perceptron.contract.weight.mul_((2 * n_layers) ** -0.5)
 
-    def _run(self, tokens: Tensor, memory: list[Tensor], first: int) -> tuple[Tensor, list[Tensor]]:
+    def carry(
+        self, tokens: Tensor, memory: list[Tensor], first: int
+    ) -> tuple[Tensor, list[Tensor]]:
         """Memory is (B, 2 M) per layer."""
         x = self.positions(self.embedding(tokens), first)  # (R, S, D)
         for layer, block in enumerate(self.blocks):

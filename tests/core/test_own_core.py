@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from nqs.core import SequenceModel
 from nqs.core.head import Head
 from nqs.core.initialise import initialise
+from nqs.core.recurrent import ConstantStateModel, RecurrentState
 from nqs.core.sequence import UncachedModel
 
 
@@ -39,6 +40,30 @@ class Mean(UncachedModel, kind="mean_of_tests"):
     def logits(self, tokens: Tensor) -> Tensor:
         seen = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)[:, None]
         return self.head(self.embedding(tokens).cumsum(1) / seen)
+
+
+class Fading(ConstantStateModel):
+    """A sum of vectors of which each step forgets half: carried along in a memory of one vector."""
+
+    def __init__(
+        self, n_tokens: int, n_outputs: int, length: int, *, generator: torch.Generator
+    ) -> None:
+        super().__init__(n_tokens, n_outputs, length)
+        self.embedding, self.head = nn.Embedding(n_tokens, 3), Head(3, n_outputs)
+        initialise(self, generator)
+
+    def start(self, n_rows: int, capacity: int) -> RecurrentState:
+        return RecurrentState([self.head.weight.new_zeros(n_rows, 3)], 0)
+
+    def carry(
+        self, tokens: Tensor, memory: list[Tensor], first: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        vectors, (held,) = self.embedding(tokens), memory
+        held, outputs = held.repeat_interleave(len(tokens) // len(held), dim=0), []
+        for vector in vectors.unbind(1):
+            held = 0.5 * held + vector
+            outputs.append(held)
+        return self.head(torch.stack(outputs, dim=1)), [held]
 
 
 class Leaky(Mean):
@@ -78,6 +103,16 @@ def test_reads_forwards() -> None:
     reads_forwards(model())
     with pytest.raises(AssertionError):
         reads_forwards(model(Leaky))
+
+
+@torch.no_grad()
+def test_a_memory_of_ones_own() -> None:
+    core = Fading(5, 4, 7, generator=torch.Generator().manual_seed(0)).double()
+    tokens = torch.randint(5, (6, 7), generator=torch.Generator().manual_seed(1))
+    tokens[:, :3] = tokens[::2, :3].repeat_interleave(2, dim=0)
+    whole, _ = core(tokens)
+    _, state = core(tokens[::2, :3], core.start(3, 7))
+    assert_close(core(tokens[:, 3:], state)[0], whole[:, 3:])
 
 
 def test_what_does_not_fit() -> None:
