@@ -24,7 +24,7 @@ ALLOWED = {  # package -> our packages it may import, besides itself
     "nqs.wavefunctions": {"nqs.errors", "nqs.core", "hamiltonians.lattices"},
     "nqs.vmc": _VMC,
     "nqs.runfolder": {"nqs.errors", "nqs.conf"},
-    "nqs.conf": {"nqs.errors"},
+    "nqs.conf": {"nqs.errors", "nqs.unknown"},  # unknown: MODULE:CLASS, whatever a user names
     "nqs.ground_states": _VMC | {"nqs.conf", "nqs.runfolder"},
     "nqs.scans": _VMC | {"nqs.conf", "nqs.runfolder", "nqs.ground_states"},
     "nqs.crystal": {"nqs.errors", "nqs.core", "nqs.conf", "nqs.runfolder"},
