@@ -4,7 +4,7 @@
 
 8x8 Rydberg array, 2x2 patches, 256 samples. Ours and the older code's steps alternate (A B A B ...)
 and each ratio is the median of the pairwise ratios, so a drifting machine does not decide.
-"ours, bfloat16" is the same network with train.flip_precision=bfloat16, compared with a matrix
+"ours, bfloat16" is the same network with energies.flip_precision=bfloat16, compared with a matrix
 product of bfloat16 operands. "default" is train.py's own model and optimizer with as many samples,
 beside the older code's PTF; with --equal-seconds both are then trained for so long, from the start,
 and the variance of H (of fresh samples) is added.

@@ -127,14 +127,14 @@ class _ElementTest:
         floor = SUM_ROUNDING * np.abs(self.diagonal).max(initial=0.0)
         if not _equal(self.diagonal, diagonal, floor).all():
             return False
-        moved = H.off_diagonal(images).numpy()  # (B, G)
+        elements = H.off_diagonal(images).numpy()  # (B, G)
         places = [self.place.get(tuple(flip), -1) for flip in H.flips[:, permutation].tolist()]
-        image = np.zeros_like(moved)  # (B, G) of each flip's image, 0 where it is no flip of H
-        known = np.array(places, dtype=np.int64) >= 0
-        image[:, known] = moved[:, np.array(places, dtype=np.int64)[known]]
-        left = np.delete(moved, [g for g in places if g >= 0], axis=1)  # no flip's image
+        image = np.zeros_like(elements)  # (B, G) of each flip's image, 0 where it is no flip of H
+        there = np.array(places, dtype=np.int64) >= 0
+        image[:, there] = elements[:, np.array(places, dtype=np.int64)[there]]
+        others = np.delete(elements, [g for g in places if g >= 0], axis=1)  # no flip's image
         floor = SUM_ROUNDING * np.abs(self.elements).max(initial=0.0)
-        return bool(_equal(self.elements, image, floor).all() and (np.abs(left) <= floor).all())
+        return bool(_equal(self.elements, image, floor).all() and (np.abs(others) <= floor).all())
 
 
 def _equal(a: Any, b: Any, floor: float) -> Any:

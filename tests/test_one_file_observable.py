@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from hamiltonians import TransverseFieldIsing
-from hamiltonians.exact.diagonalisation import basis, ground_state
+from hamiltonians.exact import basis, ground_state
 from hamiltonians.lattices.lattice import Chain
 from nqs.cli.app import main as nqs
 from nqs.ground_states import observables_plot

@@ -21,16 +21,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor
-
+from hamiltonians.hamiltonian import Coupling
 from hamiltonians.lattices.lattice import Positions
 from hamiltonians.rydberg import Rydberg
-
-PerSite = float | Sequence[float] | Tensor
 
 BLOQADE_C6: Final = 2 * math.pi * 862_690
 """C6 of Bloqade's rubidium atoms, rad/us um^6."""
@@ -38,8 +35,8 @@ BLOQADE_C6: Final = 2 * math.pi * 862_690
 
 def from_pulser(
     source: Any,
-    Omega: PerSite,
-    delta: PerSite,
+    Omega: Coupling,
+    delta: Coupling,
     *,
     C6: float | None = None,
     device: Any = None,
@@ -81,8 +78,8 @@ def _coordinates(source: Any) -> list[list[float]]:
 
 def from_bloqade(
     arrangement: Any,
-    Omega: PerSite,
-    delta: PerSite,
+    Omega: Coupling,
+    delta: Coupling,
     *,
     C6: float = BLOQADE_C6,
     cutoff: float | None = None,

@@ -34,8 +34,8 @@ from torch import Tensor
 from hamiltonians.exact.lanczos import LinearMap, orthogonalise
 
 SPACE: Final = 3
-"""Vectors of the full space: the Ritz vector, the one before it, the correction. 8 save few steps
-(4x4 atoms, V = 10^3 to 10^18: 40 to 140 products for two levels, both ways)."""
+"""Vectors of the full space: the Ritz vector, the one before it, the correction. More save few
+steps (docs/decisions.md)."""
 
 VECTORS: Final = 2 * SPACE + 3
 """Memory besides the states, in vectors: the space, its images, the diagonal, temporaries."""

@@ -37,8 +37,8 @@ SMALL_SIZE = 2**9
 
 WIDE = 300.0
 """Diagonals wider than this many flips (the largest sum of the absolute elements of a
-configuration) go to Davidson's method: Lanczos needs thousands of products (4x4 atoms, V = 100:
-4 373 for two levels, 122 with Davidson; V = 1000: no end) and its digits become doubtful."""
+configuration) go to Davidson's method: Lanczos needs thousands of products (docs/decisions.md) and
+its digits become doubtful."""
 
 TRUSTED = 1e-6
 """Largest error of the energy that is let pass, relative to |E| or to the weakest flip pattern."""

@@ -54,8 +54,8 @@ def evaluated(
         for name, estimate in result.observables.items()
     }
     coordinates = {name: x.cpu().numpy() for name, x in result.coordinates.items()}
-    measured = [(name, owner(name)) for name in observables]
-    meanings = {name: Column(*known[1].column) for name, known in measured if known}
+    owners = [(name, owner(name)) for name in observables]
+    meanings = {name: Column(*known[1].column) for name, known in owners if known}
     return Evaluation(numbers, observables, coordinates, meanings)
 
 

@@ -79,7 +79,7 @@ def _are_bonds(ends: np.ndarray, n_sites: int) -> bool:
 
 def _drawn(evaluation: Evaluation) -> list[tuple[Quantity, Picture]]:
     """The quantities that are drawn: of sites, of pairs, of bonds, of momenta."""
-    known = [found[1] for found in map(owner, evaluation.observables) if found is not None]
+    known = [entry[1] for entry in map(owner, evaluation.observables) if entry is not None]
     drawn = [(quantity, quantity.picture) for quantity in known if quantity.picture is not None]
     order = [quantity.name for kind in Observable.kinds.values() for quantity in kind.quantities]
     drawn.sort(key=lambda entry: (ORDER.index(entry[1].over), order.index(entry[0].name)))

@@ -19,6 +19,7 @@ so the ends of an axis have none. Errors are propagated as of independent energi
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import tempfile
@@ -106,10 +107,10 @@ def collect(path: Path) -> Collected:
     data = table.dataset(coordinates)
     verdicts.add_to(data)
     for dimension in grid:
-        data = dimension.described(data)
+        data = dimension.described(data, meanings(scan))
     data.attrs = {
         "title": f"scan {path.name}",
-        "command": f"python train.py {shlex.join(scan.command)}",
+        "command": f"nqs train {shlex.join(scan.command)}",
     }
     return Collected(scan, data, missing)
 
@@ -140,19 +141,19 @@ class _Dimension:
         """Where along the dimension a point with these values of all keys is."""
         return self._rows.index(repr(tuple(values[axis.key] for axis in self._tied)))
 
-    def described(self, data: xr.Dataset) -> xr.Dataset:
+    def described(self, data: xr.Dataset, texts: Mapping[str, str]) -> xr.Dataset:
         """The dataset with attributes and further coordinates of this dimension and, where it has
         numbers, in their order and with derivatives."""
         for axis in self._tied:
             if axis is not self._main:
                 name = self._names[axis.key]
                 data = data.assign_coords({name: (self.name, coordinate(axis))})
-                data[name].attrs = axis_attributes(axis.key)
+                data[name].attrs = axis_attributes(axis.key, texts)
         keys = [axis.key for axis in self._tied]
         if self._main is None:
             data[self.name].attrs = {"keys": ",".join(keys), "long_name": self.name, "units": "1"}
             return data
-        data[self.name].attrs = axis_attributes(self._main.key)
+        data[self.name].attrs = axis_attributes(self._main.key, texts)
         if len(keys) > 1:
             data[self.name].attrs["keys"] = ",".join(keys)
         if is_numeric(self._main):
@@ -177,15 +178,23 @@ def coordinate(axis: Axis) -> list[Any]:
     return [float(v) if is_numeric(axis) else whole_text(v) for v in axis.values]
 
 
-def axis_attributes(key: str) -> dict[str, str]:
+def meanings(scan: Scan) -> dict[str, str]:
+    """{key: its line of documentation} of the kinds that the points have, and of train."""
+    texts = {f"train.{name}": text for name, text in documentation(TrainConfig).items()}
+    for section, group in GROUPS.items():
+        for kind in {point.config.get(section, {}).get("name") for point in scan.points}:
+            with contextlib.suppress(InputError):  # somebody's module that is not here
+                keys = group.keys(kind)
+                texts |= {f"{section}.{name}": key.text for name, key in keys.items() if key.text}
+    return texts
+
+
+def axis_attributes(key: str, texts: Mapping[str, str]) -> dict[str, str]:
     """Key, meaning and unit of an axis."""
     section, _, name = key.partition(".")
-    known = documentation(TrainConfig) if section == "train" else {}
-    for kind in GROUPS[section].kinds if section in GROUPS else ():
-        known |= {key: entry.text for key, entry in GROUPS[section].keys(kind).items()}
     unit = {"hamiltonian": "couplings", "lattice": "1"}.get(section, "1")
     unit = "lattice constants" if name in ("Rb", "cutoff") else unit
-    return {"key": key, "long_name": known.get(name, key), "units": unit}
+    return {"key": key, "long_name": texts.get(key, key), "units": unit}
 
 
 def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], folder: Path) -> None:

@@ -83,7 +83,7 @@ class Scan:
     """A grid of runs in the folder `path`.
 
     Attributes:
-        command: the words after `python train.py` that made it.
+        command: the words after `nqs train` that made it.
         keys: the scan's own keys.
         chains: points by chain, in order. Within a chain each point starts from the one before;
             chains know nothing of each other. Without warm starts each point is a chain.

@@ -12,7 +12,7 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from nqs.vmc.energies.local_energy import connected, local_energy, magnitudes
-from nqs.vmc.observables import Request, requested
+from nqs.vmc.observables import Request, applicable
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.residual import RunningResidual
 from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, checked_statistics
@@ -90,7 +90,7 @@ def evaluate(
         max_rows=max_rows,
         ranks=ranks,
     )
-    measured = requested(request)
+    accumulators = applicable(request)
     rounding = RunningMoments()
     residual = RunningResidual(wavefunction, hamiltonian, seed_beside(generator), max_rows, ranks)
     largest = Largest()
@@ -102,14 +102,14 @@ def evaluate(
         rounding.add(magnitudes(elements, log_ratios), samples.counts)
         residual.add(samples, elements, log_ratios, e_loc)
         largest.add(samples)
-        for observable in measured:
+        for observable in accumulators:
             observable.add(samples, (elements, log_ratios))
     for total in (rounding, residual, largest):
         total.join(ranks)
     energy = _energy(residual, rounding, wavefunction, hamiltonian)
     observables: dict[str, Estimate] = {}
     coordinates: dict[str, Tensor] = {}
-    for observable in measured:
+    for observable in accumulators:
         observable.join(ranks)
         observables |= observable.estimates()
         coordinates |= observable.coordinates()

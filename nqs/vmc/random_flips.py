@@ -18,6 +18,6 @@ def movers(counts: Tensor, chance: float, generator: torch.Generator) -> tuple[T
     return n_moved, rows
 
 
-def flipped(configs: Tensor, flips: Tensor, acts: Tensor) -> Tensor:
+def apply_flips(configs: Tensor, flips: Tensor, acts: Tensor) -> Tensor:
     """configs (R, N) after the flip flips (R, N) of each where it acts (R,), else as they are."""
     return configs ^ (flips & acts[:, None])

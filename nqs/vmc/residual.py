@@ -40,7 +40,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.optimizers.time_step import largest_elements
-from nqs.vmc.random_flips import flipped, movers
+from nqs.vmc.random_flips import apply_flips, movers
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -191,7 +191,7 @@ def proposals(
         choice = torch.randint(n_flips, rows.shape, generator=generator, device=rows.device)
         weights = counts.new_ones(len(rows))
     acts = elements[rows, choice] != 0  # (R,)
-    configs = flipped(samples.configs[rows], flips[choice], acts)
+    configs = apply_flips(samples.configs[rows], flips[choice], acts)
     return Proposals(rows, configs, weights, ratio, all_flips)
 
 

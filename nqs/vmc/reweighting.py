@@ -40,7 +40,7 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from nqs.vmc.energies.local_energy import local_energy, terms
-from nqs.vmc.observables import Diagonal, Request, requested
+from nqs.vmc.observables import Diagonal, Request, applicable
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -109,7 +109,7 @@ def neighbouring_couplings(
     fits = connected_moments(wavefunction, everyone, fitted, means)
     tests = connected_moments(wavefunction, everyone, measured, means)
     diagonal: dict[str, Tensor] = {}
-    for observable in requested(Request(hamiltonian, lattice or hamiltonian.lattice)):
+    for observable in applicable(Request(hamiltonian, lattice or hamiltonian.lattice)):
         if isinstance(observable, Diagonal):
             diagonal |= observable.values(drawn.configs)
     found = []

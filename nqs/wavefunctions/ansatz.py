@@ -46,8 +46,7 @@ SUPPLIED: Final = frozenset(
 MANY_DIGITS: Final = 6
 """digit_decay=auto learns the states of patches of so many sites from their bits."""
 DIGIT_DECAY: Final = 0.3
-"""The decay it then has: 4x4 array, 4x2 patches, relative error after the 200 steps of the main job
-1.0e-3 with tables, 6e-5 at decay 0.5, 2e-5 at 0.32 (2x2 patches: 5e-5)."""
+"""The decay it then has (docs/decisions.md)."""
 
 Patch = Annotated[str | int | tuple[tuple[int, ...], ...], "0 .. 32768"]
 Symmetry = Literal["none", "point_group", "translations", "all"]

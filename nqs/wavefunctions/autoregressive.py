@@ -289,13 +289,13 @@ class Autoregressive(Wavefunction):
         state = self.start(n_rows)
         last = torch.full((n_rows,), self.patches.n_states, device=device)
         total = torch.zeros(n_rows, dtype=self.log_psi_dtype, device=device)
-        drawn = []
+        columns = []
         for _ in range(self.patches.n_patches):
             log_probs, log_psi, state = self._next(last, state)
             last = draw_tokens(log_probs, generator)
             total += log_psi.gather(1, last[:, None]).squeeze(1)
-            drawn.append(last)
-        return torch.stack(drawn, dim=1), torch.ones_like(last), total
+            columns.append(last)
+        return torch.stack(columns, dim=1), torch.ones_like(last), total
 
     def _walk_tree(
         self, n_samples: int, generator: torch.Generator, max_rows: int

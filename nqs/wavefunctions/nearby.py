@@ -80,10 +80,10 @@ def near_groups(
     sets, members = torch.unique(changes != 0, dim=0, return_inverse=True)
     for number, touched in enumerate(sets):
         first = int(touched.to(torch.int8).argmax())
-        wanted = near[touched].any(0)
-        wanted[1:] |= touched[:-1]
-        wanted[: first + 1] = False
-        yield first, (members == number).nonzero().squeeze(1), wanted.nonzero().squeeze(1)
+        places = near[touched].any(0)
+        places[1:] |= touched[:-1]
+        places[: first + 1] = False
+        yield first, (members == number).nonzero().squeeze(1), places.nonzero().squeeze(1)
 
 
 def _score(

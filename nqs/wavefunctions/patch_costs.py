@@ -22,9 +22,8 @@ from nqs.wavefunctions.patches import Geometry, Patches, auto_spec
 TokenCost = Callable[[int], float]
 """Multiplications, or as long, of reading a token and writing logits of K states."""
 LARGE_SHAPES = ((2, 2), (3, 2))
-"""Cells of the patches from which large lattices take the cheapest. (12x12 Rydberg atoms, 512
-samples, three runs side by side, 480 s each: 3x2 came to -0.38479(16) per site in 52 steps, 2x2 to
--0.38386(20) in 38; 4x2 to -0.38169(22) in 44, behind at equal steps too.)"""
+"""Cells of the patches from which large lattices take the cheapest; 4x2 learns more slowly
+(docs/decisions.md)."""
 LARGE_SITES = 100
 """Sites from which on the cheapest patch is taken. On smaller lattices a step is cheap, and small
 patches are the most accurate for as many steps."""

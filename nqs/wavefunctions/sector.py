@@ -95,11 +95,11 @@ def log_completions(patches: Patches, probabilities: Tensor, n_up: int) -> Tenso
     weights[0] = 0.0
     nothing = torch.full((1,), -torch.inf, dtype=torch.float64)
     for t in reversed(range(patches.n_patches)):
-        found = torch.where(missing >= 0, weights[missing.clamp(min=0)], -torch.inf)
-        found = found.masked_fill(~allowed[t], -torch.inf)
-        peak = found.amax(1, keepdim=True)  # (n_up + 2, 1)
+        logits = torch.where(missing >= 0, weights[missing.clamp(min=0)], -torch.inf)
+        logits = logits.masked_fill(~allowed[t], -torch.inf)
+        peak = logits.amax(1, keepdim=True)  # (n_up + 2, 1)
         reached = peak > -torch.inf
-        table[t] = torch.where(reached, found - peak.where(reached, 0.0), 0.0)
+        table[t] = torch.where(reached, logits - peak.where(reached, 0.0), 0.0)
         table[t].masked_fill_(~allowed[t], -torch.inf)
         for site in sites[t, : sizes[t]].tolist():
             shifted = torch.cat([nothing, weights[:-1]])

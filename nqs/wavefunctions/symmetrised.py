@@ -25,6 +25,9 @@ What it represents: |psi_sym| is invariant under G, and psi_sym(g s) = chi(g) ps
 characters than 1 wherever the sum does not vanish. The base need not be symmetric: a state
 localised on one of the images becomes a sum of all of them.
 
+With trivial characters it cannot be a ground state of another momentum or parity, however small its
+variance becomes: it then is the lowest state of its own kind.
+
 What it cannot: it is not the projection of psi. Where images cancel in the sum (above all where
 g s = s for a g with chi(g) != 1, which no state of that sector occupies) the probability stays the
 average and the phase is set to 0; such weight is outside the sector and only training can remove
@@ -199,23 +202,23 @@ class Symmetrised(Wavefunction):
             if by_orbits is not None:
                 return by_orbits
         every, place = self._images_of_flips(flips)  # (F, N), (M, G)
-        moved = bit_words(every)[place]  # (M, G, W)
+        words_of_flips = bit_words(every)[place]  # (M, G, W)
         parts: list[Tensor] = []
 
         def score(begin: int, end: int) -> None:
             images = self.group.images(configs[begin:end])  # (b, M, N)
             places = place.expand(len(images), -1, -1)  # (b, M, G)
-            wanted = None
+            mask = None
             if needed is not None:
-                wanted = _scattered(needed[begin:end, None].expand_as(places), places, len(every))
+                mask = _scattered(needed[begin:end, None].expand_as(places), places, len(every))
             elif len(every) > len(flips):
-                wanted = _scattered(torch.ones_like(places).bool(), places, len(every))
+                mask = _scattered(torch.ones_like(places).bool(), places, len(every))
             log_psi = self.base.log_psi_flipped(
-                images.flatten(0, 1), every, wanted, max_rows=max_rows
+                images.flatten(0, 1), every, mask, max_rows=max_rows
             )
             log_psi = log_psi.view(*images.shape[:2], len(every)).gather(2, places)
             words = bit_words(images)[:, :, None]  # (b, M, 1, W)
-            parts.append(self._averaged(log_psi, lambda: words ^ moved))
+            parts.append(self._averaged(log_psi, lambda: words ^ words_of_flips))
 
         per_launch = min(max_rows, LAUNCH_NUMBERS // len(every)) // self.n_images
         in_chunks(score, len(configs), max(1, per_launch))
@@ -227,8 +230,7 @@ class Symmetrised(Wavefunction):
         """`log_psi_flipped`, each orbit that the flips reach evaluated once; None where that costs
         more than the flips, which read about half of the sequence each.
 
-        Small lattices with many symmetries have few: 107 at magnetisation 0 of a 4x4 torus with
-        spin flip, of which 107 rows reach some 3000 configurations.
+        Small lattices with many symmetries have few orbits.
         """
         rows, cols = torch.where(
             configs.new_ones(len(configs), len(flips)) if needed is None else needed
@@ -251,12 +253,9 @@ class Symmetrised(Wavefunction):
         same_device = self._flips is not None and self._flips[0].device == flips.device
         if self._flips is None or not same_device or not torch.equal(self._flips[0], flips):
             permutations = self.group.permutations.to(flips.device)  # inversion leaves flips alone
-            moved = flips[:, permutations].transpose(0, 1)  # (M, G, N)
-            words, place = torch.unique(bit_words(moved).flatten(0, 1), dim=0, return_inverse=True)
-            example = torch.empty(len(words), dtype=torch.int64, device=flips.device)
-            example[place] = torch.arange(len(place), device=flips.device)
-            every = moved.flatten(0, 1)[example]
-            self._flips = (flips, every, place.view(moved.shape[:2]))
+            images = flips[:, permutations].transpose(0, 1)  # (M, G, N)
+            every, place = distinct(images.flatten(0, 1))
+            self._flips = (flips, every, place.view(images.shape[:2]))
         return self._flips[1:]
 
     @torch.no_grad()
@@ -280,12 +279,11 @@ class Symmetrised(Wavefunction):
 
     def _log_psi_by_orbit(self, configs: Tensor) -> Tensor:
         """ln psi (B,), each orbit evaluated once where its images share their ln psi."""
-        orbits = self.representatives(configs)
-        orbits, place = torch.unique(orbits, dim=0, return_inverse=True)
+        orbits, place = distinct(self.representatives(configs))
         return self.log_psi(orbits)[place]
 
 
-def _scattered(wanted: Tensor, places: Tensor, n_columns: int) -> Tensor:
-    """wanted (B, M, G) bool moved to its columns `places` of n_columns -> (B M, n_columns)."""
-    moved = torch.zeros(*places.shape[:2], n_columns, dtype=torch.bool, device=places.device)
-    return moved.scatter_(2, places, wanted).flatten(0, 1)
+def _scattered(mask: Tensor, places: Tensor, n_columns: int) -> Tensor:
+    """mask (B, M, G) bool brought to its columns `places` of n_columns -> (B M, n_columns)."""
+    result = torch.zeros(*places.shape[:2], n_columns, dtype=torch.bool, device=places.device)
+    return result.scatter_(2, places, mask).flatten(0, 1)

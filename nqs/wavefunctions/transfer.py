@@ -176,7 +176,7 @@ def as_grid(groups: Sequence[Sequence[int]], lattice: Cells) -> Grid | None:
 
 def _counterparts(before: Grid, after: Grid) -> list[int]:
     """m(t): of the source's patches with the same sites the one nearest to where t should lie."""
-    found = []
+    counterparts = []
     for place, layout in zip(after.places, after.layouts, strict=True):
         ideal = [
             like(i, n_after, n_before)
@@ -188,8 +188,8 @@ def _counterparts(before: Grid, after: Grid) -> list[int]:
                 f"a patch of {len(layout)} sites has no counterpart of the same form in the source;"
                 " use the same patches, and lattices that leave the same remainder at the edges"
             )
-        found.append(min(alike, key=lambda t: (_apart(before.places[t], ideal), -t)))
-    return found
+        counterparts.append(min(alike, key=lambda t: (_apart(before.places[t], ideal), -t)))
+    return counterparts
 
 
 def like(index: int, n_after: int, n_before: int) -> int:
@@ -212,18 +212,18 @@ def _pairs(before: Grid, after: Grid, places: list[int]) -> list[int]:
 
     Position u reads the token of patch u - 1, and position 0 the start token.
     """
-    known: dict[tuple[tuple[int, int], Layout, Layout], list[tuple[int, int]]] = {}
+    sources: dict[tuple[tuple[int, int], Layout, Layout], list[tuple[int, int]]] = {}
     for t in range(len(before.places)):
         for u in range(1, t + 1):
             for apart in displacements(before, t, u - 1):
                 key = (apart, before.layouts[t], before.layouts[u - 1])
-                known.setdefault(key, []).append((t, u))
+                sources.setdefault(key, []).append((t, u))
     numbers = []
     for t, m in enumerate(places):
         numbers.append(m * (m + 1) // 2)
         for u in range(1, t + 1):
             (apart, *_) = displacements(after, t, u - 1)
-            pairs = known.get((apart, after.layouts[t], after.layouts[u - 1]), [])
+            pairs = sources.get((apart, after.layouts[t], after.layouts[u - 1]), [])
             t0, u0 = min(
                 pairs,
                 key=lambda pair: (_apart(before.places[pair[0]], before.places[m]), pair),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hamiltonians.lattices.symmetry_group import SymmetryGroup
+from hamiltonians.lattices.symmetry_group import SymmetryGroup, distinct
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,7 +54,7 @@ class Samples:
 
 def merged(configs: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Each distinct row of configs (B, N) once, (U, N), with the sum of its counts (U,)."""
-    configs, place = torch.unique(configs, dim=0, return_inverse=True)
+    configs, place = distinct(configs)
     return configs, counts.new_zeros(len(configs)).index_add_(0, place, counts)
 
 

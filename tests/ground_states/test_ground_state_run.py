@@ -23,7 +23,7 @@ from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import create, resumed_config
 from nqs.runfolder import atomic, folder, resumable_run
-from nqs.runfolder.history import TIME_COLUMNS
+from nqs.runfolder.history import TIME_COLUMNS, Column
 from nqs.runfolder.progress import ProgressDisplay, Record
 from nqs.runfolder.resumable_run import check_finite
 from nqs.vmc.energies import flip_precision
@@ -210,6 +210,30 @@ def test_chosen_flip_precision_is_recorded_and_resumed(
     counts = {"bfloat16": int(rounded.sum()), "full": int((~rounded).sum())}
     assert result(tmp_path / "parts")["flip_precision"] == counts
     assert "bfloat16" in (tmp_path / "parts" / "run.log").read_text()
+
+
+def test_columns_are_those_of_the_energies(tmp_path: Path, whole: Path) -> None:
+    """Near flips add theirs; the default run has no more than the loop and the optimizer say."""
+    common = {"step", "energy", "energy_error", "variance", "v_score", "n_unique"}
+    common |= {"gradient_norm", "learning_rate"}
+    assert set(steps_of(whole)) == common
+    assert run(tmp_path / "run", train__steps=2, train__flip_radius=1.0) == 0
+    columns = steps_of(tmp_path / "run")
+    assert set(columns) == common | {"added_variance"} and (columns["added_variance"] >= 0).all()
+
+
+def test_a_history_with_other_columns_goes_on(tmp_path: Path) -> None:
+    """As older runs have them: what is no longer recorded is NaN from there on."""
+    path = tmp_path / "run"
+    assert run(path, train__steps=3) == 0
+    content = read_run_file(path / "run.h5")
+    content.declare([Column("flip_bits", "1", "significant bits")])
+    content.columns["flip_bits"] = [8.0] * 3
+    content.write(path / "run.h5")
+    assert run(path, train__steps=5, run__resume=True) == 0
+    bits = steps_of(path)["flip_bits"]
+    assert bits[:3].tolist() == [8.0] * 3 and np.isnan(bits[3:]).all()
+    assert result(path)["flip_precision"] == {"bfloat16": 3, "full": 2}
 
 
 def test_resuming_a_finished_run_repeats_its_result(tmp_path: Path, whole: Path) -> None:

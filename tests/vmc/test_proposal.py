@@ -16,7 +16,7 @@ from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer
 from nqs.vmc.energies import Blurred
 from nqs.vmc.energies.local_energy import local_energies
-from nqs.vmc.energies.proposal import blurred
+from nqs.vmc.energies.proposal import blur
 from nqs.vmc.statistics import RunningMoments, energy_statistics, sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -70,7 +70,7 @@ def test_draws_come_from_q(system: str, assert_distribution) -> None:
     assert q.sum() == pytest.approx(1.0, abs=1e-12)
     generator = torch.Generator().manual_seed(3)
     samples = psi.sample(N_DRAWS, generator, unique=True)
-    configs, counts = blurred(samples, hamiltonian, FRACTION, generator)
+    configs, counts = blur(samples, hamiltonian, FRACTION, generator)
     places = numbers(configs)
     assert len(places.unique()) == len(places) and int(counts.sum()) == N_DRAWS
     seen = torch.zeros(16, dtype=torch.int64)

@@ -80,6 +80,25 @@ def test_each_kind_is_normalised(name: str) -> None:
         assert total(psi) == pytest.approx(1, abs=1e-12)
 
 
+def test_odd_states() -> None:
+    """The key reaches the characters: psi changes sign where the key says, and only there."""
+    keys = {"name": "rnn", "d_model": 8, "phase": True, "symmetry": "translations"}
+    psi = built(keys | {"odd": ["shift_x"]}, Square(4, 3, True))
+    configs = torch.tensor([[1, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0, 0]]).bool()
+    with torch.no_grad():
+        amplitude = psi.log_psi(configs).exp()
+        along_x, along_y = (configs.view(1, 4, 3).roll(1, axis).flatten(1) for axis in (1, 2))
+        torch.testing.assert_close(psi.log_psi(along_x).exp(), -amplitude)
+        torch.testing.assert_close(psi.log_psi(along_y).exp(), amplitude)
+    for wrong, lattice, culprit in (
+        ({"phase": False}, Square(4, 3, True), "needs model.phase=true"),
+        ({"symmetry": "none"}, Square(4, 3, True), r"odd=\[shift_x\]: .* names here: none"),
+        ({}, Square(3, 4, True), "no state is odd under shift_x at once"),
+    ):
+        with pytest.raises(ValueError, match=culprit):
+            built(keys | {"odd": ["shift_x"]} | wrong, lattice)
+
+
 def test_a_core_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cache, coordinates, digits or registration; symmetries and sectors included."""
     (tmp_path / "own_core.py").write_text(OWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.columns import Column
@@ -12,7 +13,7 @@ from nqs.vmc.energies.energies import Energies
 from nqs.vmc.energies.estimates import Estimates
 from nqs.vmc.energies.flip_precision import FlipPrecision
 from nqs.vmc.energies.local_energy import connected, local_energy
-from nqs.vmc.energies.proposal import blurred_samples, importance, left_out, weighted
+from nqs.vmc.energies.proposal import blurred_samples, importance, variance_outside, with_importance
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -74,12 +75,13 @@ class AllFlips(Energies):
         if self.flip_fraction == 0 or not len(hamiltonian.flips):
             return Estimates(samples, e_loc)
         weights = importance(elements, log_ratios, self.flip_fraction)
-        return weighted(
-            Estimates(samples, e_loc),
-            ranks.gathered(weights),
-            lambda: left_out(hamiltonian, part, elements, log_ratios, weights, self.flip_fraction),
-            ranks,
-        )
+
+        def unweighted() -> Tensor:
+            fraction = self.flip_fraction
+            return variance_outside(hamiltonian, part, elements, log_ratios, weights, fraction)
+
+        estimates = Estimates(samples, e_loc)
+        return with_importance(estimates, ranks.gathered(weights), unweighted, ranks)
 
     def record(self, estimates: Estimates) -> dict[str, float]:
         return self.precision.record()

@@ -42,7 +42,7 @@ from nqs.vmc.columns import Column
 from nqs.vmc.energies.energies import Energies, require_range
 from nqs.vmc.energies.estimates import Estimates
 from nqs.vmc.energies.local_energy import terms
-from nqs.vmc.energies.proposal import after_flip, importance, left_out, weighted
+from nqs.vmc.energies.proposal import after_flip, importance, variance_outside, with_importance
 from nqs.vmc.random_flips import movers
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.nearby import nearby_log_ratios
@@ -123,12 +123,12 @@ class NearFlips(Energies, kind="near_flips"):
 
         def unweighted() -> Tensor:  # q(s) is the mean of q(s | M) over M, exact where it is known
             mixed = near.scatter(1, subsets, exact)
-            return left_out(hamiltonian, own, elements, mixed, weights, self.flip_fraction)
+            return variance_outside(hamiltonian, own, elements, mixed, weights, self.flip_fraction)
 
         columns = (own.configs, own.counts, own.log_psi, weights, e_loc, noise)
         configs, counts, log_psi, all_weights, e_loc, noise = map(ranks.gathered, columns)
         estimates = Estimates(Samples(configs, counts, log_psi), e_loc, noise)
-        result = weighted(estimates, all_weights, unweighted, ranks)
+        result = with_importance(estimates, all_weights, unweighted, ranks)
         if self.flip_fraction:
             return result
         plain = dataclasses.replace(result.samples, importance=None)

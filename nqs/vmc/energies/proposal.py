@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.energies.estimates import Estimates
-from nqs.vmc.random_flips import flipped, movers
+from nqs.vmc.random_flips import apply_flips, movers
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.residual import Rows, residuals
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction, merged
@@ -51,7 +51,7 @@ def blurred_samples(
     samples = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
     configs, counts = samples.configs, samples.counts
     if fraction > 0 and len(hamiltonian.flips):
-        configs, counts = blurred(samples, hamiltonian, fraction, generator)
+        configs, counts = blur(samples, hamiltonian, fraction, generator)
     representatives = ranks.gathered(wavefunction.representatives(configs))
     if representatives is not configs:
         configs, counts = merged(representatives, ranks.gathered(counts))
@@ -63,7 +63,7 @@ def blurred_samples(
     return Samples(configs, counts, log_psi)
 
 
-def blurred(
+def blur(
     samples: Samples, hamiltonian: Hamiltonian, fraction: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Distinct configurations (U', N) and counts (U',) after a random flip of some of the draws."""
@@ -78,7 +78,7 @@ def blurred(
 def after_flip(hamiltonian: Hamiltonian, configs: Tensor, choice: Tensor) -> Tensor:
     """configs (R, N) after the Hamiltonian's flip `choice` (R,) of each, where it acts."""
     acts = hamiltonian.off_diagonal(configs).gather(1, choice[:, None]).squeeze(1) != 0  # (R,)
-    return flipped(configs, hamiltonian.flips[choice], acts)
+    return apply_flips(configs, hamiltonian.flips[choice], acts)
 
 
 def importance(elements: Tensor, log_ratios: Tensor, fraction: float) -> Tensor:
@@ -90,13 +90,13 @@ def importance(elements: Tensor, log_ratios: Tensor, fraction: float) -> Tensor:
     return 1 / (1 - fraction + fraction * neighbours)
 
 
-def weighted(
+def with_importance(
     estimates: Estimates, weights: Tensor, unweighted: Callable[[], Tensor], ranks: Ranks
 ) -> Estimates:
     """The rows of all ranks with their importance, without those that have none.
 
     weights (U,): p / q of each row. unweighted: the sum of counts times |<s|H|psi>|^2 / q(s) over
-    this rank's rows of no weight, asked for where there are some; see `left_out`.
+    this rank's rows of no weight, asked for where there are some; see `variance_outside`.
     """
     samples, noise = estimates.samples, estimates.noise
     rows = (weights > LEAST_IMPORTANCE).nonzero().squeeze(1)
@@ -115,7 +115,7 @@ def weighted(
     )
 
 
-def left_out(
+def variance_outside(
     hamiltonian: Hamiltonian,
     samples: Samples,
     elements: Tensor,

@@ -11,9 +11,9 @@ from nqs.vmc.observables.observable import (
     Picture,
     Quantity,
     Request,
+    applicable,
     expectations,
     owner,
-    requested,
 )
 from nqs.vmc.observables.order_parameters import OrderParameters
 from nqs.vmc.observables.renyi import RenyiEntropy
@@ -32,7 +32,7 @@ __all__ = [
     "Request",
     "SigmaX",
     "StructureFactor",
+    "applicable",
     "expectations",
     "owner",
-    "requested",
 ]

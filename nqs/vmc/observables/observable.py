@@ -140,7 +140,7 @@ class Observable(ABC):
         return [] if value.ndim else [(name.replace("_", " "), float(value), float(error))]
 
 
-def requested(request: Request) -> list[Observable]:
+def applicable(request: Request) -> list[Observable]:
     """All registered observables that apply."""
     return [kind(request) for kind in Observable.kinds.values() if kind.applies(request)]
 
@@ -160,6 +160,6 @@ def expectations(request: Request, configs: Tensor, amplitudes: Tensor) -> dict[
     amplitudes (M,), norm 1, on configs (M, N); where sites are rotated, those of U H U.
     """
     values: dict[str, Tensor] = {}
-    for observable in requested(request):
+    for observable in applicable(request):
         values |= observable.expectation(configs, amplitudes)
     return values
