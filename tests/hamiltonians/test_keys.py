@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hamiltonians import Hamiltonian, Lattice, Positions, Rydberg, Square
+from hamiltonians import XXZ, Chain, Hamiltonian, Lattice, Positions, Rydberg, Square
 from nqs.conf.kinds import Group
 from nqs.conf.values import Bounds, bounds_of
 from nqs.errors import InputError
