@@ -113,7 +113,10 @@ def passport(config: Config) -> dict[str, str]:
     entries["code of nqs"] = code_digest()
     for key, value in flatten(config.to_dict()).items():
         if key.endswith(".file") and value is not None:
-            entries[f"content of {key}"] = digests.file_digest(Path(value))
+            try:
+                entries[f"content of {key}"] = digests.file_digest(Path(value))
+            except InputError as error:
+                raise InputError(f"{key}={shown(value)}: {error}") from None
         else:
             entries[key] = repr(value)
     for group in GROUPS:

@@ -56,6 +56,6 @@ def test_a_file_of_positions_is_in_micrometres(tmp_path: Path) -> None:
     bits = torch.from_numpy(configs).bool()
     torch.testing.assert_close(job.hamiltonian.diagonal(bits), square.hamiltonian.diagonal(bits))
     with pytest.raises(InputError, match="already"):
-        tiny(lattice=lattice, hamiltonian=PHYSICAL)
+        build(tiny(lattice=lattice, hamiltonian=PHYSICAL))
     config = tiny(hamiltonian=PHYSICAL)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
