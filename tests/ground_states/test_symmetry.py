@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.runs.test_ground_state_run import TINY, assert_same_run, parameters, result, run, tiny
+from tests.ground_states.test_ground_state_run import TINY, assert_same_run, parameters, result, run, tiny
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
