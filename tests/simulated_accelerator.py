@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -173,6 +174,11 @@ class SimulatedTensor(Tensor):
 class _Factories(TorchDispatchMode):
     """Operations without a tensor to dispatch on, such as torch.zeros(3, device="sim")."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and importing the compiler takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, SimulatedTensor)]
@@ -201,30 +207,45 @@ class _Module(backend_registration._DummyBackendModule):
         return [torch.float16, torch.bfloat16]
 
 
-AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-"""Whether this torch can have devices written in Python."""
-if AVAILABLE:  # before the first backward pass of the process, which counts the devices for good
-    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+_registered: list[_Module] = []
+
+
+def _register() -> None:
+    """Once a process; skips the test where torch has no devices written in Python."""
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip(f"torch {torch.__version__} has no Python backends")
+    if not _registered:
+        _registered.append(_Module())
+        backend_registration._setup_privateuseone_for_python_backend(
+            NAME, backend_module=_registered[0]
+        )
+
+
+_Generator = torch.Generator
+
+
+def _generator(device: torch.device | str = "cpu") -> torch.Generator:
+    """Random numbers of the device are drawn on the CPU."""
+    return _Generator("cpu" if torch.device(device).type == NAME else device)
 
 
 @contextlib.contextmanager
 def simulated_accelerator() -> Iterator[Accelerator]:
     """The device, for as long as the block lasts; its tensors are of no use afterwards.
 
-    Skips the test where torch cannot: releases without Python backends.
+    Backward passes run on the calling thread: a thread of the device's own would share the
+    interpreter's lock with it, and they can block each other.
     """
-    if not AVAILABLE:
-        pytest.skip(f"torch {torch.__version__} has no Python backends")
+    _register()
     accelerator = Accelerator()
     _current.append(accelerator)
     try:
-        with _Factories(), _Literals():
+        with (
+            _Factories(),
+            _Literals(),
+            mock.patch.object(torch, "Generator", _generator),
+            torch.autograd.set_multithreading_enabled(False),
+        ):
             yield accelerator
     finally:
         _current.pop()
-
-
-def generator_on(device: torch.device, seed: int = 20241) -> torch.Generator:
-    """A seeded generator for a device; the simulated one draws on the CPU."""
-    place = "cpu" if device.type == NAME else device
-    return torch.Generator(place).manual_seed(seed)

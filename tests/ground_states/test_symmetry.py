@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ground_states.test_ground_state_run import TINY, assert_same_run, parameters, result, run, tiny
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
@@ -15,6 +14,14 @@ from nqs.ground_states.build import build
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.wavefunctions.symmetrised import Symmetrised
+from tests.ground_states.test_ground_state_run import (
+    TINY,
+    assert_same_run,
+    parameters,
+    result,
+    run,
+    tiny,
+)
 
 POINT_GROUP: dict[str, Any] = TINY["model"] | {"symmetry": "point_group"}
 MINSR = {
