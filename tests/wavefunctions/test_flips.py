@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from covering import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 from simulated_accelerator import Accelerator
-from systems import SYSTEMS, build, build_system, every_case, every_model, random_bits
+from systems import MODELS, SYSTEMS, build, build_system, every_case, every_model, random_bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -122,9 +123,10 @@ def test_flips_are_planned_anew_when_they_change() -> None:
         flips = torch.eye(6).bool()[:4]
 
 
-@pytest.mark.parametrize("max_rows", [1, 3, 40])
-@pytest.mark.parametrize("system", ["chain-3", "square-2x2", "groups"])
-@every_model
+@pytest.mark.parametrize(
+    ("model", "system", "max_rows"),
+    pairwise(MODELS, ["chain-3", "square-2x2", "groups"], [1, 3, 40]),
+)
 def test_chunked(model: str, system: str, max_rows: int) -> None:
     psi = build_system(model, system)
     configs, flips = random_bits(7, psi.n_sites), flip_patterns(psi.n_sites)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from covering import pairwise
 from systems import (
     all_probabilities,
     build,
     build_system,
-    every_case,
+    cases_with,
     every_model,
     numbers,
 )
@@ -19,8 +20,7 @@ from hamiltonians.lattices.lattice import Chain, Square
 N_SAMPLES = 8_000
 
 
-@pytest.mark.parametrize("unique", [False, True])
-@every_case
+@pytest.mark.parametrize(("model", "system", "unique"), cases_with([False, True]))
 def test_distribution(
     model: str, system: str, unique: bool, generator, assert_distribution
 ) -> None:
@@ -70,9 +70,9 @@ def test_on_every_device(
     assert_distribution(counts.index_add_(0, places, samples.counts.cpu()), expected)
 
 
-@pytest.mark.parametrize("unique", [False, True])
-@pytest.mark.parametrize("max_rows", [1, 3, 64])
-@pytest.mark.parametrize("model", ["ptf", "gru"])
+@pytest.mark.parametrize(
+    ("model", "max_rows", "unique"), pairwise(["ptf", "gru"], [1, 3, 64], [False, True])
+)
 def test_few_rows_at_a_time(
     model: str, max_rows: int, unique: bool, generator, assert_distribution
 ) -> None:
