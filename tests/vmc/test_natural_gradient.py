@@ -276,8 +276,9 @@ def in_space(monkeypatch: pytest.MonkeyPatch, parameter_space: bool) -> None:
     monkeypatch.setattr(natural_gradient, "fewer_parameters", lambda *sizes: parameter_space)
 
 
-@every_core
-@pytest.mark.parametrize("memory_gb", [1.0, 1e-4])
+@pytest.mark.parametrize(
+    ("core", "memory_gb"), [(core, (1.0, 3e-4)[i % 2]) for i, core in enumerate(CORES)]
+)
 def test_both_spaces_and_any_budget_give_one_direction(
     core: str, memory_gb: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
