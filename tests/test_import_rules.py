@@ -30,9 +30,7 @@ ALLOWED = {  # package -> our packages it may import, besides itself
     "nqs.crystal": {"nqs.errors", "nqs.core", "nqs.conf", "nqs.runfolder"},
 }
 
-COMMAND_LINE = re.compile(
-    r"nqs/cli/.*\.py|tests/.*config.*\.py|tests/test_import_rules\.py"
-)
+COMMAND_LINE = re.compile(r"nqs/cli/.*\.py|tests/.*config.*\.py|tests/test_import_rules\.py")
 """The files that may know Hydra."""
 
 PHYSICS = re.compile(
