@@ -121,8 +121,20 @@ def test_imports() -> None:
             assert hydra_imports(source, module) == [], path
 
 
+def without_type_checking(source: str) -> str:
+    """The source without its blocks `if TYPE_CHECKING:`."""
+    tree = ast.parse(source)
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return ast.unparse(tree)
+
+
 def graph() -> dict[str, set[str]]:
-    """{module: our modules it imports, wherever in the file}, packages by their __init__."""
+    """{module: our modules it imports, wherever in the file but for type checkers alone}, packages
+    by their __init__."""
     files = {dotted(path): path for path in our_files()}
     modules = {
         n: path for n, path in files.items() if within(n, "nqs") or within(n, "hamiltonians")
@@ -131,12 +143,11 @@ def graph() -> dict[str, set[str]]:
     for name, path in modules.items():
         source, is_package = path.read_text(encoding="utf-8"), path.name == "__init__.py"
         targets = set()
-        for target in imports(source, name, is_package):
+        for target in imports(without_type_checking(source), name, is_package):
             while target and target not in modules:
                 target = target.rpartition(".")[0]
             targets |= {target} - {"", name}
         edges[name] = targets
-    del edges["nqs"]  # the public names, for those outside
     return edges
 
 
