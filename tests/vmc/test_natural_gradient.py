@@ -247,7 +247,7 @@ def test_on_every_device(
     found = []
     for rows, energies in ((samples, e_loc), (moved, e_loc.to(device))):
         psi = psi.to(energies.device)
-        optimizer = NaturalGradient(RATE, diagonal_shift=SHIFT, momentum=0.8, memory_gb=memory_gb)
+        optimizer = minsr(RATE, diagonal_shift=SHIFT, momentum=0.8, memory_gb=memory_gb)
         found.append([optimizer.update(psi, rows, energies).cpu() for _ in range(2)])
     assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
     for columns, panel in LayerJacobians(psi, moved.configs[:9]).panels(80):

@@ -220,7 +220,8 @@ def test_on_every_device(one_of_one: Ranks, device: torch.device) -> None:
     psi, hamiltonian, updates = psi.to(device), hamiltonian.to(device), []
     for ranks in (ALONE, one_of_one):
         draws = torch.Generator(device).manual_seed(1)
-        found = draw_around(psi, hamiltonian, n_samples, fraction, draws, ranks=ranks)
+        energies = Blurred(flip_fraction=fraction)
+        found = energies.draw(psi, hamiltonian, n_samples, draws, ranks=ranks)
         updates.append(optimizer(arguments).update(psi, found.samples, found.e_loc, ranks).cpu())
     assert_close(updates[1], updates[0], rtol=1e-9, atol=1e-12)
 
