@@ -271,7 +271,7 @@ def test_an_exact_energy_of_zero(judged: Path, capsys: pytest.CaptureFixture[str
 
 def test_two_at_once_do_not_collide(judged: Path) -> None:
     """faults.md, kind 5."""
-    command = [sys.executable, "-c", "import sys; from nqs.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from nqs.cli.app import main; sys.exit(main())"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(

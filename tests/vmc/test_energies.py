@@ -131,7 +131,7 @@ def test_a_kind_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         optimise(
             network("gru", Chain(4), "2"),
             TransverseFieldIsing(Chain(4)),
-            Adam(0.01),
+            Adam(0.01, schedule="constant"),
             energies=Energies.kinds[kind](),
             n_steps=3,
             n_samples=40,
@@ -143,5 +143,5 @@ def test_a_kind_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [r.row()["n_draws"] for r in ends[0]] == [40.0] * 3
     assert "n_draws" not in ends[1][0].row()
     assert set(ends[1][0].row()) == {
-        column.name for column in (*StepRecord.columns, *Adam(0.01).columns)
+        column.name for column in (*StepRecord.columns, *Adam(0.01, schedule="constant").columns)
     }
