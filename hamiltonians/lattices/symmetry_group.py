@@ -13,6 +13,7 @@ Letters: B configurations, N sites, E group elements, W words of a configuration
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Final, Self, final
 
@@ -175,7 +176,9 @@ class SymmetryGroup:
 
     def with_characters(self, characters: Tensor) -> SymmetryGroup:
         """The same elements with chi(g), (E,). Raises ValueError unless it is a representation."""
-        return SymmetryGroup(self.permutations, self.inverted, characters)
+        group = copy.copy(self)
+        group.characters = self._checked_characters(characters)
+        return group
 
     def with_signs(
         self, signs: Sequence[tuple[Element, int]], even: Sequence[Element] = ()
