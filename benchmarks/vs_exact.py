@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import train  # before torch: it says how torch's idle threads wait
+import train  # noqa: F401  before torch: it says how torch's idle threads wait
 
 # isort: split
 from benchmarks.arguments import Parser, chosen, made, positive, sample_number, seeds
@@ -31,6 +31,7 @@ from benchmarks.exact_report import draw, line, read, save, table, verdict
 from benchmarks.instances import INSTANCES, Instance, load
 from benchmarks.programs import Ours
 from nqs.ground_states.build import build
+from nqs.ground_states.groups import MODEL
 
 Key = tuple[str, str, int]
 """Instance, model and seed: what a row of the table is for."""
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--file", type=Path, default=INSTANCES, metavar="YAML", help="other instances")
     add("--instances", metavar="A,B,..", help="names of them; default: all")
-    add("--models", type=chosen(tuple(train.GROUPS["model"])), default=("ptf",), metavar="A,B,..")
+    add("--models", type=chosen(tuple(MODEL.kinds)), default=("ptf",), metavar="A,B,..")
     add("--seeds", type=seeds, default=(0,), metavar="0,1,..")
     add("--budget", type=positive, metavar="SECONDS", help="of optimisation; default: train.steps")
     add("--eval-samples", type=sample_number, default=2**20, help="at most, a measurement")

@@ -349,7 +349,7 @@ REFUSED = [
     ("seed=0,1 launcher=slurm", ["launcher=slurm", "sequential, joblib, submitit"]),
     ("seed=0,1 launcher.n_jobs=2", ["launcher.n_jobs", "unknown key"]),
     ("seed=0,1 launcher=joblib launcher.n_jobs=0", ["launcher.n_jobs=0", ">= 1"]),
-    ("seed=0,1 launcher=submitit launcher.gpus=2", ["launcher.gpus=2", "0 or 1"]),
+    ("seed=0,1 launcher=submitit launcher.gpus=2", ["launcher.gpus=2", "one of 0, 1"]),
     ("seed=0,1 scan.resume=true", ["scan.resume=true", "scan.dir=PATH"]),
     ("seed=0,1 scan.dir=none scan.resume=true", ["none", "no scan"]),
     ("seed=0,1 scan.dir=a_${seed}", ["scan.dir=a_${seed}", "cannot follow"]),

@@ -66,7 +66,7 @@ CHOICES = (
     "model.digit_decay",
 )
 FLAGS = ("model.phase", "model.spin_flip", "optimizer.implicit", "run.resume", "lattice.periodic")
-GROUPS = ("lattice", "hamiltonian", "model", "optimizer")
+GROUPS = ("lattice", "hamiltonian", "model", "optimizer", "energies")
 KEYS = (*(key for key, _, _ in WHOLE), *REAL, *PER_SITE, *CHOICES, *FLAGS, "model.patch")
 FOREIGN = (
     "model.cell=gru",

@@ -57,7 +57,7 @@ class Cores(Group):
 
     def keys(self, name: str) -> dict[str, Key]:
         """The keys of a core but for those that the word decides, with the defaults of crystals."""
-        decided = WORDS[name][1] if name in WORDS else {}
+        decided = WORDS[name][1] if isinstance(name, str) and name in WORDS else {}
         return {
             key: _of_crystals(entry)
             for key, entry in keys_of(self.find(name), self.supplied).items()
