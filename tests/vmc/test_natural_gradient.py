@@ -104,7 +104,7 @@ def build(core: str) -> Autoregressive:
 
 
 def draw(psi: Autoregressive, seed: int = 0) -> tuple[Samples, Tensor]:
-    samples = psi.sample(200, torch.Generator().manual_seed(seed), unique=True)
+    samples = psi.sample(80, torch.Generator().manual_seed(seed), unique=True)
     return samples, local_energies(psi, HAMILTONIAN, samples)
 
 
