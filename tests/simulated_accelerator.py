@@ -221,12 +221,19 @@ def _register() -> None:
         )
 
 
-_Generator = torch.Generator
+class _GeneratorKind(type):
+    def __call__(cls, device: torch.device | str = "cpu") -> torch.Generator:
+        return _TorchGenerator("cpu" if torch.device(device).type == NAME else device)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, _TorchGenerator)
 
 
-def _generator(device: torch.device | str = "cpu") -> torch.Generator:
-    """Random numbers of the device are drawn on the CPU."""
-    return _Generator("cpu" if torch.device(device).type == NAME else device)
+_TorchGenerator = torch.Generator
+
+
+class _Generator(metaclass=_GeneratorKind):
+    """torch.Generator, but that random numbers of the device are drawn on the CPU."""
 
 
 @contextlib.contextmanager
@@ -243,7 +250,7 @@ def simulated_accelerator() -> Iterator[Accelerator]:
         with (
             _Factories(),
             _Literals(),
-            mock.patch.object(torch, "Generator", _generator),
+            mock.patch.object(torch, "Generator", _Generator),
             torch.autograd.set_multithreading_enabled(False),
         ):
             yield accelerator

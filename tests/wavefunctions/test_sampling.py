@@ -101,7 +101,7 @@ def test_draws_are_independent(generator, assert_distribution) -> None:
     )
 
 
-@every_model
+@pytest.mark.parametrize("model", ["factored", "gru", "lptf-gru", "gru-digits"])
 def test_counts_scatter_as_a_multinomial(model: str, generator) -> None:
     """Unique sampling repeated 400 times: variance of each count n p (1 - p), not less, not more.
 
