@@ -177,7 +177,7 @@ def moments(saved: dict) -> list[dict]:
 
 
 def start(path: Path, *words: str) -> subprocess.Popen[bytes]:
-    code = "import sys; from nqs.cli import main; sys.exit(main())"
+    code = "import sys; from nqs.cli.app import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", code, "crystal", "train", f"run.dir={path}", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},

@@ -246,7 +246,7 @@ def test_a_scan_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert train.main(["-m", "hamiltonian.delta=1,2"]) == 2
-    assert capsys.readouterr().err.startswith("error: -m: a scan under torchrun; start it as")
+    assert capsys.readouterr().err.startswith("error: -m: a scan under torchrun; start it without")
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:

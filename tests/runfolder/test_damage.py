@@ -24,8 +24,9 @@ from nqs.cli.app import main as nqs
 from nqs.errors import InputError
 from nqs.ground_states import later_evaluation, summary
 from nqs.ground_states.run import run as run_job
+from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import START, read_config, reopen, resumed_config
-from nqs.runfolder import checkpoint, digests, environment, folder, history
+from nqs.runfolder import checkpoint, digests, environment, folder
 from nqs.runfolder.environment import DAMAGED
 from nqs.runfolder.folder import LARGEST_CONFIG, describe, saved_mapping
 
@@ -384,7 +385,7 @@ def test_nonsense_in_a_sealed_history(name: str, damaged: Path) -> None:
         HOSTILE[name](file)
     (damaged / "run.h5").write_bytes(digests.sealed(content.getvalue()))
     with pytest.raises(InputError, match=r"run\.h5: not a readable run\.h5 \(") as caught:
-        history.read(damaged / "run.h5")
+        read_run_file(damaged / "run.h5")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 

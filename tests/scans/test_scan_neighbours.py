@@ -113,7 +113,7 @@ def test_the_bound_is_the_energy_of_the_other_state(words: list[str]) -> None:
 
 
 def test_the_same_couplings_need_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "build", None)
+    monkeypatch.setattr(neighbours, "trained_job", None)
     assert scan("seed=0,1") == 0
     read = read_scan(Path("scan"))
     one, two = (result(point.name) for point in read.points)
