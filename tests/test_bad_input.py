@@ -482,7 +482,7 @@ def test_checkpoint_of_another_run(
 
 
 NQS_CASES = [
-    ("evaluate nothing_here", ["nothing_here", "config.yaml"]),
+    ("evaluate nothing_here", ["nothing_here: holds no run"]),
     ("evaluate run --samples 1", ["--samples=1", ">= 2"]),
     ("evaluate run --samples many", ["--samples", "integer"]),
     ("evaluate run --samples 1000000000000", ["--samples=1000000000000", "<= 1000000000"]),

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nqs.cli.words import REFERENCE, parsed
+from nqs.cli.grammar import REFERENCE, parsed
 from nqs.conf.kinds import Group
 from nqs.conf.sections import flatten, to_mapping
 from nqs.errors import InputError, shown, suggestion

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from nqs.cli.composition import GROUPS_OF_SCANS, is_choice
-from nqs.cli.words import parsed
+from nqs.cli.grammar import parsed
 from nqs.conf.kinds import MISSING, Group, Key
 from nqs.conf.sections import documentation
 from nqs.errors import shown

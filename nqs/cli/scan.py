@@ -14,8 +14,8 @@ from typing import Any, Final
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
 from nqs.cli.composition import GROUPS_OF_SCANS, SCAN_SECTIONS, compose, put, resolved
+from nqs.cli.grammar import parsed
 from nqs.cli.older_words import renamed
-from nqs.cli.words import parsed
 from nqs.conf.kinds import Selection
 from nqs.conf.sections import from_mapping
 from nqs.errors import InputError, shown

@@ -1,18 +1,4 @@
-"""`nqs train` and `nqs scan`: read the configuration, build, run, report.
-
-    nqs train model=ptf model.patch=2x2 lattice.Lx=4 lattice.Ly=4 hamiltonian.delta=1 seed=0
-    nqs train run.dir=PATH run.resume=true
-    nqs scan "hamiltonian.delta=range(0,4,0.25)" hamiltonian.Rb=1.15,1.3,1.5 \
-        scan.dir=scans/first scan.warm_start=hamiltonian.delta
-    nqs scan scan.dir=scans/first scan.resume=true
-    torchrun --nproc-per-node=2 -m nqs train ...
-    nqs train --help
-
-`python train.py` in a checkout is `nqs train`, and `nqs train -m` is `nqs scan`. The older code's
-command line works as well:
-
-    nqs train --train L=16 steps=1000 --ptf patch=2x2 Nh=32 nhead=8 --rydberg V=7 delta=1
-"""
+"""`nqs train` and `nqs scan`: read the words, build, run, report; see nqs.cli.help."""
 
 from __future__ import annotations
 
@@ -24,16 +10,17 @@ from pathlib import Path
 
 from nqs.cli import older_words
 from nqs.cli.composition import compose
+from nqs.cli.grammar import HELP, MULTIRUN, check_once
 from nqs.cli.help import help_text
-from nqs.cli.loading import loading
 from nqs.cli.scan import load_scan
-from nqs.cli.words import HELP, MULTIRUN, check_once
 from nqs.errors import InputError, one_line, printable
 from nqs.ground_states.config import Config
+from nqs.ground_states.run import run, run_loaded
 from nqs.ground_states.run_folder import resumed_config
 from nqs.runfolder.folder import holds_nothing
 from nqs.runfolder.invocation import program
 from nqs.runfolder.terminal import leads
+from nqs.scans import run as scans
 
 
 def job(arguments: Sequence[str]) -> int:
@@ -46,8 +33,6 @@ def job(arguments: Sequence[str]) -> int:
     if MULTIRUN & set(arguments):
         return run_scan([word for word in arguments if word not in MULTIRUN])
     command = [*program(), *arguments]
-    with loading():
-        from nqs.ground_states.run import run, run_loaded
     if os.environ.get("WORLD_SIZE", "1") != "1":  # what one of them refuses, all do
         return run_loaded(lambda: load_config(arguments), command)
     return run(load_config(arguments), command)
@@ -79,8 +64,6 @@ def run_scan(words: Sequence[str]) -> int:
         rule = "a scan under torchrun; start it without, with launcher=joblib or submitit"
         raise InputError(f"-m: {rule}")
     scan, chosen, resume = load_scan(words)
-    with loading():
-        from nqs.scans import run as scans
     launcher = chosen.build()
     launcher.check()
     return (scans.resume if resume else scans.start)(scan, launcher)
