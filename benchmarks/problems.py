@@ -21,12 +21,11 @@ class Problem:
 
     Attributes:
         name: as --problems takes it.
-        system: "rydberg", "tfim" or "heisenberg".
+        system: "rydberg" or "tfim".
         shape: sites in each direction, (L,) or (L, L).
         periodic: boundary of all directions.
-        couplings: (delta, V, Omega), (J, h) or (J,), by name.
+        couplings: (delta, V, Omega) or (J, h), by name.
         budget: seconds of optimisation a program is given unless --budget says otherwise.
-        n_up: number of 1 bits that the wavefunction keeps, None where any is allowed.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Problem:
     periodic: bool
     couplings: dict[str, float]
     budget: float
-    n_up: int | None = None
 
     @property
     def arguments(self) -> list[str]:
@@ -44,9 +42,8 @@ class Problem:
         sides = [f"lattice.{key}={n}" for key, n in zip(("Lx", "Ly"), self.shape, strict=False)]
         couplings = [f"hamiltonian.{key}={value}" for key, value in self.couplings.items()]
         periodic = f"lattice.periodic={str(self.periodic).lower()}"
-        sector = [] if self.n_up is None else [f"model.n_up={self.n_up}"]
         system = f"hamiltonian={self.system}"
-        return [f"lattice={kind}", *sides, periodic, system, *couplings, *sector]
+        return [f"lattice={kind}", *sides, periodic, system, *couplings]
 
     def config(self, *more: str) -> Config:
         """train.py's configuration, with further key=value arguments. Raises InputError."""
@@ -78,12 +75,6 @@ def ising(name: str, shape: tuple[int, ...], budget: float, *, periodic: bool, h
     return Problem(name, "tfim", shape, periodic, {"J": 1.0, "h": h}, budget)
 
 
-def heisenberg(name: str, shape: tuple[int, ...], budget: float, *, periodic: bool) -> Problem:
-    """Heisenberg antiferromagnet at J = 1, Pauli matrices, in the sector of magnetisation 0."""
-    half = math.prod(shape) // 2
-    return Problem(name, "heisenberg", shape, periodic, {"J": 1.0}, budget, half)
-
-
 PROBLEMS = {
     problem.name: problem
     for problem in (
@@ -100,24 +91,6 @@ PROBLEMS = {
     )
 }
 DEFAULT_PROBLEMS = tuple(name for name in PROBLEMS if name not in ("2x2", "3x3", "12x12"))
-
-ZOO = {
-    problem.name: problem
-    for problem in (
-        PROBLEMS["4x4"],
-        ising("ring16", (16,), 600, periodic=True, h=1.0),
-        heisenberg("heisenberg20", (20,), 600, periodic=True),
-    )
-}
-"""What every model is compared on: an array, a critical chain, a magnet of fixed magnetisation."""
-LARGE = {
-    problem.name: problem
-    for problem in (
-        heisenberg("heisenberg10x10", (10, 10), 600, periodic=False),
-        ising("tfim12x12", (12, 12), 600, periodic=True, h=3.0),
-    )
-}
-"""Where time and memory of a step are measured; their energies are not asked for."""
 
 
 def references() -> dict[str, float]:

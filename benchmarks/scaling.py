@@ -47,7 +47,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as train.py, before torch
 import torch
 
 from benchmarks.arguments import Parser, chosen, made, positive, seed, whole_number
-from benchmarks.flops import flops
+from benchmarks.flops import least_flops
 from benchmarks.matmul import matmul_rate
 from benchmarks.older_code import checkout
 from benchmarks.scaling_report import SWEEPS, draw, table
@@ -101,7 +101,7 @@ def points(args: argparse.Namespace) -> Iterator[Point]:
 
 
 class Forecast:
-    """Seconds that a step will take: its operations at the best speed so far.
+    """Seconds that a step will take: its least operations at the best speed so far.
 
     Small sizes are slower than that, but they are fast.
     """
@@ -113,12 +113,11 @@ class Forecast:
     def seconds(self, setting: Setting) -> float:
         """Of one of our steps, all rows distinct and drawn one by one."""
         trial = Trial(replace(setting, device="cpu"))
-        work = flops(trial.psi, trial.hamiltonian, setting.samples, optimizer=trial.optimizer)
-        return work.total / self.speed
+        return least_flops(trial.psi, trial.hamiltonian, setting.samples).total / self.speed
 
-    def learn(self, run_flops: float, seconds: float) -> None:
-        """From a measured step."""
-        self.speed = max(self.speed, run_flops / seconds)
+    def learn(self, operations: float, seconds: float) -> None:
+        """From the least operations of a measured step."""
+        self.speed = max(self.speed, operations / seconds)
 
 
 def measure(point: Point, args: argparse.Namespace, forecast: Forecast) -> Row:
@@ -131,8 +130,8 @@ def measure(point: Point, args: argparse.Namespace, forecast: Forecast) -> Row:
     elif forecast.slow_from.get(curve, setting.side + 1) <= setting.side:
         smaller = forecast.slow_from[curve]
         return failed(point, f"skipped: {smaller}x{smaller} took longer than allowed")
-    # a small step, imports, the steps before the measured ones, and what was misjudged
-    limit = 60 + args.seconds * (3 + point.after)
+    # a small step, imports, the steps before and after the measured ones, and what was misjudged
+    limit = 60 + args.seconds * (4 + point.after)
     try:
         done = subprocess.run(
             command(point, args), capture_output=True, text=True, check=False, timeout=limit
@@ -147,7 +146,7 @@ def measure(point: Point, args: argparse.Namespace, forecast: Forecast) -> Row:
     found = json.loads(done.stdout.splitlines()[-1])
     seconds, run = found["seconds_per_step"], found.get("run_flops", math.nan)
     if point.program == "ours":
-        forecast.learn(run, seconds)
+        forecast.learn(found["least_flops"], seconds)
     elif seconds > args.seconds:
         forecast.slow_from[curve] = setting.side
     rate = found.get("matmul_rate", math.nan)
@@ -173,7 +172,7 @@ def command(point: Point, args: argparse.Namespace) -> list[str]:
     if point.program == "older code":
         options["older-code"] = args.older_code
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "benchmarks.step_profile", *words]
+    return [sys.executable, "-m", "benchmarks.scaling_point", *words]
 
 
 def sides(text: str) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.flops import flip_flops
+from benchmarks.flops import counted
 from benchmarks.matmul import matmul_rate, synchronise
 from benchmarks.older_code import OlderCode
 from benchmarks.tables import aligned, write_csv
@@ -116,7 +116,8 @@ class Ours:
 
     def flip_operations(self) -> int:
         """Floating-point operations of one flip pass."""
-        return flip_flops(self.psi, self.hamiltonian.flips, self.n_samples)
+        samples = self.psi.sample(self.n_samples, self.generator)
+        return counted(lambda: self.psi.log_psi_flipped(samples.configs, self.hamiltonian.flips))
 
     def _now(self) -> float:
         synchronise(self.device)

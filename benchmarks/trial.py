@@ -6,17 +6,14 @@ neither Hydra nor any file is needed: this also runs where only torch, numpy and
 
 from __future__ import annotations
 
-import cProfile
 import math
-import pstats
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.flops import Work, flops, least_flops, prefix_counts
+from benchmarks.flops import Work, counted, least_flops, prefix_counts
 from benchmarks.matmul import synchronise
 from hamiltonians import Rydberg
 from hamiltonians.lattices.lattice import Square
@@ -121,14 +118,9 @@ class Trial:
         samples = self.psi.sample(self.setting.samples, generator, unique=True)
         return prefix_counts(self.psi, samples.configs)
 
-    def work(self, n_rows: int) -> tuple[Work, Work]:
-        """Operations of a step on n_rows rows in the state now: those run and the least."""
-        prefixes = self.prefixes()
-        options = {"optimizer": self.optimizer, "prefixes": prefixes}
-        return (
-            flops(self.psi, self.hamiltonian, n_rows, **options),  # type: ignore[arg-type]
-            least_flops(self.psi, self.hamiltonian, n_rows, **options),  # type: ignore[arg-type]
-        )
+    def least(self) -> Work:
+        """The least work of a step on as many rows as the last one had, in the state now."""
+        return least_flops(self.psi, self.hamiltonian, self.n_rows, prefixes=self.prefixes())
 
     @property
     def n_parameters(self) -> int:
@@ -138,13 +130,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Steps:
-    """Medians over the steps that were timed, and operations of such a step."""
+    """Medians over the steps that were timed, and operations of one more: run, and the least."""
 
     seconds: float
     n_rows: int
     n_steps: int
-    run: Work
-    least: Work
+    run: int
+    least: int
 
 
 def timed(trial: Trial, n_steps: int, seconds: float) -> Steps:
@@ -157,50 +149,14 @@ def timed(trial: Trial, n_steps: int, seconds: float) -> Steps:
         trial.advance()
         rows.append(trial.n_rows)
         times.append(trial.seconds - before)
-    n_rows = int(statistics.median(rows))
-    return Steps(statistics.median(times), n_rows, len(times), *trial.work(n_rows))
+    run = counted(trial.advance)
+    median_rows = int(statistics.median(rows))
+    return Steps(statistics.median(times), median_rows, len(times), run, trial.least().total)
 
 
-PARTS: dict[str, tuple[str, ...]] = {
-    "sampling": ("sample",),
-    "flips": ("log_psi_flipped",),
-    "jacobian": ("panels", "whole_jacobian", "_backward_product", "bytes_per_row"),
-    "gram": ("add_gram", "centre"),
-    "solve": ("solve_shifted",),
-}
-"""Functions whose time, with all that they call, is a part's; none of them calls another's."""
-
-
-def profiled(trial: Trial, n_steps: int) -> dict[str, float]:
-    """Seconds of each part and of the "rest" in n_steps steps, by the interpreter's profiler.
-
-    On a GPU launches must wait for their kernels (CUDA_LAUNCH_BLOCKING=1), or the time falls to
-    whoever waits.
-    """
-    profile = cProfile.Profile()
-    before = trial.seconds
-    for _ in range(n_steps):
-        profile.runcall(trial.advance)
-    found = dict.fromkeys(PARTS, 0.0)
-    for name, seconds in _cumulative(profile):
-        for part, functions in PARTS.items():
-            if name in functions:
-                found[part] += seconds
-    found["rest"] = max(0.0, trial.seconds - before - sum(found.values()))
-    return {part: seconds / n_steps for part, seconds in found.items()}
-
-
-def _cumulative(profile: cProfile.Profile) -> Iterator[tuple[str, float]]:
-    """(function, seconds with all it calls) of what is ours."""
-    ours = ("nqs/vmc/", "nqs/wavefunctions/autoregressive.py")
-    for (file, _, name), (_, _, _, seconds, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
-        if any(part in file.replace("\\", "/") for part in ours):
-            yield name, seconds
-
-
-def utilisation(work: Work, seconds: float, rate: float) -> float:
+def utilisation(operations: int, seconds: float, rate: float) -> float:
     """Operations a second over the rate of a large matrix product; nan without a time."""
-    return work.total / seconds / rate if seconds > 0 else math.nan
+    return operations / seconds / rate if seconds > 0 else math.nan
 
 
 def warm_up(setting: Setting) -> None:

@@ -33,6 +33,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
+from hamiltonians.arguments import Arguments
 from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.probing import all_configurations, probing_configurations
 
@@ -56,7 +57,7 @@ ROUNDING: Final = 1e-12
 """Elements below this fraction of the largest count as rounding."""
 
 
-class Hamiltonian(ABC):
+class Hamiltonian(Arguments, ABC):
     """A spin-1/2 (two-level) Hamiltonian on N sites with G distinct flip patterns.
 
     A class of one's own sets `n_sites`, `flips` and, where there is one, `lattice`, and implements

@@ -104,6 +104,16 @@ class PauliSum(Hamiltonian, kind="pauli"):
         check_file(file, "a text file of Pauli strings")
         return cls.from_file(file, n_sites)
 
+    def to_keys(self, folder: Path) -> dict[str, str]:
+        """The keys that make this sum again, from a file that is written into the folder."""
+        file = folder / "pauli.txt"
+        lines = [
+            f"{c!r} {' '.join(f'{p}{i}' for i, p in sorted(sites.items())) or 'I' * self.n_sites}"
+            for c, sites in self.pauli_terms()
+        ]
+        file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        return {"file": str(file)}
+
     def _build_diagonal(self) -> None:
         """Sign masks (N, T) and coefficients (T,) of the strings of Z alone."""
         strings = [key for key in self._terms if key and all(p == "Z" for _, p in key)]

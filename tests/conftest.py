@@ -1,16 +1,17 @@
-"""What the whole suite shares: reproducible hypothesis, seeded generators, the chi-square law,
-signals as a terminal leaves them."""
+"""What the whole suite shares: reproducible hypothesis, seeded generators, devices, the chi-square
+law, signals as a terminal leaves them."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from scipy.stats import chi2
+from simulated_accelerator import Accelerator, simulated_accelerator
 
 settings.register_profile(
     "suite",
@@ -33,6 +34,22 @@ FALSE_ALARM = 1e-6
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20241)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    """The simulated accelerator, with its counts."""
+    with simulated_accelerator() as simulated:
+        yield simulated
+
+
+@pytest.fixture(params=["cpu", "simulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where a law must hold: the CPU, the simulated accelerator, a GPU with -m gpu."""
+    if request.param == "simulated":
+        accelerator: Accelerator = request.getfixturevalue("accelerator")
+        return accelerator.device
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 OURS = {"hamiltonians", "nqs", "benchmarks", "train", "tests"}
 
+_LATTICES = {"hamiltonians.lattices", "hamiltonians.arguments", "hamiltonians.text_file"}
 _VMC = {
     *("hamiltonians", "nqs.errors", "nqs.core", "nqs.wavefunctions", "nqs.vmc"),
     "nqs.runfolder.schedules",
@@ -21,14 +22,17 @@ ALLOWED = {  # package -> our packages it may import, besides itself
     "hamiltonians": set(),
     "nqs.errors": set(),
     "nqs.core": {"nqs.errors"},
-    "nqs.wavefunctions": {"nqs.errors", "nqs.core", "hamiltonians.lattices"},
+    "nqs.wavefunctions": {"nqs.errors", "nqs.core", *_LATTICES},
     "nqs.vmc": _VMC,
     "nqs.runfolder": {"nqs.errors", "nqs.conf"},
-    "nqs.conf": {"nqs.errors", "nqs.unknown"},  # unknown: MODULE:CLASS, whatever a user names
+    "nqs.conf": {"nqs.errors"},
     "nqs.ground_states": _VMC | {"nqs.conf", "nqs.runfolder"},
     "nqs.scans": _VMC | {"nqs.conf", "nqs.runfolder", "nqs.ground_states"},
     "nqs.crystal": {"nqs.errors", "nqs.core", "nqs.conf", "nqs.runfolder"},
 }
+
+BY_NAME = {"nqs.conf.kinds", "nqs"}
+"""Modules that import what a name says: anyone's class, and a public name on its first use."""
 
 COMMAND_LINE = re.compile(r"nqs/cli/.*\.py|tests/.*config.*\.py|tests/test_import_rules\.py")
 """The files that may know Hydra."""
@@ -51,7 +55,10 @@ def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]
             yield from (f"{prefix}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             first = node.args[0] if node.args else None
-            yield str(first.value) if isinstance(first, ast.Constant) else "nqs.unknown"
+            if isinstance(first, ast.Constant):
+                yield str(first.value)
+            elif module not in BY_NAME:
+                yield "nqs.unknown"
 
 
 def within(name: str, package: str) -> bool:
@@ -104,21 +111,104 @@ def test_the_files_are_found() -> None:
     assert packages >= {"hamiltonians", "nqs.core", "nqs.wavefunctions", "nqs.vmc", "nqs.runfolder"}
 
 
-@pytest.mark.parametrize("path", our_files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports(path: Path) -> None:
-    source, module = path.read_text(encoding="utf-8"), dotted(path)
-    assert forbidden_imports(source, module, path.name == "__init__.py") == []
-    if not COMMAND_LINE.fullmatch(path.relative_to(ROOT).as_posix()):
-        assert hydra_imports(source, module) == []
+def test_imports() -> None:
+    for path in our_files():
+        source, module = path.read_text(encoding="utf-8"), dotted(path)
+        assert forbidden_imports(source, module, path.name == "__init__.py") == [], path
+        if not COMMAND_LINE.fullmatch(path.relative_to(ROOT).as_posix()):
+            assert hydra_imports(source, module) == [], path
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(file for name in ("core", "runfolder") for file in (ROOT / "nqs" / name).glob("*.py")),
-    ids=lambda path: f"{path.parent.name}/{path.name}",
-)
-def test_core_and_folders_know_no_physics(path: Path) -> None:
-    assert physical_identifiers(path.read_text(encoding="utf-8")) == []
+def without_type_checking(source: str) -> str:
+    """The source without its blocks `if TYPE_CHECKING:`."""
+    tree = ast.parse(source)
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return ast.unparse(tree)
+
+
+def graph() -> dict[str, set[str]]:
+    """{module: our modules it imports, wherever in the file but for type checkers alone}, packages
+    by their __init__."""
+    files = {dotted(path): path for path in our_files()}
+    modules = {
+        n: path for n, path in files.items() if within(n, "nqs") or within(n, "hamiltonians")
+    }
+    edges = {}
+    for name, path in modules.items():
+        source, is_package = path.read_text(encoding="utf-8"), path.name == "__init__.py"
+        targets = set()
+        for target in imports(without_type_checking(source), name, is_package):
+            while target and target not in modules:
+                target = target.rpartition(".")[0]
+            targets |= {target} - {"", name}
+        edges[name] = targets
+    return edges
+
+
+def reached(edges: dict[str, set[str]], start: str) -> set[str]:
+    """All modules at the end of any chain of imports that begins at `start`."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for target in edges.get(waiting.pop(), set()) - seen:
+            seen.add(target)
+            waiting.append(target)
+    return seen
+
+
+def room(module: str) -> str:
+    """The package of a module that must not be part of a circle."""
+    parts = module.split(".")
+    return ".".join(parts[: 3 if parts[:2] == ["nqs", "crystal"] else 2])
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Nodes that reach themselves, grouped with those that they reach and that reach them."""
+    everything = {name: reached(edges, name) for name in edges}
+    groups = {
+        tuple(sorted(other for other in there if name in everything.get(other, ())))
+        for name, there in everything.items()
+        if name in there
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def test_imports_are_followed_to_their_end() -> None:
+    edges = graph()
+    for module in edges:
+        home = next((package for package in ALLOWED if within(module, package)), None)
+        if home is not None:
+            allowed = ALLOWED[home] | {home}
+            strays = [n for n in reached(edges, module) if not any(within(n, p) for p in allowed)]
+            assert strays == [], f"{module} ends at {strays}"
+
+
+def test_there_are_no_circles() -> None:
+    edges = graph()
+    assert circles(edges) == []
+    rooms: dict[str, set[str]] = {}
+    for module, targets in edges.items():
+        if not within(module, "hamiltonians"):
+            others = {room(target) for target in targets} - {room(module)}
+            rooms.setdefault(room(module), set()).update(others)
+    assert circles(rooms) == []
+
+
+def test_a_circle_is_seen() -> None:
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert circles(edges) == [["a", "b", "c"]] and reached(edges, "d") == {"a", "b", "c"}
+
+
+def test_core_and_folders_know_no_physics() -> None:
+    for path in (
+        file for name in ("core", "runfolder") for file in (ROOT / "nqs" / name).glob("*")
+    ):
+        if path.suffix == ".py":
+            assert physical_identifiers(path.read_text(encoding="utf-8")) == [], path
 
 
 @pytest.mark.parametrize(

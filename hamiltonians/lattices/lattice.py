@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hamiltonians.arguments import Arguments
 from hamiltonians.lattices import isometries
 from hamiltonians.lattices.positions_file import read_positions
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
@@ -47,7 +48,7 @@ Length = Annotated[int, "1 .. 32768"]
 Rows = Sequence[Sequence[float]]
 
 
-class Lattice:
+class Lattice(Arguments):
     """N sites in space.
 
     A class of one's own extends `Grid` (a cell and its basis) or calls this constructor with its
@@ -321,6 +322,13 @@ class Positions(Lattice, kind="positions"):
         """
         check_file(file, "a CSV file with the header x,y, one site a line")
         return cls.from_csv(file)
+
+    def to_keys(self, folder: Path) -> dict[str, str]:
+        """The keys that make these sites again, from a file that is written into the folder."""
+        file, names = folder / "positions.csv", "xyz"[: self.positions.shape[1]]
+        rows = [",".join(map(repr, row)) for row in self.positions.tolist()]
+        file.write_text("\n".join([",".join(names), *rows, ""]), encoding="utf-8")
+        return {"file": str(file)}
 
     @classmethod
     def from_csv(cls, path: str | Path, *, tolerance: float = SHELL_TOLERANCE) -> Self:

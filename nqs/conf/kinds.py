@@ -36,6 +36,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -176,6 +177,39 @@ class Group:
             key: None if entry.default is MISSING else entry.default for key, entry in keys.items()
         }
 
+    def chosen(self, choice: Any) -> Selection:
+        """The selection of a kind's name, of a class, or of a mapping {"name": either, KEY: VALUE}.
+        Raises InputError."""
+        mapping = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
+        if isinstance(mapping.get("name"), type):
+            mapping["name"] = self.name_of(mapping["name"])
+        return self.read(mapping)
+
+    def name_of(self, kind: type) -> str:
+        """The name under which a class is found."""
+        own = f"{kind.__module__}:{kind.__qualname__}"
+        return next((name for name, known in self.kinds.items() if known is kind), own)
+
+    def selection_of(self, instance: Any, folder: Path | None = None) -> Selection:
+        """The selection that makes this instance again.
+
+        Its keys are the arguments that it remembers (`instance.arguments`); for a kind with
+        `from_keys` what `instance.to_keys(folder)` returns, which may write files into the folder.
+        Where nothing makes it again (arguments that are no plain data, no folder for the files, a
+        class that cannot be imported) the selection has a name and no keys: `check_whole`.
+        """
+        kind = type(instance)
+        values = None
+        if not hasattr(kind, "from_keys"):
+            values = {key: _listed(value) for key, value in instance.arguments.items()
+                      if key not in self.supplied}  # fmt: skip
+        elif folder is not None and hasattr(kind, "to_keys"):
+            values = instance.to_keys(folder)
+        if values is not None:
+            with contextlib.suppress(InputError):
+                return self.read({"name": self.name_of(kind), **values})
+        return Selection(self, self.name_of(kind), MappingProxyType({}), whole=False)
+
     def read(self, mapping: Any, prefix: str = "") -> Selection:
         """The kind and the keys of a section; keys that are left out have their defaults.
 
@@ -212,11 +246,15 @@ class Selection:
     """A kind with values for all of its keys; the values are attributes, too.
 
     `build` makes the object. Two selections are equal if they write the same mapping.
+
+    Attributes:
+        whole: whether it can be built; not if it stands for an object made in memory alone.
     """
 
     group: Group
     name: str
     values: Mapping[str, Any]
+    whole: bool = True
 
     @property
     def kind(self) -> type:
@@ -248,6 +286,12 @@ class Selection:
         """The section as plain data; `Group.read` makes an equal selection of it."""
         return {"name": self.name, **{key: plain(value) for key, value in self.values.items()}}
 
+    def check_whole(self) -> None:
+        """Raises InputError for a selection that cannot be built."""
+        rule = "was made in memory of what no configuration can say; give its class plain arguments"
+        if not self.whole:
+            raise InputError(f"{self.group.name}={shown(self.name)}: {rule}")
+
     def replace(self, **changes: Any) -> Selection:
         """With some keys changed; checked again."""
         return self.group.read(self.to_mapping() | changes)
@@ -278,6 +322,11 @@ class Selection:
 
 def _restored(group: Group, name: str, values: dict[str, Any]) -> Selection:
     return Selection(group, name, MappingProxyType(values))
+
+
+def _listed(value: Any) -> Any:
+    """Plain data of arrays and tensors, and of all else what it is."""
+    return value.tolist() if hasattr(value, "tolist") else plain(value)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@
     Annotated[T, "1e-5 .. 1e5"]     every number in it within bounds (`Bounds`)
     A | B                           the first that fits
 
-Types that plain data never has (a Tensor, a Path, a class) are passed over.
+Types that plain data never has (a Tensor, a Path, a class) are passed over; where no other is left
+any plain data will do.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def bounds_of(hint: Any) -> list[Bounds]:
 def convert(value: Any, hint: Any, key: str) -> Any:
     """value as the type `hint`. Raises InputError naming the key, the value and what is allowed."""
     complaints: list[str] = []
-    for option in _options(hint):
+    for option in _options(hint) or [Any]:
         matched, result = _match(value, option)
         if not matched:
             continue
@@ -160,7 +161,7 @@ def _match(value: Any, option: Any) -> tuple[bool, Any]:
         return _match(value, typing.get_args(option)[0])
     origin, arguments = typing.get_origin(option), typing.get_args(option)
     if option is Any:
-        return True, _tuples(value)
+        return _is_plain(value), _tuples(value)
     if option is type(None):
         return value is None, None
     if origin is Literal:
@@ -195,6 +196,12 @@ def _match_items(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
         else:
             return False, None
     return True, tuple(items)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _tuples(value: Any) -> Any:

@@ -176,7 +176,8 @@ class LargePatched(SequenceModel):
     def _large_inputs(self, known: Tensor, patches: range) -> Tensor:
         """What the large model reads to open `patches`: known tokens (R, .) -> (R, n, E_large)."""
         part = slice(patches.start, patches.stop)
-        before = self.places[[max(0, t - 1) for t in patches]]  # (n, S)
+        last = torch.arange(patches.start - 1, patches.stop - 1, device=self.places.device)
+        before = self.places[last.clamp(min=0)]  # (n, S)
         if known.shape[1]:
             rows = known[:, before.clamp(max=known.shape[1] - 1)] + self.offsets  # (R, n, S)
         else:

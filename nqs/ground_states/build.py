@@ -62,12 +62,21 @@ class Job:
         return sum(parameter.numel() for parameter in self.wavefunction.parameters())
 
 
-def build(config: Config, ranks: Ranks = ALONE) -> Job:
-    """The objects of a run. Raises InputError, one line, for anything that cannot be built."""
+def build(
+    config: Config,
+    ranks: Ranks = ALONE,
+    *,
+    lattice: Lattice | None = None,
+    hamiltonian: Hamiltonian | None = None,
+) -> Job:
+    """The objects of a run. Raises InputError, one line, for anything that cannot be built.
+
+    lattice, hamiltonian: instead of those that the configuration says.
+    """
     check_shares(config, ranks.size)
     device = card_of(build_device(config.device), config.device, ranks)
-    lattice = build_lattice(config.lattice)
-    hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
+    lattice = lattice or build_lattice(config.lattice)
+    hamiltonian = hamiltonian or build_hamiltonian(config.hamiltonian, lattice)
     base = build_wavefunction(config, lattice)
     check_conserved(config.model.n_up, hamiltonian)
     sizes = memory.sizes_of(base, len(hamiltonian.flips))

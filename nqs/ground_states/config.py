@@ -16,7 +16,14 @@ from typing import Annotated, Any, Final, Literal
 from nqs.conf.kinds import Selection
 from nqs.conf.sections import from_mapping, to_mapping
 from nqs.errors import require
-from nqs.ground_states.groups import ENERGIES, HAMILTONIAN, LATTICE, MODEL, OPTIMIZER
+from nqs.ground_states.groups import (
+    ENERGIES,
+    HAMILTONIAN,
+    LATTICE,
+    MODEL,
+    OPTIMIZER,
+    measure_also,
+)
 from nqs.ground_states.older_config import current
 from nqs.runfolder.run_config import RunConfig
 
@@ -25,6 +32,7 @@ RESUMABLE: Final = (
     "train.max_seconds",
     "train.eval_samples",
     "train.exact",
+    "train.observables",
     "train.checkpoint_every",
     "energies.flip_precision",
     "train.rank_timeout",
@@ -50,6 +58,8 @@ class TrainConfig:
     exact: Literal["auto", True, False] = "auto"
     """Compare with exact diagonalisation: auto (up to 2^16 configurations: 16 sites, more with
     model.n_up), true or false."""
+    observables: tuple[str, ...] = ()
+    """Observables of your own, MODULE:CLASS each, measured beside those of the program."""
     checkpoint_every: Annotated[int, "1 .. 1e9"] = 100
     """Steps between checkpoints (and never more than five minutes apart)."""
     start_from: str | None = None
@@ -63,6 +73,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         named = self.start_from is None or bool(self.start_from.strip())
         require(named, "train.start_from", "''", "give the folder of a run")
+        measure_also(self.observables)
 
 
 _SQUARE = LATTICE.read({"name": "square"})

@@ -5,6 +5,7 @@ A kind is registered by its class line, where it is imported; see `nqs.conf.kind
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from hamiltonians import Hamiltonian
@@ -12,6 +13,7 @@ from hamiltonians.lattices.lattice import Lattice
 from nqs.conf.kinds import Group
 from nqs.core import SequenceModel
 from nqs.vmc.energies import Energies
+from nqs.vmc.observables import Observable
 from nqs.vmc.optimizers import Optimizer
 from nqs.wavefunctions.ansatz import SUPPLIED, Ansatz
 
@@ -33,4 +35,15 @@ OPTIMIZER: Final = Group(
 ENERGIES: Final = Group(
     "energies", Energies, frozenset(), "Where the local energies of a step come from."
 )
+OBSERVABLE: Final = Group(
+    "train.observables", Observable, frozenset({"request"}), "What is measured besides the energy."
+)
 GROUPS: Final = {group.name: group for group in (LATTICE, HAMILTONIAN, MODEL, OPTIMIZER, ENERGIES)}
+
+
+def measure_also(names: Iterable[str]) -> None:
+    """Registers observables of anyone's, MODULE:CLASS each. Raises InputError."""
+    for name in names:
+        kind = OBSERVABLE.find(name)
+        if kind not in Observable.kinds.values():
+            Observable.kinds[name] = kind

@@ -33,7 +33,10 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
     with locked(path), writing(path):
         trained = load(path)
         masks = chosen_subsystems(subsystems, trained.lattice)
-        evaluation, content = trained.evaluate(n_samples, seed, masks), trained.content
+        evaluation, content = (
+            trained.evaluate(n_samples, seed=seed, subsystems=masks),
+            trained.content,
+        )
         content.keep(evaluation)
         content.write(path / "run.h5")
         if trained.summary:

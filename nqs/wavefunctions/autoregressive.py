@@ -21,7 +21,7 @@ from nqs.core.decoding import draw_tokens, split_counts
 from nqs.core.digits import DigitHead
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
-from nqs.wavefunctions.flips import flipped_log_psi
+from nqs.wavefunctions.flips import FlipPlan, flipped_log_psi
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.sector import SectorState, cleared, log_completions, ones_read
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
@@ -73,6 +73,7 @@ class Autoregressive(Wavefunction):
         self.core = core
         self.patches = patches
         self.n_up, self.phase = n_up, phase
+        self._plan: FlipPlan | None = None
         self.bias = AddedTable(core.head.weight.new_zeros(n_patches, len(core.head.weight)))
         closed = torch.zeros(n_patches, n_outputs)
         closed[:, :n_states].masked_fill_(~patches.allowed(), -torch.inf)
@@ -237,6 +238,15 @@ class Autoregressive(Wavefunction):
         tokens = self.patches.encode(configs)  # (B, T)
         logits, log_norms, _ = self.conditionals(self.inputs(tokens))
         return cleared(self.chosen(logits, log_norms, tokens).sum(1, dtype=self.log_psi_dtype))
+
+    def flip_plan(self, flips: Tensor) -> FlipPlan:
+        """The plan of flips (G, N), kept until others come: a Hamiltonian's are always the same.
+
+        Raises ValueError for a flip that touches no site.
+        """
+        if self._plan is None or not self._plan.is_of(flips):
+            self._plan = FlipPlan.of(self.patches, flips, walked=self.core.constant_state)
+        return self._plan
 
     @torch.no_grad()
     def log_psi_flipped(

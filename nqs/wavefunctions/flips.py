@@ -19,21 +19,22 @@ Letters: B configurations, G flips, T patches, K patch states, R rows of a launc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nqs.core.sequence import SequenceState
+from nqs.wavefunctions.patches import Patches
 
 if TYPE_CHECKING:
     from nqs.wavefunctions.autoregressive import Autoregressive
 
-LAUNCH_TOKENS = {"cpu": 4_096, "cuda": 1_048_576}
-"""Tokens of one launch: on CPU so that a layer's activations stay in cache, on GPU to fill it."""
+LAUNCH_TOKENS = {"cpu": 4_096, "accelerator": 1_048_576}
+"""Tokens of one launch: on CPU so that a layer's activations stay in cache, on a GPU to fill it."""
 
-LAUNCH_ROWS = {"cpu": 1_024, "cuda": 1_048_576}
+LAUNCH_ROWS = {"cpu": 1_024, "accelerator": 1_048_576}
 """The same for one step of a walk; larger groups of branches step one after the other."""
 
 SHARED_PAIRS = 2**24
@@ -48,30 +49,37 @@ def flipped_log_psi(
     Entries where needed (B, G) is False are -inf and cost nothing. At most max_rows rows a launch;
     rows are halved when memory runs out.
     """
-    changes = psi.patches.encode(flips)  # (G, T): tokens flip by xor
-    if not bool(changes.any(1).all()):
-        raise ValueError("flips must each touch at least one site")
+    plan = psi.flip_plan(flips)
     if needed is not None and bool(needed.all()):
         needed = None
-    walked = psi.core.constant_state
     result = torch.full(
         (len(configs), len(flips)), -torch.inf, dtype=psi.log_psi_dtype, device=configs.device
     )
-    n_flips = max(1, min(max_rows, len(flips)) if walked else len(flips))  # a walk opens them all
 
-    def score(begin: int, end: int) -> None:
+    def score_suffixes(begin: int, end: int) -> None:
         tokens = psi.patches.encode(configs[begin:end])
-        for first in range(0, len(flips), n_flips):
-            part = (slice(begin, end), slice(first, first + n_flips))
-            acting = None if needed is None else needed[part]
-            if walked:
-                _walk(psi, tokens, changes[part[1]], acting, result[part])
-            else:
-                _suffixes(psi, tokens, changes[part[1]], acting, result[part], max_rows)
+        acting = None if needed is None else needed[begin:end]
+        _suffixes(psi, tokens, plan, acting, result[begin:end], max_rows)
 
-    shared = max(1, min(max_rows, SHARED_PAIRS // changes.shape[1] ** 2))
-    in_chunks(score, len(configs), max(1, max_rows // n_flips) if walked else shared)
+    def walk(begin: int, end: int) -> None:
+        tokens = psi.patches.encode(configs[begin:end])
+        for columns, part in parts:
+            acting = None if needed is None else needed[begin:end, columns]
+            _walk(psi, tokens, part, acting, result[begin:end, columns])
+
+    if psi.core.constant_state:
+        n_flips = max(1, min(max_rows, len(flips)))  # a walk opens them all
+        parts = list(plan.parts(n_flips))
+        in_chunks(walk, len(configs), max(1, max_rows // n_flips))
+    else:
+        shared = min(max_rows, SHARED_PAIRS // plan.changes.shape[1] ** 2)
+        in_chunks(score_suffixes, len(configs), max(1, shared))
     return result
+
+
+def launch_size(sizes: dict[str, int], device: torch.device) -> int:
+    """The entry of LAUNCH_TOKENS or LAUNCH_ROWS for a device."""
+    return sizes["cpu" if device.type == "cpu" else "accelerator"]
 
 
 def in_chunks(work: Callable[[int, int], None], n_rows: int, chunk: int) -> None:
@@ -90,10 +98,104 @@ def in_chunks(work: Callable[[int, int], None], n_rows: int, chunk: int) -> None
         begin = end
 
 
+@dataclass(frozen=True)
+class FlipGroup:
+    """Flips (F,), ascending, that first touch patch `first`; alone: and no other patch.
+
+    A flip of one patch alone leaves all later inputs but the next as they are, which the core may
+    use. False where there are no such inputs.
+    """
+
+    first: int
+    alone: bool
+    flips: Tensor
+
+
+@dataclass(frozen=True)
+class FlipPlan:
+    """All that a pass must know of its flips on the host, so that it never waits for the device.
+
+    Attributes:
+        flips: (G, N) bool, as they were planned; version: torch's count of writes into them.
+        changes: (G, T) what is xored to each token.
+        groups: by first patch, those `alone` before the others.
+        near: by radius, see nqs.wavefunctions.nearby.
+    """
+
+    flips: Tensor
+    version: int
+    changes: Tensor
+    groups: list[FlipGroup]
+    near: dict[float, list[tuple[int, Tensor, Tensor]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, patches: Patches, flips: Tensor, *, walked: bool) -> FlipPlan:
+        """walked: for cores of constant state, which have no use for `alone`.
+
+        Raises ValueError for a flip that touches no site.
+        """
+        changes = patches.encode(flips)
+        touched = (changes != 0).cpu()
+        if not bool(touched.any(1).all()):
+            raise ValueError("flips must each touch at least one site")
+        first = touched.to(torch.int8).argmax(1)  # (G,)
+        alone = (touched.sum(1) == 1) & (first < changes.shape[1] - 2) & (not walked)
+        groups = [
+            FlipGroup(patch, kind, columns.to(flips.device))
+            for patch in first.unique().tolist()
+            for kind in (True, False)
+            if len(columns := ((first == patch) & (alone == kind)).nonzero().squeeze(1))
+        ]
+        return cls(flips, flips._version, changes, groups)
+
+    def is_of(self, flips: Tensor) -> bool:
+        """Whether it is the plan of this tensor, as it is now."""
+        return flips is self.flips and flips._version == self.version
+
+    def parts(self, n_flips: int) -> Iterator[tuple[slice, FlipPlan]]:
+        """Columns of at most n_flips flips and their plans."""
+        if len(self.flips) <= n_flips:
+            yield slice(0, len(self.flips)), self
+            return
+        for begin in range(0, len(self.flips), n_flips):
+            columns = slice(begin, begin + n_flips)
+            yield columns, self._part(columns)
+
+    def _part(self, columns: slice) -> FlipPlan:
+        groups = []
+        for group in self.groups:
+            own = group.flips[(group.flips >= columns.start) & (group.flips < columns.stop)]
+            if len(own):
+                groups.append(FlipGroup(group.first, group.alone, own - columns.start))
+        return FlipPlan(self.flips[columns], self.version, self.changes[columns], groups)
+
+    def pairs(self, n_configs: int, needed: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Configurations (R,) and flips (R,) to score of each group, configuration by
+        configuration: all of n_configs, or those that are needed (B, G)."""
+        if needed is None:
+            every = torch.arange(n_configs, device=self.flips.device)
+            for group in self.groups:
+                n_flips = len(group.flips)
+                yield every.repeat_interleave(n_flips), group.flips.repeat(n_configs)
+            return
+        order = torch.cat([group.flips for group in self.groups])
+        sizes = [len(group.flips) for group in self.groups]
+        by_group = needed[:, order]  # (B, G)
+        flat = torch.cat([part.reshape(-1) for part in by_group.split(sizes, dim=1)])
+        n_each = by_group.sum(0).tolist()  # CPU-GPU sync, as is nonzero: two for all groups
+        places = flat.nonzero().squeeze(1)  # group by group, each row by row
+        begin = offset = 0
+        for group, size in zip(self.groups, sizes, strict=True):
+            n_pairs = sum(n_each[begin : begin + size])
+            own = places[offset : offset + n_pairs] - begin * n_configs
+            yield own // size, group.flips[own % size]
+            begin, offset = begin + size, offset + n_pairs
+
+
 def _suffixes(
     psi: Autoregressive,
     tokens: Tensor,
-    changes: Tensor,
+    plan: FlipPlan,
     needed: Tensor | None,
     result: Tensor,
     max_rows: int,
@@ -102,42 +204,17 @@ def _suffixes(
     logits, log_norms, state = psi.conditionals(psi.inputs(tokens))
     # (B, T): ln psi of the patches before each
     before = _exclusive_cumsum(psi.chosen(logits, log_norms, tokens).to(psi.log_psi_dtype))
-    for k, alone, group in first_patches(changes):
-        rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
-        altered = tokens[rows, k:] ^ changes[cols, k:]  # (R, T - k)
+    pairs = plan.pairs(len(tokens), needed)
+    for group, (rows, cols) in zip(plan.groups, pairs, strict=True):
+        k = group.first
+        altered = tokens[rows, k:] ^ plan.changes[cols, k:]  # (R, T - k)
         total = before[rows, k] + psi.chosen(logits[rows, k], log_norms[rows, k], altered[:, 0])
         if k < tokens.shape[1] - 1:
-            prefix = psi.prefix(state, k + 1, repeats=alone)
+            prefix = psi.prefix(state, k + 1, repeats=group.alone)
             total += _score_suffixes(
-                psi, prefix, rows, altered, len(group), needed is None, max_rows
+                psi, prefix, rows, altered, len(group.flips), needed is None, max_rows
             )
         result[rows, cols] = total
-
-
-def first_patches(changes: Tensor) -> Iterator[tuple[int, bool, Tensor]]:
-    """(first touched patch k, whether later ones are touched too: no = True, flips (F,)).
-
-    A flip of one patch alone leaves all later inputs but the next as they are, which the core may
-    use; worth it only if there are such inputs.
-    """
-    n_patches = changes.shape[1]
-    touched = changes != 0
-    first = touched.to(torch.int8).argmax(1)  # (G,)
-    alone = (touched.sum(1) == 1) & (first < n_patches - 2)
-    for k in first.unique().tolist():
-        for kind in (True, False):
-            group = ((first == k) & (alone == kind)).nonzero().squeeze(1)
-            if len(group):
-                yield k, kind, group
-
-
-def _pairs(n_configs: int, group: Tensor, needed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows (R,) and flips (R,) to score, configuration by configuration."""
-    if needed is None:
-        every = torch.arange(n_configs, device=group.device)
-        return every.repeat_interleave(len(group)), group.repeat(n_configs)
-    rows, cols = needed.nonzero(as_tuple=True)
-    return rows, group[cols]
 
 
 def _score_suffixes(
@@ -156,7 +233,7 @@ def _score_suffixes(
     """
     n_own = altered.shape[1] - 1
     total = torch.empty(len(rows), dtype=psi.log_psi_dtype, device=rows.device)
-    launch = min(max_rows, max(1, LAUNCH_TOKENS[rows.device.type] // n_own))
+    launch = min(max_rows, max(1, launch_size(LAUNCH_TOKENS, rows.device) // n_own))
 
     def score(begin: int, end: int) -> None:
         if dense:
@@ -192,27 +269,27 @@ class _Branches:
 
 
 def _walk(
-    psi: Autoregressive, tokens: Tensor, changes: Tensor, needed: Tensor | None, result: Tensor
+    psi: Autoregressive, tokens: Tensor, plan: FlipPlan, needed: Tensor | None, result: Tensor
 ) -> None:
     """Fill result (B, G): all branches open at position t take one step together.
 
     Branches just opened step apart from the others: they still share their configuration's state.
     """
-    n_patches = tokens.shape[1]
     inputs = psi.inputs(tokens)
     state = psi.start(len(tokens))
-    first = (changes != 0).to(torch.int8).argmax(1)  # (G,)
     before = torch.zeros(len(tokens), dtype=psi.log_psi_dtype, device=tokens.device)
+    most = launch_size(LAUNCH_ROWS, tokens.device)
+    pairs = plan.pairs(len(tokens), needed)
+    opening = {group.first: pair for group, pair in zip(plan.groups, pairs, strict=True)}
     open_branches: list[_Branches] = []
-    for t in range(n_patches):
+    for t in range(tokens.shape[1]):
         for branches in open_branches:
-            _step(psi, branches, tokens, changes, t)
-        open_branches = _merged(open_branches, LAUNCH_ROWS[tokens.device.type])
+            _step(psi, branches, tokens, plan.changes, t)
+        open_branches = _merged(open_branches, most)
         logits, log_norms, state = psi.conditionals(inputs[:, t : t + 1], state)
-        group = (first == t).nonzero().squeeze(1)
-        rows, cols = _pairs(len(tokens), group, None if needed is None else needed[:, group])
-        if len(rows):
-            write = tokens[rows, t] ^ changes[cols, t]
+        if t in opening and len(opening[t][0]):
+            rows, cols = opening.pop(t)
+            write = tokens[rows, t] ^ plan.changes[cols, t]
             opened = before[rows] + psi.chosen(logits[rows, 0], log_norms[rows, 0], write)
             shared = state if needed is None else state.select(rows)
             open_branches.append(_Branches(rows, cols, opened, shared))

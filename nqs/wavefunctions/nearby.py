@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nqs.core.sequence import Reading
 from nqs.wavefunctions.autoregressive import Autoregressive
-from nqs.wavefunctions.flips import LAUNCH_TOKENS, in_chunks
+from nqs.wavefunctions.flips import LAUNCH_TOKENS, in_chunks, launch_size
 from nqs.wavefunctions.sector import cleared
 from nqs.wavefunctions.wavefunction import Wavefunction
 
@@ -46,15 +46,17 @@ def nearby_log_ratios(
         raise TypeError(f"{type(psi).__name__} has no ratios of near patches")
     if not radius > 0:
         raise ValueError(f"radius={radius} must be > 0, in units of the smallest patch distance")
-    changes = psi.patches.encode(flips)  # (G, T): tokens flip by xor
-    if not bool(changes.any(1).all()):
-        raise ValueError("flips must each touch at least one site")
-    groups = list(near_groups(changes, psi.patches.centres, radius))
+    plan = psi.flip_plan(flips)
+    changes = plan.changes  # (G, T): tokens flip by xor
+    if radius not in plan.near:
+        plan.near[radius] = list(near_groups(changes, psi.patches.centres, radius))
+    groups = plan.near[radius]
     shape = (len(configs), len(flips))
     result = torch.empty(shape, dtype=psi.log_psi_dtype, device=configs.device)
     n_rows = max(len(group) for _, group, _ in groups)
     n_tokens = max(max(1, len(places)) * len(group) for _, group, places in groups)
-    launch = min(max_rows // n_rows, LAUNCH_TOKENS[configs.device.type] // n_tokens)
+    tokens_at_once = launch_size(LAUNCH_TOKENS, configs.device)
+    launch = min(max_rows // n_rows, tokens_at_once // n_tokens)
 
     def score(begin: int, end: int) -> None:
         tokens = psi.patches.encode(configs[begin:end])

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.measurement import Measure
 from benchmarks.peer_settings import ARSettings, OlderSettings, RBMSettings, settings
-from benchmarks.problems import PROBLEMS, ZOO, Problem, ising, references
+from benchmarks.problems import PROBLEMS, Problem, ising, references
 from benchmarks.programs import Ours, Program
 from benchmarks.race import Race
 from benchmarks.time_to_accuracy import main
@@ -24,10 +24,10 @@ NETKET_WARNINGS = [
 ]
 
 
-@pytest.mark.parametrize("name", [n for n, p in (PROBLEMS | ZOO).items() if p.n_sites <= 20])
+@pytest.mark.parametrize("name", [n for n, p in PROBLEMS.items() if p.n_sites <= 20])
 def test_references_are_the_ground_states(name: str) -> None:
-    problem = (PROBLEMS | ZOO)[name]
-    exact = ground_state(problem.hamiltonian(), k=1, n_up=problem.n_up).energy
+    problem = PROBLEMS[name]
+    exact = ground_state(problem.hamiltonian(), k=1).energy
     assert problem.energy == pytest.approx(exact, rel=1e-8)
 
 
@@ -37,8 +37,8 @@ def test_the_critical_ring_is_free_fermions() -> None:
 
 
 def test_every_problem_has_a_reference_and_is_what_its_name_says() -> None:
-    assert set(references()) == set(PROBLEMS | ZOO)
-    for problem in (PROBLEMS | ZOO).values():
+    assert set(references()) == set(PROBLEMS)
+    for problem in PROBLEMS.values():
         config = problem.config("seed=3")
         assert problem.hamiltonian().n_sites == problem.n_sites
         assert config.seed == 3

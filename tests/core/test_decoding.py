@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from covering import pairwise
 from scipy.stats import chi2, multinomial
 from torch import Tensor
 from torch.testing import assert_close
@@ -130,9 +131,10 @@ def restricted_by_hand(
     return [weights[i] / total if i in ranked else 0.0 for i in range(len(logits))]
 
 
-@pytest.mark.parametrize("top_p", [None, 1e-9, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("top_k", [None, 1, 3, 50])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    pairwise([0.5, 1.0, 2.0], [None, 1, 3, 50], [None, 1e-9, 0.5, 0.9, 1.0]),
+)
 def test_restrict(temperature: float, top_k: int | None, top_p: float | None, generator) -> None:
     logits = 2 * torch.randn(20, 9, generator=generator)
     allowed = torch.rand(20, 9, generator=generator) < 0.7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from covering import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -91,9 +92,14 @@ def test_special_positions_stay_special(tokeniser: Tokeniser) -> None:
 
 
 @each
-@pytest.mark.parametrize("composition", [None, {17: 1, 11: 1}])
-@pytest.mark.parametrize("group", [None, 1, 225])
-@pytest.mark.parametrize("energies", [(None, None), (-2.04, 0.004), (0.51, 0.26), (-0.04, None)])
+@pytest.mark.parametrize(
+    ("composition", "group", "energies"),
+    pairwise(
+        [None, {17: 1, 11: 1}],
+        [None, 1, 225],
+        [(None, None), (-2.04, 0.004), (0.51, 0.26), (-0.04, None)],
+    ),
+)
 def test_conditions(
     tokeniser: Tokeniser,
     composition: dict[int, int] | None,

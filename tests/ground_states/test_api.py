@@ -36,7 +36,7 @@ def test_in_memory_is_as_in_a_folder(
     assert trained.summary["energy"] == there.summary["energy"]
     assert trained.content.columns["energy"] == there.content.columns["energy"]
     half = api.train(build(tiny(**HALF)))
-    path = api.save(half, "saved")
+    path = half.save("saved")
     assert run_job(path, run__resume=True) == 0
     assert_same_run(path, tmp_path / "whole")
     assert (path / "convergence.png").exists()
@@ -44,7 +44,7 @@ def test_in_memory_is_as_in_a_folder(
 
 def test_loaded_is_what_was_trained(tmp_path: Path) -> None:
     trained = api.train(build(tiny()))
-    loaded = api.load(api.save(trained, tmp_path / "run"))
+    loaded = api.load(trained.save(tmp_path / "run"))
     assert loaded.step == 8 and loaded.summary["energy"] == trained.summary["energy"]
     for one, two in zip(
         loaded.wavefunction.parameters(), trained.wavefunction.parameters(), strict=True
@@ -56,9 +56,9 @@ def test_loaded_is_what_was_trained(tmp_path: Path) -> None:
     assert loaded.evaluation is not None
     assert loaded.evaluation.numbers["energy"] == loaded.summary["energy"]
     with pytest.raises(InputError, match="copy that folder"):
-        api.save(loaded, tmp_path / "again")
+        loaded.save(tmp_path / "again")
     with pytest.raises(InputError, match="already holds a run"):
-        api.save(trained, tmp_path / "run")
+        trained.save(tmp_path / "run")
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from covering import pairwise
 from states import (
     ComplexTable,
     ComplexWavefunction,
@@ -203,10 +204,10 @@ def test_layer_jacobians(model: str, mixed: bool) -> None:
         assert_close(found, stacked, rtol=1e-12, atol=1e-12)
 
 
-@every_model
-@pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("parameter_space", [False, True])
-@pytest.mark.parametrize("memory_gb", [1.0, 1e-4])
+@pytest.mark.parametrize(
+    ("model", "mixed", "parameter_space", "memory_gb"),
+    pairwise(MODELS, [False, True], [False, True], [1.0, 1e-4]),
+)
 def test_natural_gradient_is_the_dense_solve(
     model: str,
     mixed: bool,

@@ -235,6 +235,32 @@ def test_minsr_is_sr_and_spring_its_recursion(core: str) -> None:
         old = delta
 
 
+@pytest.mark.parametrize(
+    ("core", "space"),
+    [("ptf-factored", "rows"), ("gru-2", "rows in pieces"), ("lptf-lstm", "parameters")],
+)
+def test_on_every_device(
+    core: str, space: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jacobians and two directions, the second with momentum, are those of the CPU."""
+    in_space(monkeypatch, space == "parameters")
+    memory_gb = 3e-4 if space == "rows in pieces" else 1.0
+    psi = build(core)
+    samples, e_loc = draw(psi)
+    samples = Samples(samples.configs[:12], samples.counts[:12], samples.log_psi[:12])
+    e_loc = e_loc[:12]
+    moved = Samples(*(x.to(device) for x in (samples.configs, samples.counts, samples.log_psi)))
+    jacobian = explicit_jacobian(psi, samples.configs[:9])
+    found = []
+    for rows, energies in ((samples, e_loc), (moved, e_loc.to(device))):
+        psi = psi.to(energies.device)
+        optimizer = minsr(RATE, diagonal_shift=SHIFT, momentum=0.8, memory_gb=memory_gb)
+        found.append([optimizer.update(psi, rows, energies).cpu() for _ in range(2)])
+    assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+    for columns, panel in LayerJacobians(psi, moved.configs[:9]).panels(80):
+        assert_close(panel.cpu(), jacobian[:, columns.cpu()], rtol=1e-12, atol=1e-12)
+
+
 @every_core
 def test_gradient_norm_is_the_energy_gradients(core: str) -> None:
     psi = build(core)

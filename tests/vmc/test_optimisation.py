@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import pytest
 import torch
-from states import adam, exact_table, minsr, network
+from simulated_accelerator import Accelerator
+from states import adam, enumerated_energy, exact_table, minsr, network
 from torch import Tensor
 from torch.testing import assert_close
 
-from hamiltonians import Rydberg, TransverseFieldIsing
+from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
 from hamiltonians.pauli import PauliSum
 from nqs.core.transformer import Transformer
-from nqs.vmc.energies import Blurred
+from nqs.vmc.energies import Blurred, NearFlips
 from nqs.vmc.evaluation import evaluate
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.optimizers import NaturalGradient, Optimizer
@@ -26,9 +28,12 @@ from nqs.vmc.product_state import product_state
 from nqs.vmc.ranks import ALONE
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
+from nqs.wavefunctions.symmetrised import Symmetrised
 
 LATTICE = Square(2, 3)
 HAMILTONIAN = Rydberg(LATTICE, V=7.0, delta=1.0, Omega=1.0)
+NEAR = NearFlips(flip_radius=1.0, exact_fraction=0.5)
+LAUNCHES = 1_134
 
 
 def run(
@@ -41,6 +46,7 @@ def run(
     generator: torch.Generator | None = None,
     stop_after: int | None = None,
     flip_fraction: float = 0.0,
+    **options: Any,
 ) -> list[StepRecord]:
     records: list[StepRecord] = []
 
@@ -56,8 +62,8 @@ def run(
         n_steps=n_steps,
         n_samples=128,
         generator=generator or torch.Generator().manual_seed(1),
-        energies=Blurred(flip_fraction=flip_fraction),
         after_step=after_step,
+        **{"energies": Blurred(flip_fraction=flip_fraction)} | options,
     )
     return records
 
@@ -96,6 +102,76 @@ def test_finds_the_ground_state(model: str, hamiltonian: Hamiltonian) -> None:
     density = after.observables["density"]
     distance = (density.value - torch.from_numpy(exact.density())).abs()
     assert (distance < 5 * density.error + 0.05).all()
+
+
+def square() -> Symmetrised:
+    base = network("gru", Square(2, 2), "2x1")
+    return Symmetrised(base, Square(2, 2).point_group(), spin_flip=True)
+
+
+DEVICE_CASES = {
+    "atoms": (lambda: network("ptf", LATTICE), HAMILTONIAN, {}),
+    "near flips": (lambda: network("ptf", LATTICE, "2x1"), HAMILTONIAN, {"energies": NEAR}),
+    "spins": (square, Heisenberg(Square(2, 2)), {}),
+}
+
+
+@pytest.mark.parametrize("name", DEVICE_CASES)
+def test_on_every_device(name: str, device: torch.device) -> None:
+    """Three steps, then an evaluation that agrees with the enumerated energy; where the numbers
+    drawn are the CPU's, so are the records."""
+    build, hamiltonian, options = DEVICE_CASES[name]
+    records = []
+    for place in (torch.device("cpu"), device):
+        psi, moved = build().to(place), hamiltonian.to(place)
+        optimizer = minsr(0.05, implicit=True, max_norm=0.3)
+        draws = torch.Generator(place).manual_seed(1)
+        records.append(
+            run(psi, optimizer, moved, n_steps=3, generator=draws, flip_fraction=0.5, **options)
+        )
+    found = evaluate(psi, moved, 500, draws)
+    exact = float(enumerated_energy(psi.to("cpu"), hamiltonian).detach())
+    assert abs(found.energy - exact) < 6 * found.energy_error + 1e-9
+    if device.type != "cuda":
+        for one, other in zip(*records, strict=True):
+            assert other.energy == pytest.approx(one.energy, rel=1e-9)
+            assert other.n_unique == one.n_unique
+
+
+def test_waits_and_launches_of_a_step(accelerator: Accelerator) -> None:
+    """The default run: 4x4 atoms, 2x2 patches, factored attention, natural gradient.
+
+    What a step waits for: a nonzero a patch of the sampler (4); which rows stay, their flips,
+    which are distinct and which have weight (5); energy and its error (5), momentum, the solver's
+    success, the step's length and force, whether the update is finite (5). On larger lattices only
+    the sampler waits more often, once a patch.
+    """
+    lattice = Square(4, 4)
+    patches = Patches.from_spec(lattice, "2x2")
+    sizes = (patches.n_states + 1, patches.n_states, patches.n_patches)
+    core = Transformer(*sizes, d_model=8, attention="factored", coordinates=patches.centres)
+    psi = Autoregressive(core, patches).to(accelerator.device)
+    hamiltonian = Rydberg(lattice, V=7.0).to(accelerator.device)
+    counts = []
+
+    def count(record: StepRecord) -> bool:
+        counts.append((accelerator.waits.total(), accelerator.launches.total()))
+        accelerator.reset()
+        return False
+
+    optimizer = minsr(0.1, implicit=True, max_norm=0.25)
+    generator = torch.Generator(accelerator.device).manual_seed(1)
+    optimise(
+        psi,
+        hamiltonian,
+        optimizer,
+        n_steps=3,
+        n_samples=64,
+        generator=generator,
+        after_step=count,
+    )
+    assert all(waits <= 19 for waits, _ in counts[1:]), counts
+    assert all(launches <= LAUNCHES for _, launches in counts[1:]), counts
 
 
 @pytest.mark.parametrize("flip_fraction", [0.0, 0.5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,34 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_every_rank_holds_the_same_bits(found: list[dict[str, Any]]) -> None:
     for key in ("steps", "evaluation"):
         assert_close(found[0][key], found[1][key], rtol=0, atol=0)
+
+
+@pytest.fixture
+def one_of_one(tmp_path: Path, device: torch.device) -> Iterator[Ranks]:
+    """A process group of this process alone."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield ProcessGroup()
+    dist.destroy_process_group()
+
+
+def test_on_every_device(one_of_one: Ranks, device: torch.device) -> None:
+    """What ranks tell each other stays on its device; a step through them is a step alone."""
+    panel = torch.arange(30.0, device=device).view(10, 3)
+    for values in (panel, panel > 3, panel * 1j):
+        for same in (one_of_one.sum(panel), one_of_one.broadcast(panel)):
+            assert same.device == panel.device and same.tolist() == panel.tolist()
+        found = one_of_one.gathered(values)
+        assert found.device == panel.device and found.tolist() == values.tolist()
+    assert one_of_one.exchanged(panel, 10).tolist() == panel.tolist()
+    psi, hamiltonian, n_samples, fraction, arguments = cases()["real"]
+    psi, hamiltonian, updates = psi.to(device), hamiltonian.to(device), []
+    for ranks in (ALONE, one_of_one):
+        draws = torch.Generator(device).manual_seed(1)
+        energies = Blurred(flip_fraction=fraction)
+        found = energies.draw(psi, hamiltonian, n_samples, draws, ranks=ranks)
+        updates.append(optimizer(arguments).update(psi, found.samples, found.e_loc, ranks).cpu())
+    assert_close(updates[1], updates[0], rtol=1e-9, atol=1e-12)
 
 
 def test_products_are_measured_by_all(found: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from covering import pairwise
 from states import TableWavefunction, exact_table, matrix, network, numbers, random_table
 from torch import Tensor
 
@@ -62,9 +63,9 @@ def moments(psi: Wavefunction, hamiltonian: Hamiltonian) -> tuple[float, float]:
     return energy, float((product - energy * vector).abs().square().sum())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("moved", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("system", "kind", "moved"), pairwise(list(SYSTEMS), list(KINDS), [0.3, 1.0])
+)
 def test_summed_over_all_rows_it_is_the_variance(system: str, kind: str, moved: float) -> None:
     """sum_s q(s) |<s|H - E|psi>|^2 / q(s), wherever q > 0: that leaves nothing out that H leads to
     (and E psi where psi is not 0)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import pytest
 import torch
+from covering import pairwise
 from torch import Tensor
 
 from hamiltonians.exact import basis
@@ -57,13 +59,26 @@ MODELS = (
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_remainder = pytest.mark.parametrize("system", REMAINDERS)
-FEW_SYSTEMS = ("chain-3", "square-2x2", "kagome-2x1", "positions-4")  # for cores walked alike
-FEW_FOR = ("linear", "ssm", "lptf-ptf", "lptf-gru", "lptf-factored")
-CASES = [
-    (model, system)
-    for model in MODELS
-    for system in (FEW_SYSTEMS if model in FEW_FOR or "digits" in model else SYSTEMS)
-]
+FEW_SYSTEMS = ("chain-3", "square-2x2", "kagome-2x1", "positions-4")
+CLASSES = {
+    "even": [name for name in SYSTEMS if name not in REMAINDERS],
+    "remainder": [name for name in REMAINDERS if name not in ("positions-4", "groups")],
+    "free": ["positions-4", "groups"],
+}
+"""Systems by what their patches are: all of one size, smaller at the edges, sites in any order."""
+
+
+def cases_with(*factors: Sequence[object]) -> list[tuple[object, ...]]:
+    """(model, system, value of each factor): every model meets every class of systems, by the
+    members of the class in turn, and each value of a factor every model and every class."""
+    turns = {name: cycle(members) for name, members in CLASSES.items()}
+    return [
+        (model, next(turns[name]), *values)
+        for model, name, *values in pairwise(MODELS, list(CLASSES), *factors)
+    ]
+
+
+CASES = cases_with()
 
 every_case = pytest.mark.parametrize(("model", "system"), CASES)
 every_model = pytest.mark.parametrize("model", MODELS)

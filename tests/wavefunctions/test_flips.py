@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from covering import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
-from systems import SYSTEMS, build, build_system, every_case, every_model, random_bits
+from simulated_accelerator import Accelerator
+from systems import MODELS, SYSTEMS, build, build_system, every_case, every_model, random_bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -70,9 +72,61 @@ def test_brute_force(model: str, system: str) -> None:
     assert_close(psi.log_psi_flipped(configs, flips, needed), masked, **EXACT)
 
 
-@pytest.mark.parametrize("max_rows", [1, 3, 40])
-@pytest.mark.parametrize("system", ["chain-3", "square-2x2", "groups"])
-@every_model
+DEVICE_CASES = [
+    ("factored", {}),
+    ("ptf", {"n_up": 5}),
+    ("gru", {"phase": True}),
+    ("linear", {}),
+    ("lptf-gru", {}),
+]
+
+
+@pytest.mark.parametrize(("model", "options"), DEVICE_CASES)
+def test_on_every_device(model: str, options: dict[str, object], device: torch.device) -> None:
+    """All flips, and those that are needed; near patches with an infinite radius."""
+    psi = build_system(model, "square-2x2", **options)
+    configs, flips = random_bits(5, psi.n_sites), flip_patterns(psi.n_sites)
+    needed = random_bits(5 * len(flips), 1).view(5, len(flips))
+    expected = brute_force(psi, configs, flips)
+    psi, moved = psi.to(device), [x.to(device) for x in (configs, flips, needed)]
+    assert_close(psi.log_psi_flipped(*moved[:2]).cpu(), expected, **EXACT)
+    masked = torch.where(needed, expected, -torch.inf)
+    assert_close(psi.log_psi_flipped(*moved).cpu(), masked, **EXACT)
+
+
+@pytest.mark.parametrize("model", ["factored", "gru", "linear", "rnn2d"])
+def test_a_planned_pass_waits_for_no_device(model: str, accelerator: Accelerator) -> None:
+    """Flips are planned once; a mask is asked for its size and its pairs, whatever T is."""
+    psi = build_system(model, "single").to(accelerator.device)
+    bits = (random_bits(5, 6), torch.eye(6).bool(), random_bits(5 * 6, 1).view(5, 6))
+    configs, flips, needed = (x.to(accelerator.device) for x in bits)
+    psi.log_psi_flipped(configs, flips)
+    accelerator.reset()
+    psi.log_psi_flipped(configs, flips)
+    assert not accelerator.waits
+    psi.log_psi_flipped(configs, flips, needed)
+    assert accelerator.waits.total() == 3
+    psi.log_psi_flipped(configs, flips.clone())
+    assert accelerator.waits.total() > 3
+
+
+def test_flips_are_planned_anew_when_they_change() -> None:
+    """Other flips, other content of the same tensor, another model."""
+    psi, other = (build_system(model, "single") for model in ("factored", "gru"))
+    configs, flips = random_bits(4, 6), torch.eye(6).bool()
+    for _ in range(2):
+        assert_close(psi.log_psi_flipped(configs, flips), brute_force(psi, configs, flips))
+        assert psi.flip_plan(flips) is psi.flip_plan(flips)
+        flips[0, 3] = True
+        assert_close(psi.log_psi_flipped(configs, flips), brute_force(psi, configs, flips))
+        assert_close(other.log_psi_flipped(configs, flips), brute_force(other, configs, flips))
+        flips = torch.eye(6).bool()[:4]
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "max_rows"),
+    pairwise(MODELS, ["chain-3", "square-2x2", "groups"], [1, 3, 40]),
+)
 def test_chunked(model: str, system: str, max_rows: int) -> None:
     psi = build_system(model, system)
     configs, flips = random_bits(7, psi.n_sites), flip_patterns(psi.n_sites)

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from covering import pairwise
 from systems import (
     FEW_SYSTEMS,
     MODELS,
     SYSTEMS,
     build_core,
-    every_model,
+    every_case,
     every_system,
     numbers,
     random_bits,
@@ -86,9 +87,9 @@ def brute_force(psi: Autoregressive, configs: Tensor, flips: Tensor) -> Tensor:
     return psi.log_psi(flipped.flatten(0, 1)).view(len(configs), len(flips))
 
 
-@pytest.mark.parametrize("n_up", [None, 3])
-@every_system
-@pytest.mark.parametrize("model", ["ptf", "gru"])
+@pytest.mark.parametrize(
+    ("model", "system", "n_up"), pairwise(["ptf", "gru"], list(SYSTEMS), [None, 3])
+)
 @torch.no_grad()
 def test_modulus_is_that_of_the_positive_wavefunction(
     model: str, system: str, n_up: int | None
@@ -110,8 +111,7 @@ def test_modulus_is_that_of_the_positive_wavefunction(
         assert changes.abs().max() > 0.01
 
 
-@every_system
-@every_model
+@every_case
 @torch.no_grad()
 def test_phase_is_a_sum_over_patches(model: str, system: str) -> None:
     """The term of patch t does not change with later patches; the sum is the phase of psi."""

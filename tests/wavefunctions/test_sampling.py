@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from covering import pairwise
 from systems import (
     all_probabilities,
     build,
     build_system,
-    every_case,
+    cases_with,
     every_model,
     numbers,
 )
@@ -19,8 +20,7 @@ from hamiltonians.lattices.lattice import Chain, Square
 N_SAMPLES = 8_000
 
 
-@pytest.mark.parametrize("unique", [False, True])
-@every_case
+@pytest.mark.parametrize(("model", "system", "unique"), cases_with([False, True]))
 def test_distribution(
     model: str, system: str, unique: bool, generator, assert_distribution
 ) -> None:
@@ -41,9 +41,38 @@ def test_distribution(
         assert (samples.counts == 1).all()
 
 
-@pytest.mark.parametrize("unique", [False, True])
-@pytest.mark.parametrize("max_rows", [1, 3, 64])
-@pytest.mark.parametrize("model", ["ptf", "gru"])
+@pytest.mark.parametrize(
+    ("model", "unique", "options"),
+    [
+        ("factored", True, {}),
+        ("ptf", False, {"n_up": 5}),
+        ("gru", True, {}),
+        ("lptf-gru", True, {}),
+    ],
+)
+def test_on_every_device(
+    model: str,
+    unique: bool,
+    options: dict[str, object],
+    device: torch.device,
+    assert_distribution,
+) -> None:
+    psi = build_system(model, "square-2x2", **options)
+    expected = all_probabilities(psi)
+    psi = psi.to(device)
+    samples = psi.sample(N_SAMPLES, torch.Generator(device).manual_seed(20241), unique=unique)
+    assert samples.configs.device == samples.log_psi.device == psi.closed.device
+    with torch.no_grad():
+        log_psi = psi.log_psi(samples.configs)
+    assert_close(samples.log_psi.real.cpu(), log_psi.real.cpu(), rtol=0, atol=1e-12)
+    places = numbers(samples.configs.cpu())
+    counts = torch.zeros(2**psi.n_sites, dtype=torch.int64)
+    assert_distribution(counts.index_add_(0, places, samples.counts.cpu()), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "max_rows", "unique"), pairwise(["ptf", "gru"], [1, 3, 64], [False, True])
+)
 def test_few_rows_at_a_time(
     model: str, max_rows: int, unique: bool, generator, assert_distribution
 ) -> None:
@@ -72,7 +101,7 @@ def test_draws_are_independent(generator, assert_distribution) -> None:
     )
 
 
-@every_model
+@pytest.mark.parametrize("model", ["factored", "gru", "lptf-gru", "gru-digits"])
 def test_counts_scatter_as_a_multinomial(model: str, generator) -> None:
     """Unique sampling repeated 400 times: variance of each count n p (1 - p), not less, not more.
 

@@ -310,14 +310,14 @@ def bytes_per_row(wavefunction: Wavefunction, configs: Tensor) -> RowBytes:
     Depends on the architecture and the precision only.
     """
     constants = [*wavefunction.parameters(), *wavefunction.buffers()]
-    known = {tensor.untyped_storage().data_ptr() for tensor in constants}
+    known = {tensor.untyped_storage()._cdata for tensor in constants}
     saved: dict[int, int] = {}
-    storages = []  # or those freed during the pass would lend their addresses to others
+    storages = []  # or storages freed during the pass would lend their identity to others
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in known:
+            saved[storage._cdata] = storage.nbytes()
             storages.append(storage)
         return tensor
 

@@ -1,13 +1,13 @@
 """What a step of the default run costs at one size, in a process of its own.
 
-    python -m benchmarks.step_profile --side 16 [--samples 512] [--patch 2x2] [--width 32]
-        [--dtype float32] [--device cpu] [--after 0] [--steps 3] [--seconds 60] [--profile]
+    python -m benchmarks.scaling_point --side 16 [--samples 512] [--patch 2x2] [--width 32]
+        [--dtype float32] [--device cpu] [--after 0] [--steps 3] [--seconds 60]
 
 Prints one line of JSON: median seconds of up to --steps steps within --seconds (at least one),
-distinct rows, operations run and least, peak memory; with --profile also the shares of a step's
-parts and the FLOP/s of each. --after N first takes N steps: the number of distinct rows, which
-decides the cost, falls as the state concentrates. --older-code PATH times the older code instead
-(its feed-forward layer is 2048 wide), --memory-gb bounds the memory on a CPU.
+distinct rows, operations of one more step (run, and the least), peak memory. --after N first takes
+N steps: the number of distinct rows, which decides the cost, falls as the state concentrates.
+--older-code PATH times the older code instead (its feed-forward layer is 2048 wide), --memory-gb
+bounds the memory on a CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.arguments import Parser, positive, seed, whole_number
 from benchmarks.matmul import matmul_rate
 from benchmarks.memory import peak_bytes
 from benchmarks.older_code import OlderCode
-from benchmarks.trial import DTYPES, PARTS, Setting, Trial, profiled, timed, utilisation, warm_up
+from benchmarks.trial import DTYPES, Setting, Trial, timed, utilisation, warm_up
 
 
 def ours(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
@@ -44,29 +44,14 @@ def ours(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
         "seconds_per_step": steps.seconds,
         "rows": steps.n_rows,
         "steps": steps.n_steps,
-        "run_flops": steps.run.total,
-        "least_flops": steps.least.total,
+        "run_flops": steps.run,
+        "least_flops": steps.least,
         "matmul_rate": rate,
         "mfu": utilisation(steps.least, steps.seconds, rate),
         "n_parameters": trial.n_parameters,
         "peak_bytes": peak_bytes(trial.device),
     }
-    return found | (profile(trial, args.steps, rate) if args.profile else {})
-
-
-def profile(trial: Trial, n_steps: int, rate: float) -> dict[str, Any]:
-    """Share of the time and of the matrix-product rate, part by part."""
-    if trial.device.type == "cuda" and os.environ.get("CUDA_LAUNCH_BLOCKING") != "1":
-        raise ValueError("--profile on a GPU needs CUDA_LAUNCH_BLOCKING=1 in the environment")
-    seconds = profiled(trial, n_steps)
-    run, _ = trial.work(trial.n_rows)
-    total = sum(seconds.values())
-    return {
-        "shares": {part: value / total for part, value in seconds.items()},
-        "of_matmul_rate": {
-            part: vars(run)[part] / seconds[part] / rate for part in PARTS if seconds[part] > 0
-        },
-    }
+    return found
 
 
 def older(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
@@ -103,7 +88,7 @@ def _patch_sites(patch: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     result = Parser(
-        prog="python -m benchmarks.step_profile",
+        prog="python -m benchmarks.scaling_point",
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
@@ -119,7 +104,6 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=whole_number, default=3)
     add("--seconds", type=positive, default=60.0)
     add("--memory-gb", type=positive, help="on a CPU; default: no limit")
-    add("--profile", action="store_true")
     add("--older-code", metavar="PATH")
     add("--older-heads", type=whole_number, default=8)
     return result
