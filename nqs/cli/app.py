@@ -14,14 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from nqs.cli.loading import find_modules_here, loading
-from nqs.crystal.commands.app import app as crystal
 from nqs.errors import InputError, printable, require
 from nqs.runfolder.terminal import run_command
 
 # click's UsageError; newer versions of typer carry click inside themselves
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 app = typer.Typer(add_completion=False, no_args_is_help=False, rich_markup_mode=None)
-app.add_typer(crystal, name="crystal")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 AS_TYPED: dict[str, Any] = {
     "context_settings": {
@@ -53,6 +51,19 @@ def scan_runs(context: typer.Context) -> int:
     with loading():
         from nqs.cli import train
     return train.job(["-m", *context.args])
+
+
+@app.command("crystal", **(AS_TYPED | {"options_metavar": "COMMAND ..."}))
+def crystal(context: typer.Context) -> int:
+    """Learn, draw and judge inorganic crystals: nqs crystal train | generate | evaluate."""
+    try:
+        with loading():
+            from nqs.crystal.commands.app import app as commands
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"crystal: needs the package {error.name}; pip install 'nqs[crystal]'"
+        ) from None
+    return run_words(commands, context.args, "nqs crystal")
 
 
 @app.command("evaluate")
@@ -164,9 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def job(arguments: list[str]) -> int:
     """Runs the command of a command line."""
     find_modules_here()
-    command = typer.main.get_command(app)
+    return run_words(app, arguments, "nqs")
+
+
+def run_words(commands: typer.Typer, words: list[str], program: str) -> int:
+    """Runs the one of `commands` that the words choose; returns the exit code. Raises InputError
+    for words that choose none."""
+    command = typer.main.get_command(commands)
     try:
-        code = command.main(args=arguments, prog_name="nqs", standalone_mode=False)
+        code = command.main(args=words, prog_name=program, standalone_mode=False)
     except UsageError as error:
         raise InputError(error.format_message()) from None  # type: ignore[attr-defined]
     except typer.Abort:  # typer's word for Ctrl-C
