@@ -190,7 +190,7 @@ BAD_FILES = [
     ("- {name: a, run.dir: x}", "run.dir: is the command line's to say"),
     ("- {name: a, lattice: {Lx: 4}}", "lattice={Lx:4}: must be a number, a word or a list"),
     ("- {name: a, lattice.Lz: 4}", "a: lattice.Lz: unknown key"),
-    ("- {name: a, lattice.Lx: -1}", "a: lattice.Lx=-1: must be a whole number >= 1"),
+    ("- {name: a, lattice.Lx: -1}", "a: lattice.Lx=-1: must be >= 1 and <= 32768"),
     ("- {name: a, hamiltonian.delta: [1, 2]}", "a: hamiltonian: Rydberg: delta has shape (2,)"),
     ("- {name: a, hamiltonian: isng}", "a: hamiltonian=isng: must be one of"),
     ("- {name: a, lattice: positions, lattice.file: no.csv}", "no such file"),

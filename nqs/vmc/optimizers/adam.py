@@ -39,7 +39,7 @@ class Adam(Optimizer, kind="adam"):
         eps: Annotated[float, "1e-30 .. 1e30"] = 1e-8,
         clip_norm: Annotated[float, "1e-30 .. 1e30"] | None = None,
         schedule: ScheduleKind = "cosine",
-        warmup_steps: Annotated[int, "0 .. 1000000000"] = 0,
+        warmup_steps: Annotated[int, "0 .. 1e9"] = 0,
         final_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
     ) -> None:
         check_range("learning_rate", learning_rate, 1e-10, 1e3)

@@ -102,7 +102,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         implicit: bool = True,
         memory_gb: Annotated[float, "1e-3 .. 1e5"] = 1.0,
         schedule: ScheduleKind = "cosine",
-        warmup_steps: Annotated[int, "0 .. 1000000000"] = 0,
+        warmup_steps: Annotated[int, "0 .. 1e9"] = 0,
         final_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
         final_shift_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
     ) -> None:
