@@ -17,6 +17,7 @@ from hamiltonians import Heisenberg, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import basis, ground_state
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Square
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from hamiltonians.pauli import PauliSum
 from nqs.core.transformer import Transformer
 from nqs.vmc.energies import Blurred, NearFlips
@@ -106,7 +107,7 @@ def test_finds_the_ground_state(model: str, hamiltonian: Hamiltonian) -> None:
 
 def square() -> Symmetrised:
     base = network("gru", Square(2, 2), "2x1")
-    return Symmetrised(base, Square(2, 2).point_group(), spin_flip=True)
+    return Symmetrised(base, Square(2, 2).point_group() * SymmetryGroup.spin_flip(4))
 
 
 DEVICE_CASES = {
