@@ -97,7 +97,7 @@ class Lattice(Arguments):
         dimension = self.positions.shape[1]
         self.periodic = (False,) * dimension
         self.cell_vectors = torch.eye(dimension, dtype=torch.float64)
-        _refuse_coinciding_sites(name, self.positions, self.distances())
+        check_sites(name, self.positions, self.distances())
 
     @property
     def n_sites(self) -> int:
@@ -433,7 +433,12 @@ def _checked_positions(name: str, positions: Tensor | np.ndarray | Rows) -> Tens
     return table
 
 
-def _refuse_coinciding_sites(name: str, positions: Tensor, distances: Tensor) -> None:
+def check_sites(name: str, positions: Tensor, distances: Tensor) -> None:
+    """Raises ValueError unless positions (N, d) with these distances (N, N) are sites of their own."""
+    if distances.shape != (len(positions), len(positions)):
+        raise ValueError(
+            f"{name}: distances has the shape {tuple(distances.shape)}, must be (N, N)"
+        )
     if not distances.isfinite().all():
         raise ValueError(f"{name}: distances overflow; use another unit of length")
     i, j = torch.triu_indices(len(positions), len(positions), offset=1)

@@ -53,7 +53,7 @@ def compose(
     for override in overrides:
         if not scan and override.key_or_group.split(".")[0] in SCAN_SECTIONS:
             raise InputError(f"{shown(override.input_line)}: only for a scan; add -m")
-    chosen = {o.key_or_group: str(o.value()) for o in overrides if is_choice(o)}
+    chosen = {o.key_or_group: _name_of(o.value()) for o in overrides if is_choice(o)}
     mapping = defaults(chosen, scan)
     base = flatten(mapping)
     for override in overrides:
@@ -72,6 +72,11 @@ def compose(
 def is_choice(override: Override) -> bool:
     """Whether a word chooses a kind."""
     return override.key_or_group in GROUPS_OF_SCANS
+
+
+def _name_of(value: Any) -> str:
+    """A kind's name as it was written, null and true too."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def put(mapping: dict[str, Any], key: str, value: Any) -> None:

@@ -24,7 +24,8 @@ one) other than those that the builder supplies by name, such as the lattice: ty
 bounds from the annotations (`nqs.conf.values`), defaults from the signature, one line of
 documentation from the docstring's Args. A static method `check_keys(**keys)`, if there is one,
 raises ValueError for keys that do not go together. A class of anyone's is chosen as MODULE:CLASS
-and needs no more than a constructor.
+and needs no more than a constructor; whatever its code raises while it is read and built comes out
+as one line that names it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import contextlib
 import importlib
 import inspect
 import re
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -73,16 +75,30 @@ class Key:
 def keys_of(kind: type, supplied: frozenset[str] = frozenset()) -> dict[str, Key]:
     """{name: key} of a kind, in the order of its constructor."""
     constructor = getattr(kind, "from_keys", None) or kind.__init__  # type: ignore[misc]
-    try:
-        hints = typing.get_type_hints(constructor, include_extras=True)
-    except NameError:  # names that exist for type checkers only
-        hints = {}
-    texts = documented(kind)
+    hints, texts = _hints(constructor), documented(kind)
     return {
         name: Key(name, hints.get(name, Any), plain(parameter.default), texts.get(name, ""))
         for name, parameter in inspect.signature(constructor).parameters.items()
         if parameter.kind in _NAMED and name not in supplied and name not in ("self", "cls")
     }
+
+
+def _hints(constructor: Any) -> dict[str, Any]:
+    """{parameter: annotation}; none of names that exist for type checkers only. Raises ValueError
+    for what is no annotation."""
+    with contextlib.suppress(Exception):
+        return typing.get_type_hints(constructor, include_extras=True)
+    function, hints = inspect.unwrap(constructor), dict[str, Any]()
+    for name, annotation in function.__annotations__.items():
+        alone = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints |= typing.get_type_hints(alone, function.__globals__, include_extras=True)
+        except NameError:
+            continue
+        except Exception as error:
+            line = f"parameter {name} is annotated {annotation!r}: {_reason(error)}"
+            raise ValueError(line) from None
+    return hints
 
 
 def documented(kind: type) -> dict[str, str]:
@@ -153,15 +169,18 @@ class Group:
     def _imported(self, name: str) -> type:
         module, _, attribute = name.partition(":")
         rule = f"{self.name}={shown(name)}"
-        try:
+        whole = all(part.isidentifier() for part in module.split("."))
+        if not whole or module.endswith(".py") or not attribute or ":" in attribute:
+            raise InputError(f"{rule}: write MODULE:CLASS, a module's name without .py")
+        with one_line_of(rule):
             kind = getattr(importlib.import_module(module), attribute, None)
-        except Exception as error:  # whatever a stranger's module does while it loads
-            reason = " ".join(str(error).split()) or "no reason given"
-            raise InputError(f"{rule}: {type(error).__name__}: {reason}") from None
         if not isinstance(kind, type):
             raise InputError(f"{rule}: {shown(module)} has no class {shown(attribute)}")
-        if not issubclass(kind, self.base):
-            raise InputError(f"{rule}: must be a {self.base.__module__}.{self.base.__qualname__}")
+        with naming(self.name, rule):
+            if not issubclass(kind, self.base):
+                base = f"{self.base.__module__}.{self.base.__qualname__}"
+                raise ValueError(f"must be a {base}")
+            check_class(kind, self.supplied)
         return kind
 
     def keys(self, name: str) -> dict[str, Key]:
@@ -225,20 +244,66 @@ class Group:
                 hint = suggestion(str(key), keys) or f"; it has {', '.join(keys)}"
                 there = f"{self.name}={shown(mapping['name'])} has no such key{hint}"
                 raise InputError(f"{prefix}.{shown(key)}={shown(mapping[key])}: {there}")
-        values = {}
+        values = dict[str, Any]()
         for name, key in keys.items():
             value = mapping.get(name, key.default)
             if key.default is MISSING and (value is MISSING or value is None):
                 needs = f"{self.name}={shown(mapping['name'])} needs it: {key.text or 'no default'}"
                 raise InputError(f"{prefix}.{name}: missing; {needs}")
-            values[name] = convert(value, key.hint, f"{prefix}.{name}")
+            values[name] = (
+                None
+                if value is key.default is None
+                else _converted(value, key, prefix, f"{self.name}={shown(mapping['name'])}")
+            )
         selection = Selection(self, mapping["name"], MappingProxyType(values))
         for owner in filter(None, (kind, self.common)):
             if hasattr(owner, "check_keys"):
                 own = keys_of(owner, self.supplied)
-                with naming(prefix):
-                    owner.check_keys(**{name: values[name] for name in own})
+                with naming(prefix, selection.own):
+                    _check_keys(owner, {name: values[name] for name in own})
         return selection
+
+
+def _converted(value: Any, key: Key, prefix: str, rule: str) -> Any:
+    """value as the key's type. Raises InputError, which says so if it is the class's default."""
+    try:
+        return convert(value, key.hint, f"{prefix}.{key.name}")
+    except InputError as error:
+        if shown(value) != shown(key.default):
+            raise
+        raise InputError(f"{error}; this is the default in {rule}") from None
+
+
+def _check_keys(owner: Any, keys: Mapping[str, Any]) -> None:
+    """Asks owner.check_keys, with those of the keys that it takes. One that is inherited and needs
+    other keys is not asked."""
+    parameters = inspect.signature(owner.check_keys).parameters
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    needs = {n for n, p in parameters.items() if p.kind in _NAMED and p.default is MISSING}
+    if needs <= keys.keys() or "check_keys" in vars(owner):
+        owner.check_keys(**{n: value for n, value in keys.items() if any_name or n in parameters})
+
+
+def check_class(kind: type, supplied: frozenset[str]) -> None:
+    """Raises ValueError for a class of anyone's whose constructor cannot be given keys."""
+    if inspect.isabstract(kind):
+        missing = ", ".join(sorted(kind.__abstractmethods__))  # type: ignore[attr-defined]
+        raise ValueError(f"an abstract class; it must define {missing}")
+    for name, key in keys_of(kind, supplied).items():
+        try:
+            bounds_of(key.hint)
+        except ValueError as error:
+            raise ValueError(f"parameter {name}: {error}") from None
+    constructor: Any = getattr(kind, "from_keys", None) or kind.__init__  # type: ignore[misc]
+    if constructor is object.__init__:
+        return
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if name == "name" and name not in supplied:
+            raise ValueError("its parameter name: that key is the class's own; call it otherwise")
+        if parameter.kind not in _NAMED and name != "self":
+            written = str(parameter).partition(":")[0].partition("=")[0]
+            rule = "keys are passed by name; give each a parameter of its own, without / and *"
+            raise ValueError(f"its parameter {written}: {rule}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -261,20 +326,30 @@ class Selection:
         """The class."""
         return self.group.find(self.name)
 
+    @property
+    def own(self) -> str:
+        """'section=MODULE:CLASS' of a class of anyone's, '' of a registered one."""
+        return f"{self.group.name}={shown(self.name)}" if ":" in self.name else ""
+
     def build(self, **supplied: Any) -> Any:
         """An instance, from the values and those of `supplied` that its constructor takes.
 
-        Raises InputError, one line that names the section, for what the constructor refuses.
+        Raises InputError, one line that names the section, for what the constructor refuses, and
+        of a class of anyone's for all that it raises.
         """
         constructor = getattr(self.kind, "from_keys", self.kind)
-        taken = {
-            name: supplied[name]
-            for name in inspect.signature(constructor).parameters
-            if name in supplied
-        }
         own = {name: self.values[name] for name in keys_of(self.kind, self.group.supplied)}
-        with naming(self.group.name):
-            return constructor(**taken, **own)
+        with naming(self.group.name, self.own):
+            taken = {
+                name: supplied[name]
+                for name in inspect.signature(constructor).parameters
+                if name in supplied
+            }
+            built = constructor(**taken, **own)
+            if self.own and not isinstance(built, self.group.base):
+                made = type(built).__name__
+                raise TypeError(f"makes a {made}, not a {self.group.base.__name__}")
+        return built
 
     def build_common(self) -> Any:
         """An instance of the group's common class."""
@@ -330,14 +405,35 @@ def _listed(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def naming(section: str) -> Iterator[None]:
+def naming(section: str, own: str = "") -> Iterator[None]:
     """Turns a constructor's ValueError into one line that names the section it comes from: "n=2:
-    too few" as "section.n=2: too few", any other as "section: ..."."""
+    too few" as "section.n=2: too few", any other as "section: ...".
+
+    own: 'section=MODULE:CLASS' of a class of anyone's, of which all that it raises becomes a line.
+    """
+    with one_line_of(own) if own else contextlib.nullcontext():
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            line = " ".join(str(error).split())
+            if isinstance(error, InputError) or (own and not line):
+                raise
+            line = line.removeprefix(f"{own.rpartition(':')[2]}: ")
+            keyed = re.match(r"[A-Za-z_]\w*=", line)
+            rule = f"{section}." if keyed else f"{own or section}: "
+            raise InputError(f"{rule}{line}") from None
+
+
+@contextlib.contextmanager
+def one_line_of(rule: str) -> Iterator[None]:
+    """Turns whatever anyone's code raises, sys.exit too, into an InputError "rule: ..."."""
     try:
         yield
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except (ValueError, OSError) as error:
-        line = " ".join(str(error).split())
-        between = "." if re.match(r"[A-Za-z_]\w*=", line) else ": "
-        raise InputError(f"{section}{between}{line}") from None
+    except BaseException as error:
+        raise InputError(f"{rule}: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"

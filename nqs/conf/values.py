@@ -28,7 +28,8 @@ from nqs.errors import InputError, shown, suggestion
 LARGEST_FLOAT: Final = 10**308
 _SEQUENCES: Final = (tuple, list, collections.abc.Sequence)
 _NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
-                 type(None): "null"}  # fmt: skip
+                 type(None): "null", Any: "numbers, text, true, false, null or lists of them",
+                 }  # fmt: skip
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _BOUNDS = re.compile(
     rf"(?P<zero>0 or )?(?P<low>{_NUMBER}) \.\. (?P<high>{_NUMBER})(?P<size> in size)?"
@@ -50,7 +51,7 @@ class Bounds:
     def parsed(cls, text: str) -> Self:
         """Raises ValueError for anything but these forms."""
         match = _BOUNDS.fullmatch(text)
-        if match is None:
+        if match is None or float(match["low"]) > float(match["high"]):
             raise ValueError(f"bounds {text!r} are none; write LOW .. HIGH, with '0 or ' before or "
                              "' in size' after it")  # fmt: skip
         return cls(
@@ -120,7 +121,7 @@ def _words(hint: Any) -> list[str]:
 def _wanted(value: Any, hint: Any) -> str:
     """What is allowed instead of a value of the wrong type."""
     words = _words(hint)
-    types = [name for o in _options(hint) if (name := _name(o)) and name != "null"]
+    types = [name for o in _options(hint) or [Any] if (name := _name(o)) and name != "null"]
     rules = [bounds.rule.removeprefix("must be ") for bounds in bounds_of(hint)]
     numbers = f" ({'; '.join(rules)})" if rules else ""
     if words and words != ["null"] and len(types) <= 1:

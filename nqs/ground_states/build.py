@@ -11,6 +11,7 @@ import torch
 
 from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.interface import check_interface, check_lattice
 from hamiltonians.invariance import check_invariance
 from hamiltonians.lattices.lattice import Lattice
 from nqs.conf.kinds import Selection, naming
@@ -76,7 +77,9 @@ def build(
     check_shares(config, ranks.size)
     device = card_of(build_device(config.device), config.device, ranks)
     lattice = lattice or build_lattice(config.lattice)
+    check_own(config.lattice, lattice)
     hamiltonian = hamiltonian or build_hamiltonian(config.hamiltonian, lattice)
+    check_own(config.hamiltonian, hamiltonian)
     base = build_wavefunction(config, lattice)
     check_conserved(config.model.n_up, hamiltonian)
     sizes = memory.sizes_of(base, len(hamiltonian.flips))
@@ -131,10 +134,18 @@ def build_lattice(lattice: Selection) -> Lattice:
 def build_hamiltonian(hamiltonian: Selection, lattice: Lattice) -> Hamiltonian:
     """The couplings on the sites."""
     built: Hamiltonian = hamiltonian.build(lattice=lattice, n_sites=lattice.n_sites)
-    if built.n_sites != lattice.n_sites:
+    if getattr(built, "n_sites", lattice.n_sites) != lattice.n_sites:
         rule = f"acts on {built.n_sites} sites, the lattice has {lattice.n_sites}"
         raise InputError(f"hamiltonian={hamiltonian.name}: {rule}")
     return built
+
+
+def check_own(selection: Selection, built: Lattice | Hamiltonian) -> None:
+    """Raises InputError for an object of anyone's class that does not keep what its base says."""
+    if type(built).__module__.partition(".")[0] in ("hamiltonians", "nqs"):
+        return
+    with naming(selection.group.name, f"{selection.group.name}={shown(selection.name)}"):
+        check_lattice(built) if isinstance(built, Lattice) else check_interface(built)
 
 
 def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
