@@ -49,7 +49,7 @@ def check_interface(hamiltonian: Hamiltonian) -> None:
     _check_lattice(name, hamiltonian.lattice, n_sites)
     _check_flips(name, hamiltonian.flips, n_sites)
     configs = probing_configurations(n_sites)  # (B, N)
-    for rows in (configs[:0], configs):
+    for rows in (configs, configs[:0]):
         _check_diagonal(name, hamiltonian, rows)
     configs = configs[: max(1, MAX_ELEMENTS // max(1, len(hamiltonian.flips)))]
     _elements(name, hamiltonian, configs[:0])
@@ -120,8 +120,8 @@ def _check_hermitian(name: str, H: Hamiltonian, configs: Tensor, elements: Tenso
     if len(H.flips) == 0:
         return
     most = min(MAX_PAIRS, max(1, MAX_ELEMENTS // len(H.flips)))
-    order = torch.randperm(elements.numel(), generator=torch.Generator().manual_seed(0))
-    b, g = torch.unravel_index(order[:most], elements.shape)  # (P,) each
+    chosen = torch.randperm(elements.numel(), generator=torch.Generator().manual_seed(0))[:most]
+    b, g = torch.unravel_index(chosen.sort().values, elements.shape)  # (P,) each
     there = elements[b, g]  # (P,)
     here = _elements(name, H, configs[b] ^ H.flips[g])[torch.arange(len(g)), g]  # (P,)
     difference = (there - here.conj()).abs()
@@ -159,10 +159,13 @@ def _check_claims(name: str, H: Hamiltonian, elements: Tensor) -> None:
 def check_lattice(lattice: Lattice) -> None:
     """Raises ValueError, one line that names the class, its member and what it must be."""
     name = type(lattice).__name__
-    if not isinstance(getattr(lattice, "positions", None), Tensor):
-        raise ValueError(f"{name}: sets no positions; call the constructor of Lattice or Grid")
-    check_sites(name, lattice.positions, lattice.distances())
-    n_sites, d = lattice.positions.shape
+    positions: Any = getattr(lattice, "positions", None)
+    right = isinstance(positions, Tensor) and positions.dtype == torch.float64
+    if not right or positions.dim() != 2 or not positions.isfinite().all():
+        rule = "it must be a finite float64 Tensor (N, d), as the constructor of Lattice sets it"
+        raise ValueError(f"{name}: positions is {_shown(positions)}; {rule}")
+    check_sites(name, positions, lattice.distances())
+    n_sites, d = positions.shape
     if lattice.n_sites != n_sites:
         rule = f"there are {n_sites} positions"
         raise ValueError(f"{name}: n_sites is {lattice.n_sites!r:.80}; {rule}")
@@ -200,9 +203,11 @@ def _asked(name: str, H: Hamiltonian, member: str, configs: Tensor) -> Any:
     """What the method returns for configs (B, N), twice the same and without changing them."""
     rows = configs.clone()
     with _saying(name, member):
-        first, again = getattr(H, member)(rows), getattr(H, member)(rows)
+        first = getattr(H, member)(rows)
     if not torch.equal(rows, configs):
         raise ValueError(f"{name}: {member} writes into the configurations; let it copy them")
+    with _saying(name, member):
+        again = getattr(H, member)(rows)
     if isinstance(first, Tensor) and isinstance(again, Tensor):
         same = first.shape == again.shape and torch.allclose(
             first, again, rtol=ROUNDING, atol=0.0, equal_nan=True

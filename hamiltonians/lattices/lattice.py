@@ -434,7 +434,7 @@ def _checked_positions(name: str, positions: Tensor | np.ndarray | Rows) -> Tens
 
 
 def check_sites(name: str, positions: Tensor, distances: Tensor) -> None:
-    """Raises ValueError unless positions (N, d) with these distances (N, N) are sites of their own."""
+    """Raises ValueError unless positions (N, d) with these distances (N, N) are different sites."""
     if distances.shape != (len(positions), len(positions)):
         raise ValueError(
             f"{name}: distances has the shape {tuple(distances.shape)}, must be (N, N)"

@@ -36,7 +36,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -75,26 +75,29 @@ class Key:
 def keys_of(kind: type, supplied: frozenset[str] = frozenset()) -> dict[str, Key]:
     """{name: key} of a kind, in the order of its constructor."""
     constructor = getattr(kind, "from_keys", None) or kind.__init__  # type: ignore[misc]
-    hints, texts = _hints(constructor), documented(kind)
-    return {
-        name: Key(name, hints.get(name, Any), plain(parameter.default), texts.get(name, ""))
+    defaults = {
+        name: parameter.default
         for name, parameter in inspect.signature(constructor).parameters.items()
         if parameter.kind in _NAMED and name not in supplied and name not in ("self", "cls")
     }
+    hints, texts = _hints(constructor, defaults), documented(kind)
+    return {
+        name: Key(name, hints.get(name, Any), plain(default), texts.get(name, ""))
+        for name, default in defaults.items()
+    }
 
 
-def _hints(constructor: Any) -> dict[str, Any]:
-    """{parameter: annotation}; none of names that exist for type checkers only. Raises ValueError
-    for what is no annotation."""
+def _hints(constructor: Any, names: Iterable[str]) -> dict[str, Any]:
+    """{parameter: annotation} of the keys `names`; others may have one for type checkers only.
+    Raises ValueError for what is no annotation."""
     with contextlib.suppress(Exception):
         return typing.get_type_hints(constructor, include_extras=True)
     function, hints = inspect.unwrap(constructor), dict[str, Any]()
-    for name, annotation in function.__annotations__.items():
+    for name in function.__annotations__.keys() & set(names):
+        annotation = function.__annotations__[name]
         alone = types.SimpleNamespace(__annotations__={name: annotation})
         try:
             hints |= typing.get_type_hints(alone, function.__globals__, include_extras=True)
-        except NameError:
-            continue
         except Exception as error:
             line = f"parameter {name} is annotated {annotation!r}: {_reason(error)}"
             raise ValueError(line) from None
@@ -302,7 +305,7 @@ def check_class(kind: type, supplied: frozenset[str]) -> None:
             raise ValueError("its parameter name: that key is the class's own; call it otherwise")
         if parameter.kind not in _NAMED and name != "self":
             written = str(parameter).partition(":")[0].partition("=")[0]
-            rule = "keys are passed by name; give each a parameter of its own, without / and *"
+            rule = "arguments are passed by name; write it without /, *args, **kwargs"
             raise ValueError(f"its parameter {written}: {rule}")
 
 
@@ -348,7 +351,7 @@ class Selection:
             built = constructor(**taken, **own)
             if self.own and not isinstance(built, self.group.base):
                 made = type(built).__name__
-                raise TypeError(f"makes a {made}, not a {self.group.base.__name__}")
+                raise ValueError(f"makes a {made}, not a {self.group.base.__name__}")
         return built
 
     def build_common(self) -> Any:

@@ -13,7 +13,7 @@ from hamiltonians.exact import memory_needed
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.interface import check_interface, check_lattice
 from hamiltonians.invariance import check_invariance
-from hamiltonians.lattices.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice, positive_integer
 from nqs.conf.kinds import Selection, naming
 from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, memory
@@ -127,7 +127,9 @@ def build_lattice(lattice: Selection) -> Lattice:
     built: Lattice = lattice.build()
     lengths = {k: v for k, v in lattice.values.items() if type(v) is int}
     key = " ".join(f"lattice.{name}={length}" for name, length in lengths.items())
-    memory.check_sites(built.n_sites, key or f"lattice={lattice.name}")
+    with naming("lattice", lattice.own):
+        n_sites = positive_integer(type(built).__name__, "n_sites", built.n_sites)
+    memory.check_sites(n_sites, key or f"lattice={lattice.name}")
     return built
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from hamiltonians import XXZ, Hamiltonian, Lattice, PauliSum, Rydberg, TransverseFieldIsing
+from hamiltonians import XXZ, Grid, Hamiltonian, Lattice, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.exact.diagonalisation import dense_matrix, ground_state
-from hamiltonians.interface import check_interface
+from hamiltonians.interface import check_interface, check_lattice
 from hamiltonians.invariance import check_invariance
 from nqs.conf.kinds import Group
 
@@ -204,6 +205,16 @@ EYE = torch.eye(3, dtype=torch.bool)
         ({"off_diagonal": lambda s: s.double()}, "not Hermitian: flip 0 has the element"),
         ({"off_diagonal": lambda s: s.double() * 1j}, "not Hermitian"),
         ({"off_diagonal": lambda s: 1j + 0 * s}, "complex64 Tensor"),
+        ({"n_sites": torch.tensor(3)}, "n_sites is a int64 Tensor .* must be an int"),
+        ({"diagonal": lambda s: {}[s]}, "diagonal raises KeyError"),
+        ({"diagonal": lambda s: s.logical_not_().sum(1).double()}, "diagonal writes into the"),
+        ({"off_diagonal": lambda s: torch.randn(len(s), 3).double()}, "other numbers when"),
+        ({"off_diagonal": lambda s: 1e200 - 0.0 * s.double()}, "of a size beyond 1e"),
+        ({"off_diagonal": lambda s: 1.0 + 0.0 * s.double(), "is_stoquastic": True}, "elements > 0"),
+        ({"off_diagonal": lambda s: 1.0 + 0j * s.double(), "is_complex": False}, "is_complex is"),
+        ({"is_stoquastic": None}, "is_stoquastic is a NoneType; it must be True or False"),
+        ({"describe": lambda: "two\nlines"}, "describe returns 'two.*one line of text"),
+        ({"describe": lambda: {}["d"]}, "describe raises KeyError"),
     ],
 )  # fmt: skip
 def test_a_class_that_does_not_is_refused_in_one_line(
@@ -213,6 +224,61 @@ def test_a_class_that_does_not_is_refused_in_one_line(
         check_interface(Broken(**members))
     text = str(error.value)
     assert text.startswith("Broken: ") and "\n" not in text and len(text) < 300
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "line"),
+    [
+        ("infinite_temperature_energy", math.nan, "is nan; it must be a finite number"),
+        ("infinite_temperature_energy", "zero", "is 'zero'; it must be a finite number"),
+        ("constant_off_diagonal", torch.tensor([0.5, 0.5, 0.5]), "constant_off_diagonal is a"),
+        ("constant_off_diagonal", True, "constant_off_diagonal is a bool; it must be None or"),
+    ],
+)
+def test_what_a_class_says_of_its_elements(member: str, value: object, line: str) -> None:
+    claiming = type("Claiming", (Broken,), {member: value, "is_stoquastic": True})
+    with pytest.raises(ValueError, match=line):
+        check_interface(claiming())
+
+
+class Two(Lattice):
+    """Two sites, and members that are set afterwards."""
+
+    def __init__(self, **members: object) -> None:
+        super().__init__([[0, 0], [1, 0]])
+        vars(self).update(members)
+
+
+class Folded(Grid):
+    """Two sites at one place."""
+
+    cell = ((1.0, 0.0), (0.0, 1.0))
+    basis = ((0.0, 0.0), (0.0, 0.0))
+
+
+class Flat(Folded):
+    """No plane."""
+
+    cell = ((1.0, 0.0), (2.0, 0.0))
+    basis = ((0.0, 0.0),)
+
+
+@pytest.mark.parametrize(
+    ("lattice", "line"),
+    [
+        (Two(positions=torch.zeros(2, 2)), "positions is a float32 Tensor"),
+        (Two(positions=torch.full((2, 2), math.nan).double()), "must be a finite float64"),
+        (Two(_distances=torch.zeros(3, 3)), r"distances has the shape \(3, 3\)"),
+        (Two(shape=(3, 1)), r"2 positions, but shape \(3, 1\) with 1 sites a cell"),
+        (Two(bonds=lambda: torch.tensor([[0, 7]])), "bonds returns .* of sites"),
+        (Folded(2, 1), "sites 0 and 1 coincide"),
+        (Flat(2, 1), "must be 2 independent vectors"),
+    ],
+)
+def test_lattices_of_ones_own(lattice: Lattice, line: str) -> None:
+    check_lattice(Two())
+    with pytest.raises(ValueError, match=line):
+        check_lattice(lattice)
 
 
 def test_members_that_are_missing() -> None:
