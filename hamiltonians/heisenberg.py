@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Coupling, Hamiltonian, PauliTerm, couplings
-from hamiltonians.lattices.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice, checked_lattice
 from hamiltonians.rotation import rotation_for
 
 Marshall = Literal["auto", True, False]
@@ -74,7 +74,7 @@ class Exchange(Hamiltonian):
         h: Tensor,  # (N,)
         marshall: Marshall,
     ) -> None:
-        self.lattice = lattice
+        self.lattice = checked_lattice(type(self).__name__, lattice)
         self.n_sites = lattice.n_sites
         self.bonds, self.Jz, self.h = bonds, Jz, h
         self.rotated = _rotation(type(self).__name__, lattice, bonds, Jxy, marshall)  # (N,)

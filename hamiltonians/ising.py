@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Coupling, Hamiltonian, PauliTerm, couplings
-from hamiltonians.lattices.lattice import Lattice
+from hamiltonians.lattices.lattice import Lattice, checked_lattice
 
 
 @final
@@ -34,7 +34,7 @@ class TransverseFieldIsing(Hamiltonian, kind="tfim"):
     """
 
     def __init__(self, lattice: Lattice, J: Coupling = 1.0, h: Coupling = 1.0) -> None:
-        self.lattice = lattice
+        self.lattice = checked_lattice("TransverseFieldIsing", lattice)
         self.n_sites = lattice.n_sites
         self.bonds = lattice.bonds()  # (n_bonds, 2)
         self.J = couplings("TransverseFieldIsing: J", J, len(self.bonds), "bond")  # (n_bonds,)

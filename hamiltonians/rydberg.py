@@ -32,7 +32,7 @@ from hamiltonians.hamiltonian import (
     number_within,
     summary,
 )
-from hamiltonians.lattices.lattice import Lattice, Positions
+from hamiltonians.lattices.lattice import Lattice, Positions, checked_lattice
 
 DEFAULT_V: Final = 7.0
 """Where none of V, Rb and C6 says otherwise."""
@@ -72,7 +72,7 @@ class Rydberg(Hamiltonian, kind="rydberg"):
         cutoff: Annotated[float, "1e-6 .. 1e6"] | None = None,
     ) -> None:
         self.check_keys(V=V, Rb=Rb, C6=C6, spacing=spacing)
-        self.lattice = lattice
+        self.lattice = checked_lattice("Rydberg", lattice)
         self.n_sites = lattice.n_sites
         if cutoff is not None:
             cutoff = number_within("Rydberg: cutoff", cutoff, 1e-6, 1e6)

@@ -345,6 +345,13 @@ class Positions(Lattice, kind="positions"):
         return f"Positions({self.n_sites} sites in {self.positions.shape[1]} dimensions)"
 
 
+def checked_lattice(name: str, lattice: Any) -> Lattice:
+    """The lattice of the Hamiltonian `name`. Raises ValueError for anything else."""
+    if not isinstance(lattice, Lattice):
+        raise ValueError(f"{name}: lattice is {lattice!r}; it must be a lattice, like Square(4, 4)")
+    return lattice
+
+
 def shortest_length(delta: Tensor, periods: Tensor) -> Tensor:
     """min_n |delta + sum_k n_k periods_k| for delta (..., d) and at most two periods (k, d).
 

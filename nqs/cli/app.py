@@ -133,6 +133,7 @@ def show_run(run: RunFolder) -> None:
     """The summary of a run as a table."""
     from nqs.ground_states import summary
 
+    require(not (run / "scan.json").exists(), "RUN", run, "is a scan; see nqs collect")
     table = Table(title=Text(printable(str(run))), show_header=False)
     for name, text in summary.entries(summary.read(run / "summary.json")):
         table.add_row(Text(name), Text(text))  # plain: brackets in a name are no markup

@@ -85,6 +85,8 @@ def bounds_of(hint: Any) -> list[Bounds]:
 
 def convert(value: Any, hint: Any, key: str) -> Any:
     """value as the type `hint`. Raises InputError naming the key, the value and what is allowed."""
+    if getattr(value, "ndim", None) == 0:  # a number of numpy's or torch's
+        value = value.item()
     complaints: list[str] = []
     for option in _options(hint) or [Any]:
         matched, result = _match(value, option)

@@ -8,11 +8,12 @@ KeyboardInterrupt as anywhere, and of a run in a folder the last checkpoint stay
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Final, Literal, final
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from hamiltonians.exact import GroundState
 from hamiltonians.exact import ground_state as diagonalised
+from hamiltonians.frames import InFrame
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Lattice
 from nqs.conf.sections import from_mapping
@@ -43,6 +45,11 @@ from nqs.vmc.energies.local_energy import local_energies
 from nqs.vmc.ranks import ALONE
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Wavefunction
+
+SEED: Final = Annotated[int, "0 .. 9223372036854774784"]
+"""Below 2^63, which a generator takes."""
+
+Device = Literal["auto", "cpu", "cuda"]
 
 Kind = str | type | Mapping[str, Any]
 """The name of a kind, a class, or {"name": either, KEY: VALUE}."""
@@ -150,9 +157,14 @@ class Result:
 
     @torch.no_grad()
     def log_psi(self, configs: Tensor | np.ndarray | Sequence[Sequence[int]]) -> Tensor:
-        """ln psi (B,) of configurations (B, N) of bits in the lattice's order; of the rotated
-        Hamiltonian, where that is (`hamiltonians.hamiltonian`). ValueError for other shapes."""
+        """ln psi (B,) of configurations (B, N) of bits in the lattice's order.
+
+        Where sites are rotated (`hamiltonian.rotated`) psi is the state of U H U, which is U psi.
+        Raises ValueError for other shapes and other numbers than 0 and 1.
+        """
         bits, n_sites = torch.as_tensor(configs), self.hamiltonian.n_sites
+        if not bool(((bits == 0) | (bits == 1)).all()):
+            raise ValueError("configs must hold bits, 0 or 1 (bit 1 is sigma^z = -1)")
         if bits.ndim != 2 or bits.shape[1] != n_sites:
             raise ValueError(
                 f"configs have the shape {tuple(bits.shape)}, must have (B, {n_sites})"
@@ -162,6 +174,7 @@ class Result:
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """(n, N) bool: independent draws from |psi|^2, exact, no Markov chain; True is bit 1, the
         excited atom. Raises ValueError for n < 1."""
+        n = convert(n, Annotated[int, "1 .. 1e9"], "n")
         return self.wavefunction.sample(n, self._generator(seed)).configs
 
     @torch.no_grad()
@@ -172,41 +185,46 @@ class Result:
         *,
         seed: int = 0,
     ) -> Estimate:
-        """<psi|A|psi> and its standard error.
+        """<A> and its standard error.
 
-        operator: a Hamiltonian on these sites, whose rotated sites are those of the run's, or a
-        function of configurations (B, N) bool -> (B, ...), an observable that is diagonal. Raises
-        ValueError for n_samples < 2 and for other sites.
+        operator: a Hamiltonian on these sites, PauliSum(N, [(1, "X0 X1")]) for instance, or a
+        function of configurations (B, N) bool -> (B, ...) real, an observable that is diagonal.
+        Rotated sites are turned back: A is in the frame of the Hamiltonian that was asked for.
+        Raises ValueError for n_samples < 2, other sites, values that are complex or not finite.
         """
-        require(n_samples >= 2, "n_samples", n_samples, "must be >= 2")
+        n_samples = convert(n_samples, Annotated[int, "2 .. 1e9"], "n_samples")
+        if not isinstance(operator, Hamiltonian) and not callable(operator):
+            raise ValueError(f"operator={operator!r} is no Hamiltonian and no function")
         samples = self.wavefunction.sample(n_samples, self._generator(seed), unique=True)
         if isinstance(operator, Hamiltonian):
-            self._check_operator(operator)
-            moved = operator.to(self.job.device)
-            values = local_energies(self.wavefunction, moved, samples).real
+            there, here = operator.n_sites, self.hamiltonian.n_sites
+            require(there == here, "operator", operator, f"acts on {there} sites, not {here}")
+            framed = InFrame(operator.to(self.job.device), self.hamiltonian.rotated)
+            values = local_energies(self.wavefunction, framed, samples).real
         else:
             values = torch.as_tensor(operator(samples.configs))
-        values = values.to(torch.float64)
-        weights = samples.weights.reshape(-1, *[1] * (values.ndim - 1))
-        mean = (weights * values).sum(0)
-        variance = (weights * (values - mean).square()).sum(0)
-        return Estimate(mean, (variance / (n_samples - 1)).sqrt())
-
-    def _check_operator(self, operator: Hamiltonian) -> None:
-        """Raises ValueError for one that acts on other configurations."""
-        there, here = operator.n_sites, self.hamiltonian.n_sites
-        require(there == here, "operator", operator, f"acts on {there} sites, the state has {here}")
-        same = bool((operator.rotated.cpu() == self.hamiltonian.rotated.cpu()).all())
-        rule = "its rotated sites are others than those that the state was trained with"
-        require(same, "operator", operator, rule)
+            if values.ndim == 0 or len(values) != len(samples.counts) or values.is_complex():
+                raise ValueError(
+                    f"operator returns {values.dtype} {tuple(values.shape)} for "
+                    f"{len(samples.counts)} configurations; it must be real, a row for each"
+                )
+        return _mean(values.to(torch.float64), samples.weights, n_samples)
 
     def evaluate(
-        self, n_samples: int = 100_000, *, seed: int = 1, subsystems: Tensor | None = None
+        self, n_samples: int = 100_000, *, seed: int = 1, subsystems: Any = None
     ) -> Evaluation:
         """A fresh evaluation with all observables, as `nqs evaluate` makes it; nothing is written.
 
-        subsystems: (S, N) bool, whose Renyi entropies are measured.
+        subsystems: (S, N) of bits, the sites of each subsystem whose Renyi entropy is measured.
         """
+        n_samples = convert(n_samples, Annotated[int, "2 .. 1e9"], "n_samples")
+        seed = convert(seed, SEED, "seed")
+        if subsystems is not None:
+            subsystems, n_sites = torch.as_tensor(subsystems), self.hamiltonian.n_sites
+            if subsystems.ndim != 2 or subsystems.shape[1] != n_sites:
+                shape = tuple(subsystems.shape)
+                raise ValueError(f"subsystems have the shape {shape}, must have (S, {n_sites})")
+            subsystems = subsystems.to(self.job.device, torch.bool)
         return evaluated(
             self.job, n_samples, seed, self.step, "later", thorough=True, subsystems=subsystems
         )
@@ -222,7 +240,7 @@ class Result:
         if session is None:
             raise InputError(f"{dir}: the state lies in {self.path}; copy that folder")
         with tempfile.TemporaryDirectory() as inputs:
-            config = _written(self.job, RunConfig(dir=str(dir)), Path(inputs))
+            config = _written(self.job, _place(dir), Path(inputs))
             folder = create(config, self.hamiltonian.n_sites, list(sys.orig_argv))
         session.job = self.job = dataclasses.replace(self.job, config=read_config(folder))
         with session.at_work(folder, quiet=True, signals=False):
@@ -232,6 +250,7 @@ class Result:
         return folder
 
     def _generator(self, seed: int) -> torch.Generator:
+        seed = convert(seed, SEED, "seed")
         return torch.Generator(self.job.device).manual_seed(seed)
 
     def __repr__(self) -> str:
@@ -243,6 +262,30 @@ class Result:
             parts.append(f"exact {self.exact_energy:.9g}, relative error {share:.1e}")
         parts += [f"variance {self.variance:.2g}", f"{self.verdict}"]
         return f"Result({', '.join(parts)})" + "".join(f"\n  {doubt}" for doubt in self.doubts)
+
+
+def _place(dir: str | Path) -> RunConfig:
+    """Where a run is to be written. Raises InputError for what is no path."""
+    given = str(dir.expanduser()) if isinstance(dir, Path) else dir
+    rule = "must be the path of a folder"
+    require(isinstance(given, str) and "\0" not in given, "dir", given, rule)
+    return RunConfig(dir=os.path.expanduser(given))
+
+
+def _mean(values: Tensor, weights: Tensor, n_samples: int) -> Estimate:
+    """Mean of values (U, ...) with weights (U,) of n_samples draws, and its standard error."""
+    if not bool(values.isfinite().all()):
+        raise ValueError("operator: some of its values are not finite")
+    weights = weights.reshape(-1, *[1] * (values.ndim - 1))
+    mean = (weights * values).sum(0)
+    variance = (weights * (values - mean).square()).sum(0)
+    return Estimate(mean, (variance / (n_samples - 1)).sqrt())
+
+
+def _checked(hamiltonian: Any) -> None:
+    """Raises InputError for anything but a Hamiltonian."""
+    rule = "must be a Hamiltonian, e.g. nqs.Rydberg(nqs.Square(4, 4), V=7)"
+    require(isinstance(hamiltonian, Hamiltonian), "hamiltonian", hamiltonian, rule)
 
 
 def _written(job: Job, run: RunConfig, inputs: Path) -> Config:
@@ -271,7 +314,7 @@ def ground_state(
     exact: bool | Literal["auto"] = "auto",
     max_seconds: float | None = None,
     start_from: str | Path | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     dir: str | Path | None = None,
     quiet: bool = True,
@@ -292,6 +335,7 @@ def ground_state(
     Raises InputError (a ValueError), one line, for what cannot be run, and FloatingPointError for a
     run whose energy is no longer a number.
     """
+    _checked(hamiltonian)
     lattice = hamiltonian.lattice or Chain(hamiltonian.n_sites)
     train_config = {
         "steps": steps,
@@ -308,8 +352,8 @@ def ground_state(
         optimizer=OPTIMIZER.chosen(optimizer),
         energies=ENERGIES.chosen(energies),
         train=from_mapping(TrainConfig, train_config, "train"),
-        seed=convert(seed, int, "seed"),
-        device=convert(device, Literal["auto", "cpu", "cuda"], "device"),
+        seed=convert(seed, SEED, "seed"),
+        device=convert(device, Device, "device"),
         dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
     )
     job = build(with_source_patches(config), lattice=lattice, hamiltonian=hamiltonian)
@@ -322,7 +366,7 @@ def train(job: Job, *, dir: str | Path | None = None, quiet: bool = True) -> Res
     folder = None
     if dir is not None:
         with tempfile.TemporaryDirectory() as inputs:
-            config = _written(job, RunConfig(dir=str(dir)), Path(inputs))
+            config = _written(job, _place(dir), Path(inputs))
             folder = create(config, job.hamiltonian.n_sites, list(sys.orig_argv))
         job = dataclasses.replace(job, config=read_config(folder))
     session = GroundStateRun(job)
@@ -363,9 +407,9 @@ def load(
     warn: takes a line about a damaged checkpoint that is passed over. Raises InputError for a
     folder without a checkpoint, and for files that are not as they were written.
     """
-    path = Path(run_dir)
+    path = Path(convert(str(run_dir) if isinstance(run_dir, Path) else run_dir, str, "run_dir"))
     config = read_config(path)
-    job, step = trained_job(path, config, device, warn)
+    job, step = trained_job(path, config, convert(device, Device, "device"), warn)
     content, file = read_run_file(path / "run.h5"), path / "summary.json"
     return Result(job, step, content, summary.read(file) if file.exists() else {}, path)
 
@@ -373,4 +417,5 @@ def load(
 def exact(hamiltonian: Hamiltonian, k: int = 1, *, n_up: int | None = None) -> GroundState:
     """The k lowest levels by exact diagonalisation, in the sector of n_up 1 bits if that is given;
     see `hamiltonians.exact.ground_state`, whose errors it raises."""
+    _checked(hamiltonian)
     return diagonalised(hamiltonian, k=k, n_up=n_up)
