@@ -140,8 +140,9 @@ def _check_claims(name: str, H: Hamiltonian, elements: Tensor) -> None:
         value = _member(name, H, member)
         if not isinstance(value, bool):
             raise ValueError(f"{name}: {member} is {_shown(value)}; it must be True or False")
-    if elements.is_complex() and not H.is_complex:
-        raise ValueError(f"{name}: is_complex is False, but off_diagonal returns complex numbers")
+        if elements.is_complex() and not H.is_complex:
+            rule = "but off_diagonal returns complex numbers"
+            raise ValueError(f"{name}: is_complex is False, {rule}")
     floor = ROUNDING * float(elements.abs().max()) if elements.numel() else 0.0
     if H.is_stoquastic and (elements.real > floor).any():
         raise ValueError(f"{name}: is_stoquastic is True, but off_diagonal has elements > 0")
@@ -189,7 +190,8 @@ def _saying(name: str, member: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # anyone's code
-        raise ValueError(f"{name}: {member} raises {type(error).__name__}: {error}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise ValueError(f"{name}: {member} raises {reason}") from None
 
 
 def _member(name: str, H: Hamiltonian, member: str) -> Any:

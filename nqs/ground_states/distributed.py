@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -23,11 +22,10 @@ from typing import Final, TypeVar
 import torch
 import torch.distributed as dist
 
-from nqs.conf.kinds import Selection
 from nqs.conf.sections import flatten
 from nqs.errors import InputError, shown
 from nqs.ground_states.config import Config
-from nqs.ground_states.groups import GROUPS
+from nqs.ground_states.own_code import own_code
 from nqs.runfolder import digests
 from nqs.vmc.ranks import ALONE, ProcessGroup, Ranks
 
@@ -119,12 +117,7 @@ def passport(config: Config) -> dict[str, str]:
                 raise InputError(f"{key}={shown(value)}: {error}") from None
         else:
             entries[key] = repr(value)
-    for group in GROUPS:
-        chosen: Selection = getattr(config, group)
-        source = inspect.getsourcefile(chosen.kind) if ":" in chosen.name else None
-        if source is not None:
-            entries[f"code of {group}={chosen.name}"] = digests.file_digest(Path(source))
-    return entries
+    return entries | {f"code of {name}": digest for name, digest in own_code(config).items()}
 
 
 def code_digest() -> str:

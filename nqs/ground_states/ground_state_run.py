@@ -62,6 +62,7 @@ class GroundStateRun(ResumableRun):
         self.evaluation: Evaluation | None = None
         self.exact_energy: float | None = None
         self._judgement = Judgement(job)
+        self._uncompared: list[str] = []
 
     @property
     def model(self) -> Wavefunction:
@@ -157,6 +158,8 @@ class GroundStateRun(ResumableRun):
             ).energy
 
         done = self._attempt("comparison", diagonalise)
+        if not done:
+            self._uncompared = [f"exact: the {self.notes[-1].replace(':', '', 1)}"]
         return 0 if done or shown(job.config.train.exact) != "true" else 1
 
     def draw(self) -> bool:
@@ -185,6 +188,7 @@ class GroundStateRun(ResumableRun):
         doubts = []
         if evaluation is not None and self.leads:
             doubts = self._judgement.doubts(evaluation, self.content, self.exact_energy)
+            doubts += self._uncompared
         content = summary.summarise(
             status=status,
             n_sites=job.hamiltonian.n_sites,

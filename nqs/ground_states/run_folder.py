@@ -12,6 +12,7 @@ from nqs.conf.sections import flatten
 from nqs.errors import InputError, shown
 from nqs.ground_states.config import RESUMABLE, Config
 from nqs.ground_states.older_config import current
+from nqs.ground_states.own_code import own_code
 from nqs.runfolder import digests, environment
 from nqs.runfolder.atomic import write_bytes
 from nqs.runfolder.folder import describe, make, permitted_changes, saved_mapping, written_mapping
@@ -121,4 +122,5 @@ def _copy_inputs(path: Path, config: Config) -> None:
 def reopen(path: Path, config: Config, command: Sequence[str]) -> list[str]:
     """Prepares the folder of a run for a session; returns what is to be said."""
     entry = environment.session(command, config.seed, config.device)
+    entry |= {"code": own_code(config)}
     return describe(path, portable(config), entry, INPUTS.values())

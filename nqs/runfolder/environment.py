@@ -86,7 +86,7 @@ def _processor() -> str:
 
 def add_session(path: Path, entry: Mapping[str, Any]) -> list[str]:
     """Adds to environment.json. Nothing depends on it: what is damaged is put aside, and a line
-    says so."""
+    says so, as for each name in the entry's "code" whose digest is another than before."""
     file = path / FILE
     sessions: list[Any] = []
     notes: list[str] = []
@@ -99,6 +99,12 @@ def add_session(path: Path, entry: Mapping[str, Any]) -> list[str]:
             os.replace(file, path / DAMAGED)
             notes = [f"note: environment.json was damaged ({error}); it is now {DAMAGED}"]
             sessions = [{"note": notes[0]}]
+    before: dict[str, str] = {}
+    for session in sessions:
+        before |= session.get("code", {}) if isinstance(session, dict) else {}
+    for name, digest in entry.get("code", {}).items():
+        if before.get(name, digest) != digest:
+            notes.append(f"warning: {name}: its source is not what this run began with")
     content = digests.vouched({"sessions": [*sessions, entry]})
     write_text(file, json.dumps(content, indent=2) + "\n")
     return notes

@@ -45,7 +45,11 @@ def test_a_comparison_that_fails(
     assert line in (tmp_path / "run/run.log").read_text().splitlines()
     assert (tmp_path / "run/convergence.png").exists()
     assert "exact_energy" not in result(tmp_path / "run")
+    assert result(tmp_path / "run")["verdict"] == "doubtful"
+    doubt = "exact: the comparison failed (ArithmeticError: no digit is left of it)"
+    assert doubt in result(tmp_path / "run")["doubts"]
     assert run(tmp_path / "run", train__exact=asked, run__resume=True) == 0
+    assert doubt not in result(tmp_path / "run").get("doubts", [])
     assert "notes" not in result(tmp_path / "run") and "exact_energy" in result(tmp_path / "run")
 
 

@@ -18,6 +18,7 @@ from hamiltonians import XXZ, Grid, Hamiltonian, Lattice, PauliSum, Rydberg, Tra
 from hamiltonians.exact.diagonalisation import dense_matrix, ground_state
 from hamiltonians.interface import check_interface, check_lattice
 from hamiltonians.invariance import check_invariance
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.conf.kinds import Group
 
 SOURCE = '''
@@ -101,11 +102,15 @@ def test_from_one_file_to_the_exact_energy(own: ModuleType) -> None:
 def test_its_symmetries_are_asked_of_its_elements(own: ModuleType) -> None:
     H = own.ThreeBody(own.Ladder(3))
     check_interface(H)
-    check_invariance(H, [(torch.arange(5, -1, -1), False)])
+
+    def group(permutation: torch.Tensor, inverted: bool) -> SymmetryGroup:
+        return SymmetryGroup.generated_by([(permutation, inverted)])
+
+    check_invariance(H, group(torch.arange(5, -1, -1), False))
     with pytest.raises(ValueError, match="not invariant under these permutations"):
-        check_invariance(H, [(torch.tensor([1, 0, 2, 3, 4, 5]), False)])
+        check_invariance(H, group(torch.tensor([1, 0, 2, 3, 4, 5]), False))
     with pytest.raises(ValueError, match="not invariant under the spin flip"):
-        check_invariance(H, [(torch.arange(6), True)])
+        check_invariance(H, group(torch.arange(6), True))
 
 
 def test_a_bridge_says_what_it_needs(own: ModuleType) -> None:
