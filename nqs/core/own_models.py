@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 
@@ -43,9 +41,7 @@ def check_model(model: SequenceModel, key: str) -> None:
         later = tokens.clone()
         later[:, half:] = (later[:, half:] + 1) % model.vocab_size
         if not _equal(_logits(model, later, whose)[:, :half], first[:, :half]):
-            raise InputError(
-                f"{whose}: its logits depend on later tokens; [:, i] may see [:, :i + 1]"
-            )
+            raise InputError(f"{whose}: its logits [:, i] depend on tokens after [:, i]")
         pieces = _logits(model, tokens, whose, half)
         if pieces.shape != shape or not _equal(pieces, first):
             raise InputError(f"{whose}: its logits differ when it goes on from a state of `start`")
@@ -53,8 +49,8 @@ def check_model(model: SequenceModel, key: str) -> None:
 
 def _check_parts(model: SequenceModel, whose: str) -> None:
     """The parameters and the last linear map."""
-    parts = cast(dict[str, Any], vars(model))
-    if "_parameters" not in parts or not {"vocab_size", "n_outputs", "max_length"} <= set(parts):
+    sizes = ("vocab_size", "n_outputs", "max_length")
+    if "_parameters" not in vars(model) or not all(hasattr(model, name) for name in sizes):
         rule = "its constructor must call super().__init__(n_tokens, n_outputs, length)"
         raise InputError(f"{whose}: {rule}")
     head = getattr(model, "head", None)

@@ -24,31 +24,12 @@ from nqs.vmc.optimise import StepRecord
 from nqs.vmc.optimizers import Optimizer
 
 RESERVED: Final = frozenset(
-    [
-        "step",
-        "seed",
-        "kind",
-        "site",
-        "direction",
-        "doubtful",
-        "doubts",
-        "energy",
-        "energy_error",
-        "energy_per_site",
-        "variance",
-        "v_score",
-        "exact_energy",
-        "difference",
-        "relative_error",
-        "z_score",
-        "n_samples",
-        "n_sites",
-        "steps",
-        "wall_seconds",
-        "variance_outside",
-        "excess",
-        "largest_share",
-    ]
+    {
+        *("step", "seed", "kind", "site", "direction", "doubtful", "doubts", "steps"),
+        *("energy", "energy_error", "energy_per_site", "variance", "variance_outside", "v_score"),
+        *("exact_energy", "difference", "relative_error", "z_score", "excess", "largest_share"),
+        *("n_samples", "n_sites", "wall_seconds"),
+    }
 )
 """Names that evaluations and collected scans have for something else."""
 PICTURES: Final = ("sites", "pairs", "bonds", "momenta")
@@ -77,8 +58,8 @@ def own_observables(names: Iterable[str]) -> tuple[type[Observable], ...]:
             continue
         for quantity in _quantities(kind, whose):
             if quantity.name in owners:
-                has = f"a quantity {quantity.name} has {owners[quantity.name]} already"
-                raise InputError(f"{whose}: {has}; choose another name")
+                rule = f"is there already, of {owners[quantity.name]}; choose another name"
+                raise InputError(f"{whose}: its quantity {quantity.name} {rule}")
             owners[quantity.name] = shown(name)
         own.append(kind)
     return tuple(own)
@@ -89,7 +70,7 @@ def _quantities(kind: type[Observable], whose: str) -> tuple[Quantity, ...]:
     if inspect.isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))
         raise InputError(f"{whose}: does not define {missing}")
-    quantities = getattr(kind, "quantities", None)
+    quantities: Any = getattr(kind, "quantities", ())
     whole = isinstance(quantities, tuple | list) and len(quantities) > 0
     if not whole or not all(isinstance(each, Quantity) for each in quantities):
         raise InputError(f"{whose}: quantities must be a tuple of nqs.vmc.observables.Quantity")
@@ -179,9 +160,10 @@ def _check_picture(
 def check_columns(optimizer: Optimizer, energies: Energies, sections: Iterable[Selection]) -> None:
     """What is recorded of each step: Columns, each name once."""
     taken = {column.name for column in StepRecord.columns}
-    for part, section in zip((optimizer, energies), sections, strict=True):
+    parts: tuple[Optimizer | Energies, ...] = (optimizer, energies)
+    for part, section in zip(parts, sections, strict=True):
         whose = f"{section.group.name}={shown(section.name)}"
-        columns = part.columns
+        columns: Any = part.columns
         whole = isinstance(columns, tuple | list)
         if not whole or not all(isinstance(column, Column) for column in columns):
             raise InputError(f"{whose}: columns must be a tuple of nqs.vmc.columns.Column")
