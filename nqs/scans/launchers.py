@@ -42,6 +42,14 @@ def finished(scan: Scan, chain: Chain) -> bool:
     return all(is_finished(scan.folder(point)) for point in chain)
 
 
+def installed(package: str) -> bool:
+    """Whether a package or module, dots in its name or not, can be imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):  # the package around it is not there
+        return False
+
+
 class Launcher(ABC):
     """Runs chains of points; keys are the keyword-only parameters of a kind's constructor.
 
@@ -75,9 +83,9 @@ class Launcher(ABC):
         if not isinstance(needs, str):
             name = LAUNCHER.name_of(type(self))
             raise InputError(f"launcher={name}: needs={shown(needs)} must be the name of a package")
-        if needs and importlib.util.find_spec(needs.partition(".")[0]) is None:
-            rule = f"the package {needs} is not installed; pip install 'nqs[scan]'"
-            raise InputError(f"launcher: {rule}")
+        if needs and not installed(needs):
+            extra = "; pip install 'nqs[scan]'" if type(self) in self.kinds.values() else ""
+            raise InputError(f"launcher: the package {needs} is not installed{extra}")
 
     @abstractmethod
     def run(self, scan: Scan, chains: Sequence[Chain]) -> list[Outcome]:

@@ -140,6 +140,10 @@ class Nothing(Launcher):
 
 class Number(Silent):
     needs = 5
+
+
+class Within(Silent):
+    needs = "os.nothing.more"
 """
 SMALL = ["lattice=chain", "lattice.Lx=4", "hamiltonian=tfim", "train.steps=1", "model.patch=2"]
 OWN = "train.observables=["
@@ -208,6 +212,7 @@ def test_accepted(folder: Path) -> None:
         ("Silent", 1, "1 points have no result, and the launcher does not say why"),
         ("Nothing", 2, "launcher=mine:Nothing: run must return a list of"),
         ("Number", 2, "launcher=mine:Number: needs=5 must be the name of a package"),
+        ("Within", 2, "launcher: the package os.nothing.more is not installed\n"),
     ],
 )
 def test_launchers(
