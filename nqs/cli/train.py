@@ -14,9 +14,8 @@ from nqs.cli.grammar import HELP, MULTIRUN, check_once
 from nqs.cli.help import help_text
 from nqs.cli.scan import load_scan
 from nqs.conf.kinds import naming
-from nqs.errors import InputError, one_line, printable, shown
+from nqs.errors import InputError, one_line, printable
 from nqs.ground_states.config import Config
-from nqs.ground_states.own_classes import calling
 from nqs.ground_states.run import run, run_loaded
 from nqs.ground_states.run_folder import resumed_config
 from nqs.runfolder.folder import holds_nothing
@@ -67,6 +66,6 @@ def run_scan(words: Sequence[str]) -> int:
         raise InputError(f"-m: {rule}")
     scan, chosen, resume = load_scan(words)
     launcher = chosen.build()
-    with calling(f"launcher={shown(chosen.name)}", "check"), naming("launcher"):
+    with naming("launcher", chosen.own):
         launcher.check()
     return (scans.resume if resume else scans.start)(scan, launcher)

@@ -19,7 +19,6 @@ from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, memory
 from nqs.ground_states.config import Config
 from nqs.ground_states.own_classes import (
-    calling,
     check_columns,
     check_observables,
     own_observables,
@@ -197,9 +196,9 @@ def build_optimizer(
     for a network that it cannot update."""
     built: Optimizer = config.optimizer.build()
     whose = f"optimizer={shown(config.optimizer.name)}"
-    with calling(whose, "check"), naming(f"{whose} model={shown(config.model.name)}"):
+    with naming(f"{whose} model={shown(config.model.name)}", config.optimizer.own):
         built.check(wavefunction)
-    with calling(whose, "prepare"), naming("optimizer"):
+    with naming("optimizer", config.optimizer.own):
         prepared = built.prepare(
             hamiltonian,
             n_steps=config.train.steps,
@@ -214,7 +213,7 @@ def build_optimizer(
 def build_energies(energies: Selection, wavefunction: Wavefunction) -> Energies:
     """Where local energies come from. Raises InputError for what the wavefunction lacks."""
     built: Energies = energies.build()
-    with calling(f"energies={shown(energies.name)}", "check"), naming("energies"):
+    with naming("energies", energies.own):
         built.check(wavefunction)
     return built
 

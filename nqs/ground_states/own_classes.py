@@ -5,16 +5,14 @@ Each function raises InputError, one line that names the section, the class and 
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from nqs.conf.kinds import Selection
+from nqs.conf.kinds import Selection, one_line_of
 from nqs.errors import InputError, shown
 from nqs.ground_states.groups import OBSERVABLE
 from nqs.vmc.columns import Column
@@ -33,18 +31,6 @@ RESERVED: Final = frozenset(
 )
 """Names that evaluations and collected scans have for something else."""
 PICTURES: Final = ("sites", "pairs", "bonds", "momenta")
-
-
-@contextlib.contextmanager
-def calling(whose: str, method: str) -> Iterator[None]:
-    """Turns whatever a stranger's method raises into one line "WHOSE: METHOD raises ..."."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise InputError(f"{whose}: {method} raises {type(error).__name__}: {reason}") from None
 
 
 def own_observables(names: Iterable[str]) -> tuple[type[Observable], ...]:
@@ -67,9 +53,6 @@ def own_observables(names: Iterable[str]) -> tuple[type[Observable], ...]:
 
 def _quantities(kind: type[Observable], whose: str) -> tuple[Quantity, ...]:
     """Those that a class says it has."""
-    if inspect.isabstract(kind):
-        missing = ", ".join(sorted(kind.__abstractmethods__))
-        raise InputError(f"{whose}: does not define {missing}")
     quantities: Any = getattr(kind, "quantities", ())
     whole = isinstance(quantities, tuple | list) and len(quantities) > 0
     if not whole or not all(isinstance(each, Quantity) for each in quantities):
@@ -95,18 +78,18 @@ def check_observables(names: Iterable[str], request: Request) -> None:
     configs = request.wavefunction.sample(2, torch.Generator(device).manual_seed(0)).configs
     for kind, name in own.items():
         whose = f"train.observables={shown(name)}"
-        with calling(whose, "applies"):
+        with one_line_of(f"{whose}: applies"):
             applies = kind.applies(request)
         if not applies:
             continue
-        with calling(whose, "its constructor"):
+        with one_line_of(f"{whose}: its constructor"):
             observable = kind(request)
-        with calling(whose, "coordinates"):
+        with one_line_of(f"{whose}: coordinates"):
             coordinates = observable.coordinates()
         names_of = {quantity.name for quantity in kind.quantities}
         _check_tensors(coordinates, names_of, f"{whose}: coordinates")
         if isinstance(observable, Diagonal):
-            with calling(whose, "values"):
+            with one_line_of(f"{whose}: values"):
                 values, of_one = observable.values(configs), observable.values(configs[:1])
             _check_tensors(values, names_of, f"{whose}: values")
             for quantity in (each for each in kind.quantities if each.name in values):

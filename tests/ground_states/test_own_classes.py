@@ -165,7 +165,7 @@ REFUSED = [
     (OWN + "mine:Infinite]", "values of mine must be real and finite"),
     (OWN + "mine:Scalar]", "values of mine have the shape ()"),
     (OWN + "mine:Grows]", "values of mine have the shape (2, 2)"),
-    (OWN + "mine:Raises]", "values raises KeyError: 'key'"),
+    (OWN + "mine:Raises]", "values: KeyError: 'key'"),
     (OWN + "mine:Taken]", "its quantity energy is there already, of the program"),
     (OWN + "mine:Twice]", "its quantity mine is there already, of mine:Twice"),
     (OWN + "mine:Good,mine:Infinite]", "its quantity mine is there already, of mine:Good"),
@@ -183,7 +183,7 @@ REFUSED = [
     ("model=mine:Convolution", "no rule for the layer Conv1d (core.convolution)"),
     ("optimizer=mine:NoReturn", "prepare must return the optimizer"),
     ("optimizer=mine:SameColumn", "a column energy is there already"),
-    ("energies=mine:Plain", "energies: no key in this"),
+    ("energies=mine:Plain", "energies=mine:Plain: no key in this"),
 ]
 
 
