@@ -15,7 +15,7 @@ def own_code(config: Config) -> dict[str, str]:
     """{'hamiltonian=MODULE:CLASS': sha256 of the file}; without those that have no file."""
     chosen = [(name, getattr(config, name)) for name in GROUPS]
     kinds = {f"{name}={choice.name}": choice.kind for name, choice in chosen if ":" in choice.name}
-    for name in config.train.observables:
+    for name in filter(lambda name: ":" in name, config.train.observables):
         kinds[f"{OBSERVABLE.name}={name}"] = OBSERVABLE.find(name)
     sources = dict[str, str]()
     for name, kind in kinds.items():

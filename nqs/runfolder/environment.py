@@ -85,8 +85,11 @@ def _processor() -> str:
 
 
 def add_session(path: Path, entry: Mapping[str, Any]) -> list[str]:
-    """Adds to environment.json. Nothing depends on it: what is damaged is put aside, and a line
-    says so, as for each name in the entry's "code" whose digest is another than before."""
+    """Adds to environment.json. Nothing depends on it: what is damaged is put aside.
+
+    Returns lines that say so, and that name each entry of "code" whose digest is another than in
+    the sessions before.
+    """
     file = path / FILE
     sessions: list[Any] = []
     notes: list[str] = []
@@ -99,12 +102,17 @@ def add_session(path: Path, entry: Mapping[str, Any]) -> list[str]:
             os.replace(file, path / DAMAGED)
             notes = [f"note: environment.json was damaged ({error}); it is now {DAMAGED}"]
             sessions = [{"note": notes[0]}]
-    before: dict[str, str] = {}
-    for session in sessions:
-        before |= session.get("code", {}) if isinstance(session, dict) else {}
-    for name, digest in entry.get("code", {}).items():
-        if before.get(name, digest) != digest:
-            notes.append(f"warning: {name}: its source is not what this run began with")
+    notes += [f"warning: {name}: its source has changed since the last session"
+              for name in _changed(sessions, entry.get("code", {}))]  # fmt: skip
     content = digests.vouched({"sessions": [*sessions, entry]})
     write_text(file, json.dumps(content, indent=2) + "\n")
     return notes
+
+
+def _changed(sessions: Sequence[Any], code: Mapping[str, str]) -> list[str]:
+    """The names in `code` with another digest than where they were last recorded."""
+    before: dict[str, str] = {}
+    for entry in sessions:
+        recorded = entry.get("code") if isinstance(entry, dict) else None
+        before |= recorded if isinstance(recorded, dict) else {}
+    return [name for name, digest in code.items() if before.get(name, digest) != digest]

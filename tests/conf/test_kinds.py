@@ -110,6 +110,9 @@ def test_a_selection_builds_its_kind_and_comes_back() -> None:
         ({"name": "os:nothing"}, "has no class nothing"),
         ({"name": "os:PathLike"}, "must be a"),
         ({"name": "no_such_module_anywhere:X"}, "No module named"),
+        *(({"name": name}, f"shape={name}: write MODULE:CLASS, a module's name without .py")
+          for name in ("./x.py:X", "x.py:X", ".x:X", ":X", "os:", "a:b:c")),
+        ({"name": None}, "shape=null: must be one of"),
     ],
 )  # fmt: skip
 def test_what_is_refused(mapping: dict[str, Any], words: str) -> None:
@@ -140,6 +143,102 @@ def test_a_class_of_anyones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(chosen, Selection) and "Square" not in Shape.kinds
 
 
+ODD = """
+import abc
+import sys
+from typing import Annotated
+from {module} import Dot, Shape
+
+class Key(Shape):
+    def __init__(self): raise KeyError("boo\\nhoo")
+class Exit(Shape):
+    def __init__(self): sys.exit(3)
+class Deep(Shape):
+    def __init__(self): self.__init__()
+class Empty(Shape):
+    def __init__(self): raise ValueError
+class Other(Shape):
+    def __new__(cls): return 5
+class Abstract(Shape, abc.ABC):
+    @abc.abstractmethod
+    def area(self): ...
+class Positional(Shape):
+    def __init__(self, place, a=1, /): ...
+class Rest(Shape):
+    def __init__(self, **rest): ...
+class Named(Shape):
+    def __init__(self, name="joe"): ...
+class Typo(Shape):
+    def __init__(self, place: "Unknown", a: "Anotated[float, '1 .. 2']" = 1.0): ...
+class Words(Shape):
+    def __init__(self, a: "1 +" = 1.0): ...
+class Bounded(Shape):
+    def __init__(self, a: Annotated[float, "9 .. 0"] = 1.0): ...
+class Default(Shape):
+    def __init__(self, a=object): ...
+class Outside(Shape):
+    def __init__(self, a: Annotated[float, "0 .. 9"] = 100): ...
+class Table(Shape):
+    def __init__(self, a: dict = {{"b": 1}}): ...
+class Check(Shape):
+    def __init__(self, a=1.0): ...
+    @staticmethod
+    def check_keys(a, b): ...
+class Inherits(Check):
+    def __init__(self, c: float = None): self.c = c
+class Some(Check):
+    def __init__(self, a=1.0, b=2.0, c=3.0): self.c = c
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_shapes.py").write_text(ODD.format(module=Shape.__module__))
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, Shape.__module__, sys.modules[__name__])
+    monkeypatch.delitem(sys.modules, "odd_shapes", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("Key", r"shape=odd_shapes:Key: KeyError: 'boo\\nhoo'"),
+        ("Exit", "shape=odd_shapes:Exit: SystemExit: 3"),
+        ("Deep", "shape=odd_shapes:Deep: RecursionError"),
+        ("Empty", "shape=odd_shapes:Empty: ValueError: no reason given"),
+        ("Other", "shape=odd_shapes:Other: makes a int, not a Shape"),
+        ("Abstract", "an abstract class; it must define area"),
+        ("Positional", "its parameter place: arguments are passed by name"),
+        ("Rest", r"its parameter \*\*rest: arguments"),
+        ("Named", "its parameter name: that key is the class's own"),
+        ("Typo", "parameter a is annotated .*: NameError: name 'Anotated' is not defined"),
+        ("Words", r"parameter a is annotated '1 \+': SyntaxError"),
+        ("Bounded", "parameter a: bounds '9 .. 0' are none"),
+        ("Default", "shape.a=.*must be numbers.*, not type; this is the default in shape=odd"),
+        ("Outside", "must be >= 0 and <= 9; this is the default in shape=odd_shapes:Outside"),
+        ("Table", "shape.a={b:1}: must be numbers, text, .*, not dict"),
+        ("Check", r"shape=odd_shapes:Check: TypeError: .*missing 1 required .* 'b'"),
+    ],
+)
+def test_what_is_refused_of_anyones_classes(odd: None, kind: str, line: str) -> None:
+    with pytest.raises(InputError, match=line) as caught:
+        GROUP.read({"name": f"odd_shapes:{kind}"}).build(place=0)
+    assert f"shape=odd_shapes:{kind}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_leaves(odd: None) -> None:
+    with pytest.raises(InputError, match=r"^shape=leaving:X: SystemExit: 0"):
+        GROUP.read({"name": "leaving:X"})
+
+
+def test_checks_of_keys_that_are_inherited(odd: None) -> None:
+    """Not asked without the keys that they need; None is what a default of None says."""
+    for kind, value in (("Inherits", None), ("Some", 3.0)):
+        assert GROUP.read({"name": f"odd_shapes:{kind}"}).build().c == value
+
+
 @pytest.mark.parametrize(
     ("text", "inside", "outside"),
     [("1 .. 9", (1, 9, 5.5), (0, 9.1)), ("0 or 1e-3 .. 1", (0, 1e-3), (1e-4, -1)),
@@ -153,6 +252,8 @@ def test_bounds(text: str, inside: Sequence[float], outside: Sequence[float]) ->
 def test_bounds_that_are_none() -> None:
     with pytest.raises(ValueError, match=r"LOW \.\. HIGH"):
         Bounds.parsed("positive")
+    with pytest.raises(ValueError, match="are none"):
+        Bounds.parsed("9 .. 0")
 
 
 @pytest.mark.parametrize(
