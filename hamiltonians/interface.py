@@ -136,6 +136,14 @@ def _check_hermitian(name: str, H: Hamiltonian, configs: Tensor, elements: Tenso
 
 def _check_claims(name: str, H: Hamiltonian, elements: Tensor) -> None:
     """What the class says of its elements against those (B, G) that are known."""
+    floor = ROUNDING * float(elements.abs().max()) if elements.numel() else 0.0
+    row = _member(name, H, "constant_off_diagonal")
+    right = isinstance(row, Tensor) and row.shape == elements.shape[1:]
+    if row is not None and not (right and ((elements - row).abs() <= floor).all()):
+        raise ValueError(
+            f"{name}: constant_off_diagonal is {_shown(row)}; it must be None or the row (G,) that "
+            "off_diagonal returns for every configuration"
+        )
     for member in ("is_complex", "is_stoquastic", "conserves_magnetisation"):
         value = _member(name, H, member)
         if not isinstance(value, bool):
@@ -143,18 +151,8 @@ def _check_claims(name: str, H: Hamiltonian, elements: Tensor) -> None:
         if elements.is_complex() and not H.is_complex:
             rule = "but off_diagonal returns complex numbers"
             raise ValueError(f"{name}: is_complex is False, {rule}")
-    floor = ROUNDING * float(elements.abs().max()) if elements.numel() else 0.0
     if H.is_stoquastic and (elements.real > floor).any():
         raise ValueError(f"{name}: is_stoquastic is True, but off_diagonal has elements > 0")
-    row = _member(name, H, "constant_off_diagonal")
-    if row is None:
-        return
-    right = isinstance(row, Tensor) and row.shape == elements.shape[1:]
-    if not right or not ((elements - row).abs() <= floor).all():
-        raise ValueError(
-            f"{name}: constant_off_diagonal is {_shown(row)}; it must be None or the row (G,) that "
-            "off_diagonal returns for every configuration"
-        )
 
 
 def check_lattice(lattice: Lattice) -> None:

@@ -174,7 +174,7 @@ CASES = [
     ("hamiltonian=nowhere:X", ["hamiltonian=nowhere:X", "No module named"]),
     ("model=os:X", ["model=os:X", "os has no class X"]),
     ("optimizer=os:PathLike", ["optimizer=os:PathLike", "must be a nqs.vmc.optimizers"]),
-    ("lattice=:", ["lattice=:", "Error"]),
+    ("lattice=:", ["lattice=:", "write MODULE:CLASS"]),
     # kind 5: unbounded
     ("model.d_model=100000", ["model.d_model=100000", "<= 65536"]),
     ("model.d_model=65536", ["model.d_model=65536", "would take about", "GB"]),

@@ -28,7 +28,7 @@ from nqs.conf.sections import from_mapping
 from nqs.conf.values import convert
 from nqs.errors import InputError, require
 from nqs.ground_states import summary
-from nqs.ground_states.build import Job, build
+from nqs.ground_states.build import Job, build, check_own
 from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.evaluations import evaluated
 from nqs.ground_states.ground_state_run import GroundStateRun
@@ -336,7 +336,9 @@ def ground_state(
     run whose energy is no longer a number.
     """
     _checked(hamiltonian)
+    check_own(f"hamiltonian={HAMILTONIAN.name_of(type(hamiltonian))}", hamiltonian)
     lattice = hamiltonian.lattice or Chain(hamiltonian.n_sites)
+    check_own(f"lattice={LATTICE.name_of(type(lattice))}", lattice)
     train_config = {
         "steps": steps,
         "n_samples": samples,

@@ -86,9 +86,7 @@ def build(
     observables = own_observables(config.train.observables)
     device = card_of(build_device(config.device), config.device, ranks)
     lattice = lattice or build_lattice(config.lattice)
-    check_own(config.lattice, lattice)
     hamiltonian = hamiltonian or build_hamiltonian(config.hamiltonian, lattice)
-    check_own(config.hamiltonian, hamiltonian)
     base = build_wavefunction(config, lattice)
     check_conserved(config.model.n_up, hamiltonian)
     sizes = memory.sizes_of(base, len(hamiltonian.flips))
@@ -144,23 +142,26 @@ def build_lattice(lattice: Selection) -> Lattice:
     with naming("lattice", lattice.own):
         n_sites = positive_integer(type(built).__name__, "n_sites", built.n_sites)
     memory.check_sites(n_sites, key or f"lattice={lattice.name}")
+    check_own(f"lattice={shown(lattice.name)}", built)
     return built
 
 
 def build_hamiltonian(hamiltonian: Selection, lattice: Lattice) -> Hamiltonian:
     """The couplings on the sites."""
     built: Hamiltonian = hamiltonian.build(lattice=lattice, n_sites=lattice.n_sites)
-    if getattr(built, "n_sites", lattice.n_sites) != lattice.n_sites:
+    check_own(f"hamiltonian={shown(hamiltonian.name)}", built)
+    if built.n_sites != lattice.n_sites:
         rule = f"acts on {built.n_sites} sites, the lattice has {lattice.n_sites}"
         raise InputError(f"hamiltonian={hamiltonian.name}: {rule}")
     return built
 
 
-def check_own(selection: Selection, built: Lattice | Hamiltonian) -> None:
-    """Raises InputError for an object of anyone's class that does not keep what its base says."""
+def check_own(rule: str, built: Lattice | Hamiltonian) -> None:
+    """Raises InputError for an object of anyone's class, `rule`, 'section=MODULE:CLASS', that does
+    not keep what its base says."""
     if type(built).__module__.partition(".")[0] in ("hamiltonians", "nqs"):
         return
-    with naming(selection.group.name, f"{selection.group.name}={shown(selection.name)}"):
+    with naming(rule.partition("=")[0], rule):
         check_lattice(built) if isinstance(built, Lattice) else check_interface(built)
 
 

@@ -92,6 +92,10 @@ def test_a_hamiltonian_in_memory_is_checked_too() -> None:
 
     with pytest.raises(InputError, match=r"Halved: diagonal returns a float32 Tensor"):
         nqs.ground_state(Halved(), steps=1)
+    bare = Halved()
+    del bare.n_sites, bare.lattice
+    with pytest.raises(InputError, match=r"Halved: sets no n_sites"):
+        nqs.ground_state(bare, steps=1)
 
 
 def test_a_changed_source_is_said(own: Path) -> None:
