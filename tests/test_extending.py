@@ -32,7 +32,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(Observable, "kinds", dict(Observable.kinds))
     yield tmp_path
     for name, _ in names:
         sys.modules.pop(name, None)
@@ -45,14 +44,16 @@ def test_all_three_in_one_run(folder: Path, capsys: pytest.CaptureFixture[str]) 
     words += ["train.observables=[bonds:Bonds]", "lattice=kagome", "lattice.Lx=1", "lattice.Ly=2"]
     assert main(["train", *words, *SMALL, "train.steps=40", "run.dir=run"]) == 0
     summary = json.loads((folder / "run" / "summary.json").read_text())
+    import bonds
     import clusters
 
+    assert bonds.Bonds not in Observable.kinds.values()  # it belongs to the run alone
     exact = clusters.Clusters(Kagome(1, 2), K=0.3)
     assert summary["exact_energy"] == pytest.approx(ground_state(exact).energy, abs=1e-10)
     state = load(folder / "run")
     configs = basis(6)
     amplitudes = state.log_psi(configs).exp().double()
-    values = expectations(Request(exact, exact.lattice), configs, amplitudes)
+    values = expectations(Request(exact, exact.lattice, also=(bonds.Bonds,)), configs, amplitudes)
     with h5py.File(folder / "run" / "run.h5") as file:
         names: list[str] = []
         file.visit(names.append)
@@ -66,6 +67,26 @@ def test_all_three_in_one_run(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["train", "run.dir=run", "run.resume=true", "train.steps=42"]) == 0
     again = load(folder / "run")
     assert again.step == 42 and np.isfinite(again.energy)
+
+
+def test_a_run_whose_observable_is_gone(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It resumes without; evaluate and plot say what they lack."""
+    words = ["hamiltonian=tfim", "lattice=chain", "lattice.Lx=4", "model=means:Means", *SMALL]
+    words += ["train.observables=[bonds:Bonds]", "train.steps=2", "run.dir=run"]
+    assert main(["train", *words]) == 0
+    (folder / "bonds.py").unlink()
+    sys.modules.pop("bonds")
+    capsys.readouterr()
+    for command in (["evaluate", "run", "--samples", "200"], ["plot", "run"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: train.observables=bonds:Bonds: ModuleNotFoundError")
+        assert error.count("\n") == 1
+    words = ["run.dir=run", "run.resume=true", "train.steps=3", "train.observables=[]"]
+    assert main(["train", *words]) == 0
+    assert main(["evaluate", "run", "--samples", "200"]) == 0 and main(["plot", "run"]) == 0
 
 
 def test_the_help_knows_its_keys(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,7 @@ def plot_run(run: RunFolder) -> None:
     from nqs.ground_states.build import build_lattice
     from nqs.ground_states.ground_state_run import draw
     from nqs.ground_states.observables_plot import save_observables
+    from nqs.ground_states.own_classes import own_observables
     from nqs.ground_states.run_file import read
     from nqs.ground_states.run_folder import read_config
 
@@ -123,8 +124,9 @@ def plot_run(run: RunFolder) -> None:
     draw(run, content, result)
     print(run / "convergence.png")
     if content.evaluations:
-        lattice = build_lattice(read_config(run).lattice)
-        save_observables(run / "observables.png", content.evaluations[-1], lattice, run.name)
+        config = read_config(run)
+        lattice, also = build_lattice(config.lattice), own_observables(config.train.observables)
+        save_observables(run / "observables.png", content.evaluations[-1], lattice, run.name, also)
         print(run / "observables.png")
 
 

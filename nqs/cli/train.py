@@ -13,6 +13,7 @@ from nqs.cli.composition import compose
 from nqs.cli.grammar import HELP, MULTIRUN, check_once
 from nqs.cli.help import help_text
 from nqs.cli.scan import load_scan
+from nqs.conf.kinds import naming
 from nqs.errors import InputError, one_line, printable
 from nqs.ground_states.config import Config
 from nqs.ground_states.run import run, run_loaded
@@ -65,5 +66,6 @@ def run_scan(words: Sequence[str]) -> int:
         raise InputError(f"-m: {rule}")
     scan, chosen, resume = load_scan(words)
     launcher = chosen.build()
-    launcher.check()
+    with naming("launcher", chosen.own):
+        launcher.check()
     return (scans.resume if resume else scans.start)(scan, launcher)

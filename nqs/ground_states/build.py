@@ -18,9 +18,15 @@ from nqs.conf.kinds import Selection, naming
 from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, memory
 from nqs.ground_states.config import Config
+from nqs.ground_states.own_classes import (
+    check_columns,
+    check_observables,
+    own_observables,
+)
 from nqs.runfolder.machine import build_device, build_generator
 from nqs.runfolder.memory import room
 from nqs.vmc.energies import Energies
+from nqs.vmc.observables import Observable, Request
 from nqs.vmc.optimizers import Optimizer
 from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.ranks import ALONE, Ranks
@@ -44,6 +50,7 @@ class Job:
         exact: whether the result is compared with exact diagonalisation.
         ranks: the processes that work on it.
         energies: where local energies come from, with what was measured on the way.
+        observables: classes of the run's own, measured besides those of the program.
     """
 
     config: Config
@@ -56,6 +63,7 @@ class Job:
     exact: bool
     ranks: Ranks
     energies: Energies
+    observables: tuple[type[Observable], ...] = ()
 
     @property
     def n_parameters(self) -> int:
@@ -75,6 +83,7 @@ def build(
     lattice, hamiltonian: instead of those that the configuration says.
     """
     check_shares(config, ranks.size)
+    observables = own_observables(config.train.observables)
     device = card_of(build_device(config.device), config.device, ranks)
     lattice = lattice or build_lattice(config.lattice)
     hamiltonian = hamiltonian or build_hamiltonian(config.hamiltonian, lattice)
@@ -86,19 +95,24 @@ def build(
     with naming(symmetry_keys(config.model)):
         check_invariance(hamiltonian, wavefunction.symmetry)
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
-    optimizer = build_optimizer(config, hamiltonian)
-    wavefunction = wavefunction.to(device)
+    optimizer = build_optimizer(config, hamiltonian, wavefunction)
+    energies = build_energies(config.energies, wavefunction)
+    check_columns(optimizer, energies, (config.optimizer, config.energies))
+    wavefunction, hamiltonian = wavefunction.to(device), hamiltonian.to(device)
+    request = Request(hamiltonian, lattice, wavefunction, also=observables)
+    check_observables(config.train.observables, request)
     return Job(
         config=config,
         device=device,
         lattice=lattice,
-        hamiltonian=hamiltonian.to(device),
+        hamiltonian=hamiltonian,
         wavefunction=wavefunction,
         optimizer=optimizer,
         generator=build_generator(config.seed, "samples", device, ranks.rank),
         exact=exact,
         ranks=ranks,
-        energies=build_energies(config.energies, wavefunction),
+        energies=energies,
+        observables=observables,
     )
 
 
@@ -176,25 +190,32 @@ def symmetry_keys(model: Selection) -> str:
     return f"model.symmetry={model.symmetry} model.spin_flip={shown(model.spin_flip)}"
 
 
-def build_optimizer(config: Config, hamiltonian: Hamiltonian) -> Optimizer:
-    """The optimizer of a run of train.steps. Raises InputError for keys that do not go with it."""
+def build_optimizer(
+    config: Config, hamiltonian: Hamiltonian, wavefunction: Wavefunction
+) -> Optimizer:
+    """The optimizer of a run of train.steps. Raises InputError for keys that do not go with it, and
+    for a network that it cannot update."""
     built: Optimizer = config.optimizer.build()
-    with naming("optimizer"):
-        return built.prepare(
+    whose = f"optimizer={shown(config.optimizer.name)}"
+    with naming(f"{whose} model={shown(config.model.name)}", config.optimizer.own):
+        built.check(wavefunction)
+    with naming("optimizer", config.optimizer.own):
+        prepared = built.prepare(
             hamiltonian,
             n_steps=config.train.steps,
             is_complex=config.model.phase,
             warm_start=config.train.start_from is not None,
         )
+    if not isinstance(prepared, Optimizer):
+        raise InputError(f"{whose}: prepare must return the optimizer")
+    return prepared
 
 
 def build_energies(energies: Selection, wavefunction: Wavefunction) -> Energies:
     """Where local energies come from. Raises InputError for what the wavefunction lacks."""
     built: Energies = energies.build()
-    try:
+    with naming("energies", energies.own):
         built.check(wavefunction)
-    except ValueError as error:
-        raise InputError(f"energies.{error}") from None
     return built
 
 

@@ -16,14 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from nqs.conf.kinds import Selection
 from nqs.conf.sections import from_mapping, to_mapping
 from nqs.errors import require
-from nqs.ground_states.groups import (
-    ENERGIES,
-    HAMILTONIAN,
-    LATTICE,
-    MODEL,
-    OPTIMIZER,
-    measure_also,
-)
+from nqs.ground_states.groups import ENERGIES, HAMILTONIAN, LATTICE, MODEL, OPTIMIZER
 from nqs.ground_states.older_config import current
 from nqs.runfolder.run_config import RunConfig
 
@@ -73,7 +66,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         named = self.start_from is None or bool(self.start_from.strip())
         require(named, "train.start_from", "''", "give the folder of a run")
-        measure_also(self.observables)
 
 
 _SQUARE = LATTICE.read({"name": "square"})
@@ -113,11 +105,13 @@ class Config:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
         cheaper = self.energies.get("flip_precision", "full")
         rule = "rounds the products of float32 networks; use full with dtype=float64"
-        allowed = self.dtype == "float32" or cheaper == "full"
+        allowed = self.dtype == "float32" or cheaper not in ("bfloat16", "tf32", "auto")
         require(allowed, "energies.flip_precision", cheaper, rule)
         warmup, steps = self.optimizer.get("warmup_steps", 0), self.train.steps
         rule = f"must be less than train.steps={steps}; shorten the warm-up or lengthen the run"
-        require(warmup < steps, "optimizer.warmup_steps", warmup, rule)
+        require(
+            not isinstance(warmup, int) or warmup < steps, "optimizer.warmup_steps", warmup, rule
+        )
 
     @staticmethod
     def from_dict(mapping: Mapping[str, Any]) -> Config:

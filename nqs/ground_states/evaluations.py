@@ -46,6 +46,7 @@ def evaluated(
         thorough=thorough,
         subsystems=subsystems,
         ranks=job.ranks,
+        also=job.observables,
     )
     numbers: dict[str, Any] = {name: getattr(result, name) for name in NUMBERS}
     numbers |= {"step": step, "seed": seed, "kind": kind}
@@ -54,7 +55,7 @@ def evaluated(
         for name, estimate in result.observables.items()
     }
     coordinates = {name: x.cpu().numpy() for name, x in result.coordinates.items()}
-    owners = [(name, owner(name)) for name in observables]
+    owners = [(name, owner(name, job.observables)) for name in observables]
     meanings = {name: Column(*known[1].column) for name, known in owners if known}
     return Evaluation(numbers, observables, coordinates, meanings)
 

@@ -5,7 +5,6 @@ A kind is registered by its class line, where it is imported; see `nqs.conf.kind
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from hamiltonians import Hamiltonian
@@ -39,11 +38,3 @@ OBSERVABLE: Final = Group(
     "train.observables", Observable, frozenset({"request"}), "What is measured besides the energy."
 )
 GROUPS: Final = {group.name: group for group in (LATTICE, HAMILTONIAN, MODEL, OPTIMIZER, ENERGIES)}
-
-
-def measure_also(names: Iterable[str]) -> None:
-    """Registers observables of anyone's, MODULE:CLASS each. Raises InputError."""
-    for name in names:
-        kind = OBSERVABLE.find(name)
-        if kind not in Observable.kinds.values():
-            Observable.kinds[name] = kind

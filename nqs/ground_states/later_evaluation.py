@@ -48,7 +48,7 @@ def evaluate_later(path: Path, n_samples: int, seed: int, subsystems: Sequence[s
     print(f"energy per site                  {with_error(energy / n_sites, error / n_sites)}")
     print(f"variance                         {numbers['variance']:.4g}")
     print(f"V-score                          {numbers['v_score']:.4g}")
-    for name, value in lines(evaluation):
+    for name, value in lines(evaluation, trained.job.observables):
         print(f"{name:<31}  {value}")
 
 
@@ -69,11 +69,11 @@ def chosen_subsystems(texts: Sequence[str], lattice: Lattice) -> Tensor | None:
     return torch.stack(masks)
 
 
-def lines(evaluation: Evaluation) -> list[tuple[str, str]]:
+def lines(evaluation: Evaluation, also: tuple[type[Observable], ...] = ()) -> list[tuple[str, str]]:
     """(name, text) of each number among the observables, as their classes write them."""
     rows = []
     for name, (value, error) in evaluation.observables.items():
-        known, coordinates = owner(name), evaluation.coordinates.get(name)
+        known, coordinates = owner(name, also), evaluation.coordinates.get(name)
         kind = Observable if known is None else known[0]
         rows += kind.entries(
             name,

@@ -34,21 +34,24 @@ from nqs.vmc.observables.momenta import reciprocal_vectors
 Panel = Callable[[Axes], None]
 Values = tuple[np.ndarray, np.ndarray]
 """Value and error."""
+Kinds = tuple[type[Observable], ...]
 ORDER: Final = ("sites", "pairs", "bonds", "momenta")
 """Of the panels."""
 
 
-def save_observables(path: Path, evaluation: Evaluation, lattice: Lattice, title: str) -> None:
-    """Writes the figure as a PNG in one step. Raises OSError, and InputError for an evaluation of
-    other sites."""
-    check_shapes(evaluation, lattice)
-    save(path, observables_figure(evaluation, lattice, title))
+def save_observables(
+    path: Path, evaluation: Evaluation, lattice: Lattice, title: str, also: Kinds = ()
+) -> None:
+    """Writes the figure as a PNG in one step; also: classes besides those of the program. Raises
+    OSError, and InputError for an evaluation of other sites."""
+    check_shapes(evaluation, lattice, also)
+    save(path, observables_figure(evaluation, lattice, title, also))
 
 
-def check_shapes(evaluation: Evaluation, lattice: Lattice) -> None:
+def check_shapes(evaluation: Evaluation, lattice: Lattice, also: Kinds = ()) -> None:
     """Raises InputError unless the observables that are drawn belong to these sites."""
     n, d = lattice.positions.shape
-    for quantity, picture in _drawn(evaluation):
+    for quantity, picture in _drawn(evaluation, also):
         name = quantity.name
         shape: tuple[int, ...] = (n,)
         coordinates = evaluation.coordinates.get(name)
@@ -77,21 +80,25 @@ def _are_bonds(ends: np.ndarray, n_sites: int) -> bool:
     return bool(np.isin(ends, np.arange(n_sites)).all())
 
 
-def _drawn(evaluation: Evaluation) -> list[tuple[Quantity, Picture]]:
+def _drawn(evaluation: Evaluation, also: Kinds) -> list[tuple[Quantity, Picture]]:
     """The quantities that are drawn: of sites, of pairs, of bonds, of momenta."""
-    known = [entry[1] for entry in map(owner, evaluation.observables) if entry is not None]
+    owners = [owner(name, also) for name in evaluation.observables]
+    known = [entry[1] for entry in owners if entry is not None]
     drawn = [(quantity, quantity.picture) for quantity in known if quantity.picture is not None]
-    order = [quantity.name for kind in Observable.kinds.values() for quantity in kind.quantities]
+    kinds = (*Observable.kinds.values(), *also)
+    order = [quantity.name for kind in kinds for quantity in kind.quantities]
     drawn.sort(key=lambda entry: (ORDER.index(entry[1].over), order.index(entry[0].name)))
     return drawn
 
 
-def observables_figure(evaluation: Evaluation, lattice: Lattice, title: str) -> Figure:
+def observables_figure(
+    evaluation: Evaluation, lattice: Lattice, title: str, also: Kinds = ()
+) -> Figure:
     """One panel for each of the quantities with a picture that it has.
 
     Sites in one line are an axis, in a plane a map, in space a cloud.
     """
-    panels = _panels(evaluation, lattice)
+    panels = _panels(evaluation, lattice, also)
     solid = _extents(lattice) == 3
     n_columns = 1 if len(panels) == 1 else 2
     n_rows = -(-len(panels) // n_columns)
@@ -118,12 +125,12 @@ def observables_figure(evaluation: Evaluation, lattice: Lattice, title: str) -> 
     return figure
 
 
-def _panels(evaluation: Evaluation, lattice: Lattice) -> list[tuple[str, Panel]]:
+def _panels(evaluation: Evaluation, lattice: Lattice, also: Kinds) -> list[tuple[str, Panel]]:
     """What each panel is over, and what draws it."""
     panels: list[tuple[str, Panel]] = []
     flat = _extents(lattice) < 2
     sites, bonds = (_draw_line, _draw_bonds_in_line) if flat else (_draw_map, _draw_bonds)
-    for quantity, picture in _drawn(evaluation):
+    for quantity, picture in _drawn(evaluation, also):
         value, error = evaluation.observables[quantity.name]
         ends_or_k = evaluation.coordinates.get(quantity.name)
         label = picture.label

@@ -69,6 +69,7 @@ def reweight(
                 n_lanczos,
                 build_generator(seed, "evaluation", job.device),
                 lattice=job.lattice,
+                also=job.observables,
             )
         entry = {
             "step": step,

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import torch
 
 from nqs.conf.kinds import Group
-from nqs.errors import InputError
+from nqs.errors import InputError, shown
 from nqs.ground_states.summary import is_finished
 from nqs.scans.folder import Point, Scan
 from nqs.scans.run import (
@@ -42,6 +42,14 @@ def finished(scan: Scan, chain: Chain) -> bool:
     return all(is_finished(scan.folder(point)) for point in chain)
 
 
+def installed(package: str) -> bool:
+    """Whether a package or module, dots in its name or not, can be imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):  # the package around it is not there
+        return False
+
+
 class Launcher(ABC):
     """Runs chains of points; keys are the keyword-only parameters of a kind's constructor.
 
@@ -62,13 +70,22 @@ class Launcher(ABC):
         """Runs what is missing of the chains; returns the outcome of every point that was
         reached."""
         pending = [chain for chain in chains if not finished(scan, chain)]
-        return self.run(scan, pending) if pending else []
+        outcomes: Any = self.run(scan, pending) if pending else []
+        whole = isinstance(outcomes, list | tuple)
+        if not whole or not all(isinstance(each, Outcome) for each in outcomes):
+            rule = "run must return a list of nqs.scans.run.Outcome"
+            raise InputError(f"launcher={LAUNCHER.name_of(type(self))}: {rule}")
+        return list(outcomes)
 
     def check(self) -> None:
         """Raises InputError unless what the launcher needs is there."""
-        if self.needs and importlib.util.find_spec(self.needs) is None:
-            rule = f"the package {self.needs} is not installed; pip install 'nqs[scan]'"
-            raise InputError(f"launcher: {rule}")
+        needs: Any = self.needs
+        if not isinstance(needs, str):
+            name = LAUNCHER.name_of(type(self))
+            raise InputError(f"launcher={name}: needs={shown(needs)} must be the name of a package")
+        if needs and not installed(needs):
+            extra = "; pip install 'nqs[scan]'" if type(self) in self.kinds.values() else ""
+            raise InputError(f"launcher: the package {needs} is not installed{extra}")
 
     @abstractmethod
     def run(self, scan: Scan, chains: Sequence[Chain]) -> list[Outcome]:

@@ -198,6 +198,11 @@ def report(scan: Scan, outcomes: Sequence[Outcome], left: bool, seconds: float, 
     lines += [f"failed: {outcome.name}: {outcome.reason}" for outcome in failed]
     code = 1 if n_finished < len(scan.points) else 0
     signum = signum or next((outcome.signum for outcome in outcomes if outcome.signum), 0)
+    if code and not failed and not signum:
+        n_missing = len(scan.points) - n_finished
+        lines.append(
+            f"failed: {n_missing} points have no result, and the launcher does not say why"
+        )
     if signum and (code or left):
         code = 128 + signum
         lines.append("stopped by a signal")

@@ -12,7 +12,7 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from nqs.vmc.energies.local_energy import connected, local_energy, magnitudes
-from nqs.vmc.observables import Request, applicable
+from nqs.vmc.observables import Observable, Request, applicable
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.residual import RunningResidual
 from nqs.vmc.statistics import EnergyStatistics, Estimate, RunningMoments, checked_statistics
@@ -52,6 +52,7 @@ def evaluate(
     chunk: int = 16_384,
     max_rows: int = 32_768,
     ranks: Ranks = ALONE,
+    also: tuple[type[Observable], ...] = (),
 ) -> Evaluation:
     """Energy, variance, V-score and observables from n_samples independent draws.
 
@@ -69,6 +70,7 @@ def evaluate(
         chunk: draws at a time, >= 2 for Renyi entropies, which pair the draws of a chunk.
         max_rows: configurations evaluated at a time.
         ranks: who shares the draws, each with a generator of its own; all get the result.
+        also: classes that are measured besides those of the program.
 
     Raises ValueError for less than two draws for each rank, FloatingPointError if an energy is not
     finite.
@@ -89,6 +91,7 @@ def evaluate(
         generator=generator,
         max_rows=max_rows,
         ranks=ranks,
+        also=also,
     )
     accumulators = applicable(request)
     rounding = RunningMoments()

@@ -40,7 +40,7 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Lattice
 from nqs.vmc.energies.local_energy import local_energy, terms
-from nqs.vmc.observables import Diagonal, Request, applicable
+from nqs.vmc.observables import Diagonal, Observable, Request, applicable
 from nqs.vmc.statistics import Estimate
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
@@ -90,12 +90,13 @@ def neighbouring_couplings(
     generator: torch.Generator,
     *,
     lattice: Lattice | None = None,
+    also: tuple[type[Observable], ...] = (),
 ) -> list[Neighbour]:
     """Estimates at the couplings of `others` for a state trained at those of `hamiltonian`.
 
     n_samples draws for E' and the observables, n_lanczos for each of `a` and E_a - E'. lattice:
     where the sites are, by default those of the Hamiltonian. Observables are the densities and all
-    that are diagonal.
+    that are diagonal, of the program and of `also`.
     Raises ValueError for fewer than 2 draws, or Hamiltonians that flip other sites.
     """
     if min(n_samples, n_lanczos) < 2:
@@ -109,7 +110,8 @@ def neighbouring_couplings(
     fits = connected_moments(wavefunction, everyone, fitted, means)
     tests = connected_moments(wavefunction, everyone, measured, means)
     diagonal: dict[str, Tensor] = {}
-    for observable in applicable(Request(hamiltonian, lattice or hamiltonian.lattice)):
+    request = Request(hamiltonian, lattice or hamiltonian.lattice, also=also)
+    for observable in applicable(request):
         if isinstance(observable, Diagonal):
             diagonal |= observable.values(drawn.configs)
     found = []

@@ -21,6 +21,7 @@ from hamiltonians.lattices.characters import odd_under
 from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.digits import digit_products
+from nqs.core.own_models import check_model
 from nqs.core.sequence import SequenceModel
 from nqs.errors import shown
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -168,6 +169,8 @@ class Ansatz:
             writes_tokens=True,
             generator=generator,
         )
+        if type(core) not in SequenceModel.kinds.values():
+            check_model(core, "model")
         return Autoregressive(core, patches, n_up=self.n_up, phase=self.phase)
 
     def products(self, patches: Patches) -> Tensor | None:

@@ -73,7 +73,7 @@ def absurd(generator: random.Random) -> list[str]:
         words += [f"train.steps={generator.choice((60, 120, 240))}"]
         return [*words, f"optimizer.learning_rate={rate:g}", f"optimizer.diagonal_shift={shift:g}"]
     words.append(f"train.steps={generator.choice((1, 3, 10, 40, 120))}")
-    words.append(f"train.flip_fraction={generator.choice((0, 0.1, 0.5, 0.95))}")
+    words.append(f"energies.flip_fraction={generator.choice((0, 0.1, 0.5, 0.95))}")
     if generator.random() < 0.4:
         words += ["optimizer=adam", f"optimizer.learning_rate={10 ** generator.uniform(-5, 1.5):g}"]
         return words

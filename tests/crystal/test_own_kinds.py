@@ -131,6 +131,20 @@ def test_crystals_come_back(modules: Path) -> None:
     assert list(TOKENISERS.kinds) == ["coordinate", "character", "cif", "text"]
 
 
+def test_tokenisers_that_lack_something(modules: Path) -> None:
+    (modules / "poor_crystals.py").write_text(
+        "from nqs.crystal.tokens import CoordinateTokeniser\n"
+        "class Bare(CoordinateTokeniser):\n"
+        "    def __init__(self, max_atoms=80):\n        pass\n"
+        "class Same(CoordinateTokeniser):\n"
+        "    def __init__(self, max_atoms=80):\n"
+        "        super().__init__(max_atoms)\n        self.mask = self.pad\n"
+    )
+    for name, rule in (("Bare", "does not set vocabulary"), ("Same", "must be four tokens")):
+        with pytest.raises(InputError, match=rf"^data\.tokeniser=poor_crystals:{name}: .*{rule}"):
+            make_tokeniser(f"poor_crystals:{name}")
+
+
 def test_every_core_that_can_serve_does() -> None:
     """Registered cores by their names and by crystals' words, with keys of their constructors."""
     assert {"transformer", "gru", "lstm", "ptf", "rnn", "ssm", "linear_attention"} <= {*CORES.kinds}

@@ -16,6 +16,7 @@ import torch
 
 from nqs.conf.kinds import MISSING, Group, Key, Selection, keys_of, naming
 from nqs.core import Recurrent, SequenceModel, Transformer
+from nqs.core.own_models import check_model
 from nqs.errors import InputError, require, shown
 
 GIVEN: Final = frozenset({"n_tokens", "n_outputs", "length", "generator"})
@@ -146,4 +147,8 @@ def build_core(
     taken = {name: value for name, value in supplied.items() if name in parameters}
     with naming("model"):
         core: SequenceModel = constructor(**taken, **keys)
+    if type(core) not in SequenceModel.kinds.values():
+        core.eval()  # dropout is for training
+        check_model(core, "model.core")
+        core.train()
     return core

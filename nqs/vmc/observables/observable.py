@@ -75,6 +75,7 @@ class Request:
         generator: source of an observable's own random numbers.
         max_rows: configurations evaluated at a time.
         ranks: who else adds draws, at least once each.
+        also: classes of the run's own, measured besides those of the program.
     """
 
     hamiltonian: Hamiltonian
@@ -85,6 +86,7 @@ class Request:
     generator: torch.Generator = field(default_factory=torch.Generator)
     max_rows: int = 32_768
     ranks: Ranks = ALONE
+    also: tuple[type[Observable], ...] = ()
 
 
 class Observable(ABC):
@@ -141,13 +143,17 @@ class Observable(ABC):
 
 
 def applicable(request: Request) -> list[Observable]:
-    """All registered observables that apply."""
-    return [kind(request) for kind in Observable.kinds.values() if kind.applies(request)]
+    """All observables, registered or the run's own, that apply."""
+    kinds = (*Observable.kinds.values(), *request.also)
+    return [kind(request) for kind in kinds if kind.applies(request)]
 
 
-def owner(name: str) -> tuple[type[Observable], Quantity] | None:
-    """The registered class that measures a quantity, and that; None for an unknown name."""
-    for kind in Observable.kinds.values():
+def owner(
+    name: str, also: tuple[type[Observable], ...] = ()
+) -> tuple[type[Observable], Quantity] | None:
+    """The class, registered or one of `also`, that measures a quantity, and that; None for an
+    unknown name."""
+    for kind in (*Observable.kinds.values(), *also):
         for quantity in kind.quantities:
             if quantity.name == name:
                 return kind, quantity

@@ -35,6 +35,7 @@ from hamiltonians.hamiltonian import Hamiltonian
 from nqs.runfolder.schedules import Schedule
 from nqs.vmc.optimizers.gradient import centred, flat_parameters
 from nqs.vmc.optimizers.jacobian import Jacobian, Workspace
+from nqs.vmc.optimizers.layer_jacobians import layers_with_rules
 from nqs.vmc.optimizers.optimizer import Optimizer, ScheduleKind, check_range
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.ranks import ALONE, Ranks
@@ -165,6 +166,10 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.schedule = self.schedule.over(n_steps)
         self.shift_schedule = self.shift_schedule.over(n_steps)
         return self
+
+    def check(self, wavefunction: Wavefunction) -> None:
+        """Every layer needs a rule; see `layer_rules`."""
+        layers_with_rules(wavefunction)
 
     def update(
         self,

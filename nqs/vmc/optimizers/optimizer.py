@@ -63,6 +63,10 @@ class Optimizer(ABC):
         """
         return self
 
+    def check(self, wavefunction: Wavefunction) -> None:
+        """Raises ValueError for a wavefunction whose parameters it cannot update."""
+        return
+
     @abstractmethod
     def update(
         self,
