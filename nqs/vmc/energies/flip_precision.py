@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
-from nqs.errors import require, require_choice
+from nqs.errors import require_choice
 from nqs.vmc.columns import Column
 from nqs.vmc.energies.local_energy import connected, local_energy
 from nqs.vmc.energies.proposal import blurred_samples, importance
@@ -157,10 +157,12 @@ class FlipPrecision:
         if self.asked == "full" or parameter is None:
             return
         device = parameter.device.type
-        rule = f"only GPUs have it, this run is on {device}; use full, bfloat16 or auto"
-        require(self.asked != "tf32" or device == "cuda", "flip_precision", self.asked, rule)
-        rule = "rounds the products of float32 networks; use full with dtype=float64"
-        require(parameter.dtype == torch.float32, "flip_precision", self.asked, rule)
+        if self.asked == "tf32" and device != "cuda":
+            rule = f"only GPUs have it, this run is on {device}; use full, bfloat16 or auto"
+            raise ValueError(f"flip_precision={self.asked}: {rule}")
+        if parameter.dtype != torch.float32:
+            rule = "rounds the products of float32 networks; use full with dtype=float64"
+            raise ValueError(f"flip_precision={self.asked}: {rule}")
 
     def measured_at(self, step: int) -> bool:
         """Whether `update` is due before this step, counted from 1."""
