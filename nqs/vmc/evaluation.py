@@ -75,13 +75,7 @@ def evaluate(
     Raises ValueError for less than two draws for each rank, FloatingPointError if an energy is not
     finite.
     """
-    if n_samples < 2 * ranks.size:
-        each = f", 2 for each of the {ranks.size} processes" if ranks.size > 1 else ""
-        raise ValueError(
-            f"n_samples={n_samples} must be at least {2 * ranks.size} for an error bar{each}"
-        )
-    if subsystems is not None and chunk < 2:
-        raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
+    _check_draws(n_samples, chunk, subsystems, ranks)
     request = Request(
         hamiltonian,
         hamiltonian.lattice if lattice is None else lattice,
@@ -123,6 +117,17 @@ def evaluate(
         observables=observables,
         coordinates=coordinates,
     )
+
+
+def _check_draws(n_samples: int, chunk: int, subsystems: Tensor | None, ranks: Ranks) -> None:
+    """Raises ValueError for fewer than two draws where two are needed."""
+    if n_samples < 2 * ranks.size:
+        each = f", 2 for each of the {ranks.size} processes" if ranks.size > 1 else ""
+        raise ValueError(
+            f"n_samples={n_samples} must be at least {2 * ranks.size} for an error bar{each}"
+        )
+    if subsystems is not None and chunk < 2:
+        raise ValueError(f"chunk={chunk} must be at least 2 to pair draws")
 
 
 def _energy(
