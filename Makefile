@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/python train.py
 
+# Two processes of one thread each: most tests are many small steps, or wait for a program.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Against exact diagonalisation, twice the default steps;
 # BENCHMARK="--instances rydberg-4x4 --models rnn" chooses.
