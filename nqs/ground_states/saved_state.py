@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from nqs.ground_states.older_config import current
 from nqs.ground_states.run_folder import portable
 from nqs.runfolder import checkpoint
 from nqs.vmc.optimizers.optimizer import Optimizer
+
+MOST_NUMBERS: Final = 1_000
+"""In a small array of an optimizer's state."""
 
 
 def newest_checkpoint(
@@ -47,17 +50,27 @@ def trained_job(
 
 
 def restore_optimizer(optimizer: Optimizer, content: Mapping[str, Any], n_parameters: int) -> None:
-    """Puts a checkpoint's step and directions, (P,) each or None, into the optimizer. Raises
-    InputError if they do not fit."""
+    """Puts a checkpoint's counts, vectors of P parameters (None in a fresh optimizer) and small
+    arrays into the optimizer; what an earlier version has not written stays as in a fresh one.
+    Raises InputError if they do not fit."""
     with checkpoint.fitting(content):
-        state = content["optimizer"]
-        for name in optimizer.state_dict():
+        fresh = optimizer.state_dict()
+        state = {**fresh, "step": content["optimizer"]["step"], **content["optimizer"]}
+        for name, new in fresh.items():
             value = state[name]
-            vector = isinstance(value, Tensor) and value.is_floating_point()
-            if name == "step" and (type(value) is not int or value < 0):
-                raise ValueError(f"step={shown(value)}")
-            if name != "step" and value is not None and not vector:
-                raise ValueError(f"{name} is no vector")
-            if vector and value.shape != (n_parameters,):
-                raise ValueError(f"{name} has the shape {tuple(value.shape)}")
+            if isinstance(new, int):
+                if type(value) is not int or value < 0:
+                    raise ValueError(f"{name}={shown(value)}")
+            elif value is not None or new is not None:
+                check_array(name, value, None if new is None else new.ndim, n_parameters)
         optimizer.load_state_dict(state)
+
+
+def check_array(name: str, value: object, ndim: int | None, n_parameters: int) -> None:
+    """Raises ValueError unless value is a float vector of the parameters (ndim None), or a float
+    array of ndim dimensions and at most MOST_NUMBERS numbers."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ValueError(f"{name} is no array")
+    small = value.ndim == ndim and value.numel() <= MOST_NUMBERS
+    if not small and (ndim is not None or value.shape != (n_parameters,)):
+        raise ValueError(f"{name} has the shape {tuple(value.shape)}")

@@ -108,6 +108,15 @@ class EnergyStatistics:
     variance_outside: float
 
 
+def mean_and_error(values: Tensor, samples: Samples) -> tuple[float, float]:
+    """Of real values (U,) of the samples; the standard error is that of `sample_statistics`."""
+    weights, counts = samples.weights, samples.counts
+    mean = weights @ values
+    squared = weights @ (weights / counts * (values - mean).square())
+    value, squared_error, n = torch.stack([mean, squared, counts.sum().to(mean)]).tolist()
+    return value, math.sqrt(squared_error * n / max(n - 1, 1))
+
+
 def sample_statistics(
     local_energies: Tensor,
     samples: Samples,

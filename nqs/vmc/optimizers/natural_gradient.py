@@ -15,6 +15,10 @@ direction, as far as it was gone, already explains:
     delta = O^T (O O^T + lambda)^-1 (e - mu O delta_old) + mu delta_old
           = (O^T O + lambda)^-1 O^T (e - mu O delta_old) + mu delta_old
 
+A batch of n draws says something about at most n directions; lambda is at least what leaves half of
+them open (`leverage`). Where the energy rises nevertheless, by more than its noise (`EnergyWatch`),
+the state goes back to where it was lowest and all later steps are half as long.
+
 O, its memory and what several processes do of it are `Jacobian`'s. The system is small and solved
 on every rank.
 
@@ -33,12 +37,16 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.runfolder.schedules import Schedule
+from nqs.vmc.columns import Column
+from nqs.vmc.optimizers.energy_watch import EnergyWatch
 from nqs.vmc.optimizers.gradient import centred, flat_parameters
 from nqs.vmc.optimizers.jacobian import Jacobian, Workspace
 from nqs.vmc.optimizers.layer_jacobians import layers_with_rules
+from nqs.vmc.optimizers.leverage import least_shift
 from nqs.vmc.optimizers.optimizer import Optimizer, ScheduleKind, check_range
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.ranks import ALONE, Ranks
+from nqs.vmc.statistics import mean_and_error
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 LARGEST_GAIN = 10.0
@@ -51,6 +59,8 @@ it, up to which the last direction is trusted whole; see `momentum_share`."""
 WARM_RATE = 2.0
 """Factor on the automatic time step of a run that starts near its ground state: nothing is left to
 collapse, and few steps are to go far. (docs/decisions.md, Time steps.)"""
+SHORTER = 0.5
+"""Factor on all later steps each time that the energy has risen."""
 LEAST_STEP = 1e-9
 """Of the automatic time step; float32 rounds changes of 6e-8 away."""
 LEAST_SHIFT = 1e-12
@@ -59,11 +69,32 @@ LEAST_SHIFT = 1e-12
 
 @dataclass(frozen=True)
 class _Direction:
-    """delta (P,), |O delta| (the change of ln psi per unit step) and |O^T e|."""
+    """delta (P,), |O delta| (the change of ln psi per unit step), |O^T e| and lambda."""
 
     delta: Tensor
     length: Tensor
     force: Tensor
+    shift: float
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """lambda for the spectrum of a batch: `least`, or more to keep the leverage.
+
+    n_rows: rows of O that the draws would have one by one, a number on the device.
+    """
+
+    least: float
+    leverage: float
+    n_rows: Tensor
+
+    def of(self, matrix: Tensor) -> float:
+        """For O O^T or O^T O."""
+        if self.leverage == 1:
+            return self.least
+        values = torch.linalg.eigvalsh(matrix)
+        values = torch.cat([values, self.n_rows.to(values)[None]]).cpu()  # CPU-GPU sync
+        return max(self.least, least_shift(values[:-1], float(values[-1]), self.leverage))
 
 
 @final
@@ -74,7 +105,9 @@ class NaturalGradient(Optimizer, kind="minsr"):
         learning_rate: imaginary time of a step at the top of the schedule, in 1 over the couplings'
             unit, at least 1e-9 of auto, which is what the terms that flip spins allow, 0.2 over
             their spectral width per site, <= 0.2, and twice that after train.start_from.
-        diagonal_shift: lambda, added to the quantum metric; less is lost in its rounding.
+        diagonal_shift: lambda, added to the quantum metric, at least; less is lost in its rounding.
+        leverage: lambda is larger where else a batch of n draws would settle more than leverage n
+            directions of the parameters, and so fit its own noise; 1 is no such bound.
         momentum: mu, the share of the last direction that is kept, at most; 0 is plain minSR; less
             where steps are long, as at first under strong repulsion. auto is 0.9, or 0 for complex
             psi, where momentum empties configurations before their sign is found.
@@ -89,15 +122,24 @@ class NaturalGradient(Optimizer, kind="minsr"):
         schedule: learning rate over the run: constant, cosine, linear or exponential.
         warmup_steps: steps over which the learning rate first rises from 0; fewer than the run has.
         final_fraction: learning rate at the last step as a fraction of learning_rate.
+        step_back: go back to the lowest energy, and on in steps half as long, each time that the
+            energy of ten steps has risen by more than its noise.
         final_shift_fraction: the same for diagonal_shift, which falls geometrically, and no lower
             than to 1e-12.
     """
+
+    columns = (
+        *Optimizer.columns,
+        Column("diagonal_shift", "1", "shift of the metric in the step"),
+        Column("steps_back", "1", "returns to the lowest energy so far"),
+    )
 
     def __init__(
         self,
         learning_rate: Annotated[float, "1e-30 .. 1e6"] | Literal["auto"] = "auto",
         *,
         diagonal_shift: Annotated[float, "1e-12 .. 1e6"] = 5e-3,
+        leverage: Annotated[float, "1e-3 .. 1"] = 0.5,
         momentum: Annotated[float, "0 or 1e-6 .. 0.9999"] | Literal["auto"] = "auto",
         max_norm: Annotated[float, "1e-6 .. 1e6"] | None = 0.25,
         implicit: bool = True,
@@ -106,12 +148,14 @@ class NaturalGradient(Optimizer, kind="minsr"):
         warmup_steps: Annotated[int, "0 .. 1e9"] = 0,
         final_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
         final_shift_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
+        step_back: bool = True,
     ) -> None:
         if learning_rate != "auto":
             check_range("learning_rate", learning_rate, 1e-30, 1e6)
         if momentum != "auto":
             check_range("momentum", momentum, 1e-6, 0.9999, or_zero=True)
         check_range("diagonal_shift", diagonal_shift, LEAST_SHIFT, 1e6)
+        check_range("leverage", leverage, 1e-3, 1)
         if max_norm is not None:
             check_range("max_norm", max_norm, 1e-6, 1e6)
         check_range("memory_gb", memory_gb, 1e-3, 1e5)
@@ -120,7 +164,8 @@ class NaturalGradient(Optimizer, kind="minsr"):
         check_range("final_shift_fraction", final_shift_fraction, 1e-9, 1)
         self.check_keys(diagonal_shift=diagonal_shift, final_shift_fraction=final_shift_fraction)
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.diagonal_shift, self.max_norm, self.implicit = diagonal_shift, max_norm, implicit
+        self.diagonal_shift, self.leverage = diagonal_shift, leverage
+        self.max_norm, self.implicit, self.step_back = max_norm, implicit, step_back
         self.schedule = Schedule(schedule, warmup_steps, final_fraction=final_fraction)
         falls = final_shift_fraction != 1
         self.shift_schedule = Schedule(
@@ -128,6 +173,9 @@ class NaturalGradient(Optimizer, kind="minsr"):
         )
         self.step = 0
         self.direction: Tensor | None = None  # delta of the last step as far as it was gone, (P,)
+        self.watch = EnergyWatch()
+        self.best: Tensor | None = None  # parameters where the watched energy was lowest, (P,)
+        self.n_back = 0
         self.workspace = Workspace(memory_gb * 2**30)
         self.diagnostics = {}
 
@@ -180,8 +228,11 @@ class NaturalGradient(Optimizer, kind="minsr"):
     ) -> Tensor:
         if self.learning_rate == "auto" or self.momentum == "auto":
             raise ValueError("learning_rate or momentum is auto: call `prepare` before `update`")
+        back = self._back(wavefunction, samples, local_energies, ranks)
+        if back is not None:
+            return back
         shift = self.diagonal_shift * self.shift_schedule(self.step)
-        rate = self.learning_rate * self.schedule(self.step)
+        rate = self.learning_rate * self.schedule(self.step) * SHORTER**self.n_back
         excess = centred(local_energies, samples.weights)  # (U,)
         n_sites, weights = wavefunction.n_sites, samples.weights
         trust = momentum_share(self.learning_rate * excess, weights, shift, n_sites)
@@ -194,47 +245,85 @@ class NaturalGradient(Optimizer, kind="minsr"):
             old = torch.zeros_like(flat_parameters(wavefunction))
         fewer = fewer_parameters(jacobian.n_parameters, jacobian.n_rows)
         solve = in_parameter_space if fewer else in_sample_space
-        direction = solve(jacobian, errors, shift, self.momentum * trust, old, ranks)
+        n_rows = samples.counts.sum() * (jacobian.n_rows // len(excess))
+        bound = _Shift(shift, self.leverage, n_rows)
+        direction = solve(jacobian, errors, bound, self.momentum * trust, old, ranks)
         shortening = self._shortening(rate * float(direction.length))
         rate *= shortening
         self.step += 1
         self.direction = shortening * direction.delta
-        self.diagnostics = {"gradient_norm": 2 * float(direction.force), "learning_rate": rate}
+        self.diagnostics = {
+            "gradient_norm": 2 * float(direction.force),
+            "learning_rate": rate,
+            "diagonal_shift": direction.shift,
+            "steps_back": self.n_back,
+        }
         return -rate * direction.delta
+
+    def _back(
+        self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor, ranks: Ranks
+    ) -> Tensor | None:
+        """The way back to the lowest energy where it has risen since, else None."""
+        if not self.step_back:
+            return None
+        self.watch.add(*mean_and_error(local_energies.real, samples))
+        if self.watch.is_lowest():
+            self.best = flat_parameters(wavefunction).clone()
+        rises = ranks.shared([self.watch.rises()])[0]  # one answer, however processors round
+        if not rises or self.best is None:
+            return None
+        way = self.best - flat_parameters(wavefunction)
+        self.watch.forget()
+        self.direction = self.best = None
+        self.step += 1
+        self.n_back += 1
+        self.diagnostics |= {"steps_back": self.n_back}
+        return way
 
     def _shortening(self, length: float) -> float:
         return 1.0 if self.max_norm is None or length <= self.max_norm else self.max_norm / length
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "direction": self.direction}
+        return {
+            "step": self.step,
+            "direction": self.direction,
+            "best": self.best,
+            "n_back": self.n_back,
+            "recent": self.watch.recent,
+            "lowest": self.watch.lowest,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.direction = state["step"], state["direction"]
+        self.best, self.n_back = state["best"], state["n_back"]
+        self.watch.recent, self.watch.lowest = state["recent"].cpu(), state["lowest"].cpu()
 
 
 def in_sample_space(
-    jacobian: Jacobian, errors: Tensor, shift: float, mu: float, old: Tensor, ranks: Ranks
+    jacobian: Jacobian, errors: Tensor, bound: _Shift, mu: float, old: Tensor, ranks: Ranks
 ) -> _Direction:
     """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
     gram, explained = jacobian.gram(old)
+    shift = bound.of(gram)
     a = solve_shifted(gram, errors - mu * explained, shift)
     a = ranks.broadcast(a)  # processors of other kinds may round otherwise
     delta = jacobian.pull_back(a) + mu * old
     change = gram @ a + mu * explained  # O delta, (R,)
     force = (errors @ (gram @ errors)).clamp(min=0).sqrt()  # |O^T e| = sqrt(e^T O O^T e)
-    return _Direction(delta, change.norm(), force)
+    return _Direction(delta, change.norm(), force, shift)
 
 
 def in_parameter_space(
-    jacobian: Jacobian, errors: Tensor, shift: float, mu: float, old: Tensor, ranks: Ranks
+    jacobian: Jacobian, errors: Tensor, bound: _Shift, mu: float, old: Tensor, ranks: Ranks
 ) -> _Direction:
     """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
     metric, force = jacobian.metric(errors)
     carried = mu * old.to(force.dtype)
+    shift = bound.of(metric)
     delta = solve_shifted(metric, force - metric @ carried, shift) + carried
     delta = ranks.broadcast(delta)
     length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
-    return _Direction(delta.to(old.dtype), length, force.norm())
+    return _Direction(delta.to(old.dtype), length, force.norm(), shift)
 
 
 def fewer_parameters(n_parameters: int, n_rows: int) -> bool:
