@@ -33,6 +33,7 @@ from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.evaluations import evaluated
 from nqs.ground_states.ground_state_run import GroundStateRun
 from nqs.ground_states.groups import ENERGIES, HAMILTONIAN, LATTICE, MODEL, OPTIMIZER
+from nqs.ground_states.growth import with_stages
 from nqs.ground_states.run import built, open_folder, program
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import create, read_config
@@ -314,6 +315,7 @@ def ground_state(
     exact: bool | Literal["auto"] = "auto",
     max_seconds: float | None = None,
     start_from: str | Path | None = None,
+    grow: bool | Sequence[str | int] = False,
     device: Device = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     dir: str | Path | None = None,
@@ -327,6 +329,7 @@ def ground_state(
     exact: compare with exact diagonalisation; "auto" up to 2^16 configurations.
     max_seconds: budget of the optimisation.
     start_from: folder of a run whose parameters are the start.
+    grow: train smaller arrays first, as train.grow: True, or sizes, ["4x4", "8x8"] or [16, 32].
     dir: folder of the run, as `nqs train run.dir=dir` writes it; None keeps everything in memory
         (see `Result.save`).
     quiet: print nothing.
@@ -346,6 +349,7 @@ def ground_state(
         "exact": exact,
         "max_seconds": max_seconds,
         "start_from": None if start_from is None else str(start_from),
+        "grow": list(grow) if isinstance(grow, tuple) else grow,
     }
     config = Config(
         lattice=LATTICE.selection_of(lattice),
@@ -358,7 +362,11 @@ def ground_state(
         device=convert(device, Device, "device"),
         dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
     )
-    job = build(with_source_patches(config), lattice=lattice, hamiltonian=hamiltonian)
+    if config.train.grow:
+        config.lattice.check_whole()
+        config.hamiltonian.check_whole()
+    config = with_stages(with_source_patches(config))
+    job = build(config, lattice=lattice, hamiltonian=hamiltonian)
     return train(job, dir=dir, quiet=quiet)
 
 

@@ -66,8 +66,13 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
     saved = flatten(current(saved_mapping(path)))
 
     def is_same(key: str, there: Any, value: Any) -> bool:
-        if key == "model.patch" and value == "auto" and saved.get("train.start_from"):
+        warm = saved.get("train.start_from") or saved.get("train.grow")
+        if key in ("model.patch", "model.sub_patch") and value == "auto" and warm:
             return True  # was that of the run it started from: see nqs.ground_states.start
+        if key == "train.grow" and value is True:
+            return True  # whatever sizes that chose: see nqs.ground_states.growth
+        if key == "train.grow" and isinstance(value, list | tuple):
+            value = list(map(str, value))
         return _is_same(path, key, there, value)
 
     for key, value in permitted_changes(path, saved, changes, RESUMABLE, is_same).items():

@@ -30,7 +30,7 @@ from nqs.core.factored import PairWeights
 from nqs.core.large_patched import LargePatched
 from nqs.core.positions import AddedTable, Positions
 from nqs.wavefunctions.autoregressive import Autoregressive
-from nqs.wavefunctions.patches import Geometry
+from nqs.wavefunctions.patches import Geometry, Patches
 
 Layout = tuple[tuple[int, int], ...]
 
@@ -116,16 +116,25 @@ def transfer(
 
 def token_groups(wavefunction: Autoregressive) -> list[list[int]]:
     """The sites of each patch, in order."""
-    patches = wavefunction.patches
-    rows = zip(patches.sites.tolist(), patches.sizes.tolist(), strict=True)
-    return [sites[:size] for sites, size in rows]
+    return groups_of(wavefunction.patches)
 
 
 def large_groups(wavefunction: Autoregressive) -> list[list[int]]:
     """The sites of each large patch, sub-patch after sub-patch."""
     assert isinstance(wavefunction.core, LargePatched)
-    tokens, groups, begin = token_groups(wavefunction), [], 0
-    for length in wavefunction.core.lengths:
+    return large_groups_of(token_groups(wavefunction), wavefunction.core.lengths)
+
+
+def groups_of(patches: Patches) -> list[list[int]]:
+    """The sites of each patch, in order."""
+    rows = zip(patches.sites.tolist(), patches.sizes.tolist(), strict=True)
+    return [sites[:size] for sites, size in rows]
+
+
+def large_groups_of(tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
+    """The sites of each large patch, of `lengths` sub-patches each, one after the other."""
+    groups, begin = [], 0
+    for length in lengths:
         groups.append([site for sub in tokens[begin : begin + length] for site in sub])
         begin += length
     return groups
@@ -138,9 +147,29 @@ def correspondence(
     to_lattice: Cells,
 ) -> Correspondence:
     """Between groups of sites of two lattices. Raises ValueError where there is none."""
-    if [list(group) for group in source] == [list(group) for group in target]:
+    places = counterparts(source, target, from_lattice, to_lattice)
+    if same_groups(source, target):
         n = len(target)
         return Correspondence(torch.arange(n), torch.arange(n * (n + 1) // 2))
+    before, after = as_grid(source, from_lattice), as_grid(target, to_lattice)
+    assert before is not None and after is not None
+    return Correspondence(torch.tensor(places), torch.tensor(_pairs(before, after, places)))
+
+
+def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
+    """Whether two lists of groups hold the same sites in the same order."""
+    return [list(group) for group in one] == [list(group) for group in other]
+
+
+def counterparts(
+    source: Sequence[Sequence[int]],
+    target: Sequence[Sequence[int]],
+    from_lattice: Cells,
+    to_lattice: Cells,
+) -> list[int]:
+    """m(t) of each group t of the target. Raises ValueError where there is none."""
+    if same_groups(source, target):
+        return list(range(len(target)))
     before, after = as_grid(source, from_lattice), as_grid(target, to_lattice)
     if before is None or after is None:
         raise ValueError(
@@ -149,8 +178,7 @@ def correspondence(
         )
     if (before.periodic, from_lattice.n_basis) != (after.periodic, to_lattice.n_basis):
         raise ValueError("the lattices must have the same cells and periodic directions")
-    places = _counterparts(before, after)
-    return Correspondence(torch.tensor(places), torch.tensor(_pairs(before, after, places)))
+    return _counterparts(before, after)
 
 
 def as_grid(groups: Sequence[Sequence[int]], lattice: Cells) -> Grid | None:
