@@ -3,13 +3,14 @@
 Most parameters do not know the number of tokens. Those that do are carried over place by place:
 
     table'_t = table_m(t)                     positions, biases of the patches
-    a'_h(t, u) = a_h(t0, u0)                  pair weights of factored attention
+    a'_h(t, u) = a_h(m(t), u0)                pair weights of factored attention
 
 m(t) is the patch of the source that lies like t does, of the same sites: counted from the nearer
-end of each direction near the edges, in the middle elsewhere. (t0, u0) is a pair with the
-displacement of (t, u), the one whose t0 is nearest to m(t); where the source has no such pair the
-weight is 0: no place looks farther than the source ever did. Between lattices of one size all of
-this is the identity.
+end of each direction near the edges, in the middle elsewhere. u0 lies from m(t) as u does from t;
+where the source has no such patch the weight is 0. So no place looks farther than m(t) did, and
+what it reads has the weights that go with its own row of the tables: weights that other places
+have for further displacements make the state worse (docs/decisions.md, Growing arrays). Between
+lattices of one size all of this is the identity.
 
 (Retraining on ever larger lattices: Roth, arXiv:2003.06228, for recurrent networks, which have no
 places to carry over.)
@@ -66,7 +67,7 @@ class Correspondence:
 
     Attributes:
         places: (T',) int64, m(t).
-        pairs: (T' (T' + 1) / 2,) int64, number of (t0, u0) among the source's pairs, -1 for none.
+        pairs: (T' (T' + 1) / 2,) int64, number of (m(t), u0) among the source's pairs, -1 for none.
     """
 
     places: Tensor
@@ -204,12 +205,10 @@ def as_grid(groups: Sequence[Sequence[int]], lattice: Cells) -> Grid | None:
 
 def _counterparts(before: Grid, after: Grid) -> list[int]:
     """m(t): of the source's patches with the same sites the one nearest to where t should lie."""
+    fast = 1 if max(before.shape[1], after.shape[1]) > 1 else 0  # row by row
     counterparts = []
     for place, layout in zip(after.places, after.layouts, strict=True):
-        ideal = [
-            like(i, n_after, n_before)
-            for i, n_after, n_before in zip(place, after.shape, before.shape, strict=True)
-        ]
+        ideal = [like(place[k], after.shape[k], before.shape[k], late=k == fast) for k in range(2)]
         alike = [t for t, other in enumerate(before.layouts) if other == layout]
         if not alike:
             raise ValueError(
@@ -220,15 +219,18 @@ def _counterparts(before: Grid, after: Grid) -> list[int]:
     return counterparts
 
 
-def like(index: int, n_after: int, n_before: int) -> int:
+def like(index: int, n_after: int, n_before: int, *, late: bool) -> int:
     """The place among n_before that lies as `index` does among n_after.
 
     The first half of the shorter row is kept at the start, the other half at the end; what is
-    between repeats the place in the middle.
+    between repeats the place in the middle, never the first: before that lies nothing, and its
+    conditional knows no past. late: which of two middles, the one with more of the row before it or
+    with more behind it, which is the better along columns and rows (docs/decisions.md).
     """
     if n_after < n_before:
         return index if index < (n_after + 1) // 2 else index + n_before - n_after
-    return min(index, max(n_before // 2, index - (n_after - n_before)))
+    middle = n_before // 2 if late else min(n_before - 1, max(1, (n_before - 1) // 2))
+    return min(index, max(middle, index - (n_after - n_before)))
 
 
 def _apart(place: Sequence[int], other: Sequence[int]) -> int:
@@ -236,29 +238,28 @@ def _apart(place: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _pairs(before: Grid, after: Grid, places: list[int]) -> list[int]:
-    """Number of the source's pair for each pair (t, u) of the target, u <= t, -1 for none.
+    """Number of the source's pair (m(t), u0) for each pair (t, u) of the target, u <= t, -1 for
+    none.
 
     Position u reads the token of patch u - 1, and position 0 the start token.
     """
-    sources: dict[tuple[tuple[int, int], Layout, Layout], list[tuple[int, int]]] = {}
-    for t in range(len(before.places)):
-        for u in range(1, t + 1):
-            for apart in displacements(before, t, u - 1):
-                key = (apart, before.layouts[t], before.layouts[u - 1])
-                sources.setdefault(key, []).append((t, u))
+    rows = {m: _row(before, m) for m in set(places)}
     numbers = []
     for t, m in enumerate(places):
         numbers.append(m * (m + 1) // 2)
         for u in range(1, t + 1):
             (apart, *_) = displacements(after, t, u - 1)
-            pairs = sources.get((apart, after.layouts[t], after.layouts[u - 1]), [])
-            t0, u0 = min(
-                pairs,
-                key=lambda pair: (_apart(before.places[pair[0]], before.places[m]), pair),
-                default=(-1, 0),
-            )
-            numbers.append(t0 * (t0 + 1) // 2 + u0 if t0 >= 0 else -1)
+            numbers.append(rows[m].get((apart, after.layouts[u - 1]), -1))
     return numbers
+
+
+def _row(grid: Grid, t: int) -> dict[tuple[tuple[int, int], Layout], int]:
+    """Numbers of the pairs (t, u), by the displacement of patch u - 1 from t and by its form."""
+    row = {}
+    for u in range(1, t + 1):
+        for apart in displacements(grid, t, u - 1):
+            row[apart, grid.layouts[u - 1]] = t * (t + 1) // 2 + u
+    return row
 
 
 def displacements(grid: Grid, t: int, u: int) -> list[tuple[int, int]]:
