@@ -38,7 +38,7 @@ from nqs.ground_states.run import built, open_folder, program
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import create, read_config
 from nqs.ground_states.saved_state import trained_job
-from nqs.ground_states.start import with_source_patches
+from nqs.ground_states.start import sealed_start, starting_file, with_source_patches
 from nqs.runfolder.history import Evaluation, RunFile
 from nqs.runfolder.run_config import RunConfig
 from nqs.runfolder.summary import write
@@ -241,8 +241,9 @@ class Result:
         if session is None:
             raise InputError(f"{dir}: the state lies in {self.path}; copy that folder")
         with tempfile.TemporaryDirectory() as inputs:
-            config = _written(self.job, _place(dir), Path(inputs))
-            folder = create(config, self.hamiltonian.n_sites, list(sys.orig_argv))
+            config, begun = _written(self.job, _place(dir), Path(inputs)), session.start
+            start = None if begun is None else sealed_start(begun.step, begun.model)
+            folder = create(config, self.hamiltonian.n_sites, list(sys.orig_argv), start)
         session.job = self.job = dataclasses.replace(self.job, config=read_config(folder))
         with session.at_work(folder, quiet=True, signals=False):
             session.save()
@@ -377,7 +378,8 @@ def train(job: Job, *, dir: str | Path | None = None, quiet: bool = True) -> Res
     if dir is not None:
         with tempfile.TemporaryDirectory() as inputs:
             config = _written(job, _place(dir), Path(inputs))
-            folder = create(config, job.hamiltonian.n_sites, list(sys.orig_argv))
+            start = starting_file(job)
+            folder = create(config, job.hamiltonian.n_sites, list(sys.orig_argv), start)
         job = dataclasses.replace(job, config=read_config(folder))
     session = GroundStateRun(job)
     with session.at_work(folder, quiet=quiet, signals=False):

@@ -247,10 +247,14 @@ def smaller_shapes(
     that may not change. n_up: 1 bits of the lattice, whose share a shape must be able to have.
     """
     assert lattice.shape is not None
-    thirds = lattice.bipartition() is None
+    by_three = [
+        periodic and length % 3 == 0
+        for length, periodic in zip(lattice.shape, lattice.periodic, strict=True)
+    ]
+    thirds = any(by_three) and lattice.bipartition() is None
     valid: list[set[int]] = []
-    for length, period, periodic in zip(lattice.shape, periods, lattice.periodic, strict=True):
-        steps = [period, 2, *([3] if thirds and periodic and length % 3 == 0 else [])]
+    for k, (length, period) in enumerate(zip(lattice.shape, periods, strict=True)):
+        steps, periodic = [period, 2, 3 if thirds and by_three[k] else 1], lattice.periodic[k]
         step = math.lcm(*steps) if len(valid) < n_free else 0
         least = max(2 * period, 3 if periodic else 1)
         shorter = range(length - step, least - 1, -step) if step else ()

@@ -205,10 +205,12 @@ def as_grid(groups: Sequence[Sequence[int]], lattice: Cells) -> Grid | None:
 
 def _counterparts(before: Grid, after: Grid) -> list[int]:
     """m(t): of the source's patches with the same sites the one nearest to where t should lie."""
-    fast = 1 if max(before.shape[1], after.shape[1]) > 1 else 0  # row by row
     counterparts = []
     for place, layout in zip(after.places, after.layouts, strict=True):
-        ideal = [like(place[k], after.shape[k], before.shape[k], late=k == fast) for k in range(2)]
+        ideal = [
+            like(i, n_after, n_before)
+            for i, n_after, n_before in zip(place, after.shape, before.shape, strict=True)
+        ]
         alike = [t for t, other in enumerate(before.layouts) if other == layout]
         if not alike:
             raise ValueError(
@@ -219,18 +221,16 @@ def _counterparts(before: Grid, after: Grid) -> list[int]:
     return counterparts
 
 
-def like(index: int, n_after: int, n_before: int, *, late: bool) -> int:
+def like(index: int, n_after: int, n_before: int) -> int:
     """The place among n_before that lies as `index` does among n_after.
 
     The first half of the shorter row is kept at the start, the other half at the end; what is
-    between repeats the place in the middle, never the first: before that lies nothing, and its
-    conditional knows no past. late: which of two middles, the one with more of the row before it or
-    with more behind it, which is the better along columns and rows (docs/decisions.md).
+    between repeats the place in the middle, the later one of two: of two places in a row the first
+    has nothing before it, and its conditional knows no past.
     """
     if n_after < n_before:
         return index if index < (n_after + 1) // 2 else index + n_before - n_after
-    middle = n_before // 2 if late else min(n_before - 1, max(1, (n_before - 1) // 2))
-    return min(index, max(middle, index - (n_after - n_before)))
+    return min(index, max(n_before // 2, index - (n_after - n_before)))
 
 
 def _apart(place: Sequence[int], other: Sequence[int]) -> int:
