@@ -204,7 +204,9 @@ class GroundStateRun(ResumableRun):
         start's parameters take the place of the last ones, and a resumed run goes on from there."""
         start, job = self.start, self.job
         before = self.content.last("start")
-        doubtful = start is not None and before is not None and not is_below(evaluation, before)
+        doubtful = False
+        if start is not None and before is not None:
+            doubtful = not is_below(evaluation, before) and not start.is_of(job)
         (doubtful,) = job.ranks.shared([doubtful])
         if not doubtful:
             return evaluation

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from nqs.ground_states.build import Job, build_optimizer
@@ -47,6 +48,13 @@ class StartState:
         """A copy of those that it has now."""
         state = network(job.wavefunction).state_dict()
         return cls(0, {name: entry.detach().clone() for name, entry in state.items()})
+
+    def is_of(self, job: Job) -> bool:
+        """Whether these are the ones that the job's network has now."""
+        state = network(job.wavefunction).state_dict()
+        return all(
+            torch.equal(entry.cpu(), self.model[name].cpu()) for name, entry in state.items()
+        )
 
     @classmethod
     def read(cls, file: Path) -> StartState:
@@ -81,8 +89,7 @@ def as_raised(evaluation: Evaluation) -> Evaluation:
 
 def begin_anew(job: Job, step: int) -> None:
     """Puts the job's optimizer where it is before its first update, but for the step."""
-    base = network(job.wavefunction)
-    state = build_optimizer(job.config, job.hamiltonian, base).state_dict()
+    state = build_optimizer(job.config, job.hamiltonian, job.wavefunction).state_dict()
     job.optimizer.load_state_dict(state | ({"step": step} if "step" in state else {}))
 
 
