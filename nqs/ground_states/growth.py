@@ -5,9 +5,10 @@ its own, with the couplings, the model and the patches of the lattice that is as
 from the parameters of the stage before (nqs.wavefunctions.transfer); the lattice itself starts from
 the last. Nothing is run here: see nqs.ground_states.stages.
 
-A stage ends when it no longer pays (nqs.ground_states.plateau), and its schedules span steps of its
-own: what it leaves unlearned the next one learns anyway, at its edges and in the middle, and the
-error of the transfer is the larger one. The first begins at a product state and takes more.
+A stage ends when it no longer pays (nqs.ground_states.plateau), and has steps of its own, over
+which the optimizer's schedules fall: train.steps are those of the lattice itself, and a stage that
+ended at a quarter of them would never have taken a short step. What a stage leaves unlearned the
+next one learns anyway; the error of the transfer is the larger one.
 """
 
 from __future__ import annotations
@@ -106,10 +107,8 @@ def stages(config: Config) -> list[Stage]:
 def stage(config: Config, lattice: Lattice, lengths: Mapping[str, int], number: int) -> Stage:
     """The run of one size, the number-th. Raises ValueError where that cannot have the filling."""
     size = "x".join(map(str, lengths.values()))
-    cells, here = (
-        math.prod(sides)
-        for sides in ((config.lattice.values[k] for k in lengths), lengths.values())
-    )
+    cells = math.prod(config.lattice.values[key] for key in lengths)
+    here = math.prod(lengths.values())
     train, model, optimizer = config.train, config.model, config.optimizer
     if model.n_up is not None:
         n_up, rest = divmod(model.n_up * here, cells)
@@ -141,8 +140,9 @@ def check(config: Config) -> None:
         try:
             build(each.config)
         except InputError as error:
-            rule = "keys with a number for each site or bond cannot grow"
-            raise ValueError(f"{each.name}: {error} ({rule})") from None
+            couplings = str(error).startswith("hamiltonian")
+            rule = " (keys with a number for each site or bond cannot grow)" * couplings
+            raise ValueError(f"{each.name}: {error}{rule}") from None
     for before, after in itertools.pairwise([*todo, Stage("the lattice itself", config)]):
         try:
             _check_fit(before.config, after.config)
