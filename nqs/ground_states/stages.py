@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nqs.conf.sections import flatten
 from nqs.ground_states import summary
-from nqs.ground_states.build import Job, build
+from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
 from nqs.ground_states.distributed import together
 from nqs.ground_states.growth import Stage, stages
@@ -92,7 +92,7 @@ def _trained(
         result = summary.read(folder / "summary.json") if session.leads else {}
         session.log.say(f"done in an earlier session, files in {folder}")
     else:
-        run = session.stage(_opened(session, stage, folder, before, limit))
+        run = _opened(session, stage, folder, before, limit)
         _train(session, run, folder)
         result = run.result
     (seconds,) = ranks.shared([float(result.get("wall_seconds", 0.0))])
@@ -101,8 +101,8 @@ def _trained(
 
 def _opened(
     session: GroundStateRun, stage: Stage, folder: Path, before: Path | None, limit: float | None
-) -> Job:
-    """The objects of a stage, whose folder is made now unless an earlier session did."""
+) -> GroundStateRun:
+    """The run of a stage, whose folder is made now unless an earlier session did."""
     ours = flatten(session.job.config.to_dict())
     passed_on: dict[str, Any] = {key: ours[key] for key in PASSED_ON if key in ours}
 
@@ -117,11 +117,12 @@ def _opened(
     ranks, command = session.job.ranks, [*session.program, f"run.dir={session.path}"]
     config = together(ranks, settled)
     job = together(ranks, lambda: build(config, ranks))
+    run = session.stage(job)
     if session.leads and config.run.resume:
-        reopen(folder, config, command)
+        run.notes += reopen(folder, config, command)
     elif session.leads:
         create(config, job.hamiltonian.n_sites, command, starting_file(job))
-    return job
+    return run
 
 
 def _train(session: GroundStateRun, run: GroundStateRun, folder: Path) -> None:

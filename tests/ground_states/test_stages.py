@@ -24,6 +24,7 @@ from nqs.errors import InputError
 from nqs.ground_states import ground_state_run, growth, plateau, stages
 from nqs.ground_states.build import build
 from nqs.ground_states.growth import with_stages
+from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import START, read_config, resumed_config
 from nqs.ground_states.start import read_start
 from nqs.runfolder import history
@@ -284,14 +285,21 @@ def test_a_stage_that_is_not_finite_is_reported(
     assert result(tmp_path / "run")["status"] == "failed"
 
 
-def test_resuming_accepts_the_words_that_began_it(whole: Path) -> None:
-    for same in (True, [4, 6], ["4", "6"]):
+def test_resuming_accepts_the_words_that_began_it(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for same in ([4, 6], ["4", "6"]):
         changes = {"train.grow": same, "model.patch": "auto"}
         assert resumed_config(whole, changes).train.grow == ("4", "6")
-    with pytest.raises(InputError, match=r"train\.grow=\[4\].*may only change"):
-        resumed_config(whole, {"train.grow": [4]})
-    with pytest.raises(InputError, match=r"train\.grow=false"):
-        resumed_config(whole, {"train.grow": False})
+    for other in ([4], False, True):
+        with pytest.raises(InputError, match=r"train\.grow=.*may only change"):
+            resumed_config(whole, {"train.grow": other})
+    monkeypatch.setattr(growth, "SMALLEST", 4)
+    assert grown(tmp_path / "run", train__grow=True, train__steps=1) == 0
+    assert read_config(tmp_path / "run").train.grow == ("4",)
+    config = resumed_config(tmp_path / "run", {"train.grow": True, "train.steps": 2})
+    assert config.train.grow == ("4",) and run_job(config, ["python", "train.py"]) == 0
+    assert result(tmp_path / "run")["steps"] == 2
 
 
 def test_a_finished_run_is_extended(whole: Path, tmp_path: Path) -> None:
