@@ -44,8 +44,8 @@ def test_a_plateau_is_seen_soon() -> None:
 
 def test_what_the_noise_hides_ends_it() -> None:
     """And longer windows see slower descents: over 20 steps 4e-3 against a noise of 3.2e-3, over 60
-    steps 1.2e-2 against 1.8e-3. A series of the first kind ends at step 40 with a chance of 0.77, so
-    that fewer than 10 of 20 do with one of 3e-3; the second ends with one of 3e-6."""
+    steps 1.2e-2 against 1.8e-3. A series of the first kind ends at step 40 with a chance of 0.77,
+    so that fewer than 10 of 20 do with one of 3e-3; the second ends with one of 3e-6."""
     ended = [ends_at(falling(2e-4, 60, 0.01, seed), 0.01) for seed in range(20)]
     assert sum(end is not None for end in ended) >= 10
     energies, errors = falling(2e-4, 240, 0.01, 1), [0.01] * 240
