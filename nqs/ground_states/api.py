@@ -33,11 +33,12 @@ from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.evaluations import evaluated
 from nqs.ground_states.ground_state_run import GroundStateRun
 from nqs.ground_states.groups import ENERGIES, HAMILTONIAN, LATTICE, MODEL, OPTIMIZER
+from nqs.ground_states.growth import with_stages
 from nqs.ground_states.run import built, open_folder, program
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import create, read_config
 from nqs.ground_states.saved_state import trained_job
-from nqs.ground_states.start import with_source_patches
+from nqs.ground_states.start import sealed_start, starting_file, with_source_patches
 from nqs.runfolder.history import Evaluation, RunFile
 from nqs.runfolder.run_config import RunConfig
 from nqs.runfolder.summary import write
@@ -240,8 +241,9 @@ class Result:
         if session is None:
             raise InputError(f"{dir}: the state lies in {self.path}; copy that folder")
         with tempfile.TemporaryDirectory() as inputs:
-            config = _written(self.job, _place(dir), Path(inputs))
-            folder = create(config, self.hamiltonian.n_sites, list(sys.orig_argv))
+            config, begun = _written(self.job, _place(dir), Path(inputs)), session.start
+            start = None if begun is None else sealed_start(begun.step, begun.model)
+            folder = create(config, self.hamiltonian.n_sites, list(sys.orig_argv), start)
         session.job = self.job = dataclasses.replace(self.job, config=read_config(folder))
         with session.at_work(folder, quiet=True, signals=False):
             session.save()
@@ -314,6 +316,7 @@ def ground_state(
     exact: bool | Literal["auto"] = "auto",
     max_seconds: float | None = None,
     start_from: str | Path | None = None,
+    grow: bool | Sequence[str | int] = False,
     device: Device = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     dir: str | Path | None = None,
@@ -327,6 +330,7 @@ def ground_state(
     exact: compare with exact diagonalisation; "auto" up to 2^16 configurations.
     max_seconds: budget of the optimisation.
     start_from: folder of a run whose parameters are the start.
+    grow: train smaller arrays first, as train.grow: True, or sizes, ["4x4", "8x8"] or [16, 32].
     dir: folder of the run, as `nqs train run.dir=dir` writes it; None keeps everything in memory
         (see `Result.save`).
     quiet: print nothing.
@@ -346,6 +350,7 @@ def ground_state(
         "exact": exact,
         "max_seconds": max_seconds,
         "start_from": None if start_from is None else str(start_from),
+        "grow": list(grow) if isinstance(grow, tuple) else grow,
     }
     config = Config(
         lattice=LATTICE.selection_of(lattice),
@@ -358,7 +363,11 @@ def ground_state(
         device=convert(device, Device, "device"),
         dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
     )
-    job = build(with_source_patches(config), lattice=lattice, hamiltonian=hamiltonian)
+    if config.train.grow:
+        config.lattice.check_whole()
+        config.hamiltonian.check_whole()
+    config = with_stages(with_source_patches(config))
+    job = build(config, lattice=lattice, hamiltonian=hamiltonian)
     return train(job, dir=dir, quiet=quiet)
 
 
@@ -369,7 +378,8 @@ def train(job: Job, *, dir: str | Path | None = None, quiet: bool = True) -> Res
     if dir is not None:
         with tempfile.TemporaryDirectory() as inputs:
             config = _written(job, _place(dir), Path(inputs))
-            folder = create(config, job.hamiltonian.n_sites, list(sys.orig_argv))
+            start = starting_file(job)
+            folder = create(config, job.hamiltonian.n_sites, list(sys.orig_argv), start)
         job = dataclasses.replace(job, config=read_config(folder))
     session = GroundStateRun(job)
     with session.at_work(folder, quiet=quiet, signals=False):

@@ -204,7 +204,7 @@ def build_optimizer(
             hamiltonian,
             n_steps=config.train.steps,
             is_complex=config.model.phase,
-            warm_start=config.train.start_from is not None,
+            warm_start=config.train.starts_warm,
         )
     if not isinstance(prepared, Optimizer):
         raise InputError(f"{whose}: prepare must return the optimizer")

@@ -59,6 +59,11 @@ class TrainConfig:
     """Folder of another run with the same model, on a lattice of the same kind and any size: start
     from the parameters of its newest checkpoint; null starts from the best product state. The
     optimizer starts afresh. model.patch=auto takes the patches of that run."""
+    grow: bool | tuple[str | int, ...] = False
+    """Train smaller arrays first, the smallest from the product state, each next one and at last
+    the lattice itself from the one before: true chooses the sizes, [4x4,8x8] names them, or [16,32]
+    of a chain. All of it is one run; max_seconds counts it whole. model.patch=auto is about four
+    sites."""
     rank_timeout: Annotated[float, "1 .. 1e6"] = 1800.0
     """Seconds after which a silent process of several counts as lost; more than a step takes, for a
     rank waits for the slowest."""
@@ -66,6 +71,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         named = self.start_from is None or bool(self.start_from.strip())
         require(named, "train.start_from", "''", "give the folder of a run")
+        rule = "names no size; give true, false or a list, e.g. [4x4,8x8]"
+        require(self.grow != (), "train.grow", self.grow, rule)
+        rule = "begins at a product state; use train.start_from=null, or train.grow=false"
+        require(not self.grow or self.start_from is None, "train.grow", self.grow, rule)
+
+    @property
+    def starts_warm(self) -> bool:
+        """Whether the run starts from parameters that were trained before."""
+        return self.start_from is not None or bool(self.grow)
 
 
 _SQUARE = LATTICE.read({"name": "square"})

@@ -6,6 +6,7 @@ fail, are tried.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
@@ -20,11 +21,22 @@ from nqs.ground_states.build import EXACT_GIGABYTES, Job
 from nqs.ground_states.config import RESUMABLE
 from nqs.ground_states.evaluations import evaluated, remarks, start_evaluation
 from nqs.ground_states.judgement import Judgement, warning_about
+from nqs.ground_states.kept_start import (
+    StartState,
+    as_raised,
+    begin_anew,
+    is_above,
+    is_below,
+    line_about,
+    remark,
+)
 from nqs.ground_states.older_config import current
+from nqs.ground_states.plateau import no_longer_pays
 from nqs.ground_states.run_file import REQUIRED, check_evaluation
-from nqs.ground_states.run_folder import portable
+from nqs.ground_states.run_folder import START, portable
 from nqs.ground_states.saved_state import restore_optimizer
-from nqs.ground_states.start import put_at_start, starting_file
+from nqs.ground_states.stages import grow
+from nqs.ground_states.start import put_at_start, put_in_place, starting_file
 from nqs.ground_states.step_lines import FORM
 from nqs.runfolder.history import Column, Evaluation, RunFile
 from nqs.runfolder.machine import derived_seed
@@ -54,7 +66,10 @@ class GroundStateRun(ResumableRun):
     required = REQUIRED
     resumable = RESUMABLE
 
-    def __init__(self, job: Job, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(
+        self, job: Job, program: Sequence[str] = PROGRAM, *, until_plateau: bool = False
+    ) -> None:
+        """until_plateau: end before the last step once the energy no longer falls."""
         train = job.config.train
         limits = Limits(train.steps, train.max_seconds, train.checkpoint_every)
         super().__init__(limits, step_columns(job), job.device, program, job.ranks)
@@ -62,11 +77,22 @@ class GroundStateRun(ResumableRun):
         self.evaluation: Evaluation | None = None
         self.exact_energy: float | None = None
         self._judgement = Judgement(job)
+        self._until_plateau, self._had_plateau = until_plateau, False
+        self._start: StartState | None = None
         self._uncompared: list[str] = []
 
     @property
     def model(self) -> Wavefunction:
         return self.job.wavefunction
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is printed."""
+        return self._quiet
+
+    def stage(self, job: Job) -> GroundStateRun:
+        """A run of a smaller array before this one."""
+        return GroundStateRun(job, self.program, until_plateau=True)
 
     @property
     def generator(self) -> torch.Generator:
@@ -99,6 +125,16 @@ class GroundStateRun(ResumableRun):
         if last:
             self.job.energies.restore(last)
         self._restore_generator(torch.atleast_2d(saved["generator"]).cpu())
+        (self._had_plateau,) = self.job.ranks.shared([self._has_plateau()])
+
+    def converged(self) -> bool:
+        return self._had_plateau or self._has_plateau()
+
+    def _has_plateau(self) -> bool:
+        """Whether the history, of which rank 0 alone has all, says so."""
+        columns = self.content.columns
+        judged = self._until_plateau and self.leads
+        return judged and no_longer_pays(columns["energy"], columns["energy_error"])
 
     def _restore_generator(self, states: Tensor) -> None:
         """This rank's of the saved states (W, S), or, where others were saved, one of its own."""
@@ -115,15 +151,29 @@ class GroundStateRun(ResumableRun):
         )
 
     def begin(self) -> None:
-        job = self.job
-        if self.path is None and job.config.train.start_from is not None:
+        job, train = self.job, self.job.config.train
+        if train.grow:
+            self.elapsed = self.elapsed_before = grow(self)
+            self._started = time.monotonic()  # the stages are counted
+        elif self.path is None:
             starting_file(job)  # which puts the parameters in place, too
-        elif self.leads:
+        if self.leads and not (self.path is None and train.starts_warm):
             put_at_start(job, self.path, self.log.say)
         state = job.ranks.shared(dict(job.wavefunction.state_dict()), job.device)
         job.wavefunction.load_state_dict(state)
-        if job.config.train.start_from is not None:
+        if train.starts_warm:
+            self._start = StartState.of(job)
             self.content.keep(start_evaluation(job))
+
+    @property
+    def start(self) -> StartState | None:
+        """The parameters that the run started from, where these were trained before; None where
+        they are not to be had."""
+        if self._start is None and self.leads and self.job.config.train.starts_warm:
+            file = None if self.path is None else self.path / START
+            if file is not None and file.exists():
+                self._start = StartState.read(file)
+        return self._start
 
     def advance(self, after_step: Callable[[Record], bool]) -> None:
         advance(self.job, self.step, lambda record: after_step(record.row()))
@@ -133,6 +183,7 @@ class GroundStateRun(ResumableRun):
         train, seed = self.job.config.train, self.job.config.seed
         self.log.say(f"evaluating with {train.eval_samples} fresh samples")
         evaluation = evaluated(self.job, train.eval_samples, seed, self.step, "final")
+        evaluation = self._not_above_start(evaluation)
         if not self.leads:
             return 0
         self.content.keep(evaluation)
@@ -147,6 +198,32 @@ class GroundStateRun(ResumableRun):
         for line in summary.lines(self.result):
             self.log.say(line)
         return code
+
+    def _not_above_start(self, evaluation: Evaluation) -> Evaluation:
+        """The final evaluation, or that of the start if the steps have raised the energy: then the
+        start's parameters take the place of the last ones, and a resumed run goes on from there."""
+        start, job = self.start, self.job
+        before = self.content.last("start")
+        doubtful = False
+        if start is not None and before is not None:
+            doubtful = not is_below(evaluation, before) and not start.is_of(job)
+        (doubtful,) = job.ranks.shared([doubtful])
+        if not doubtful:
+            return evaluation
+        last = StartState.of(job)
+        model = job.ranks.shared(dict(start.model) if start is not None else {}, job.device)
+        put_in_place(job, model)
+        train = job.config.train
+        again = evaluated(job, train.eval_samples, job.config.seed, self.step, "final")
+        (raised,) = job.ranks.shared([is_above(evaluation, again)])
+        if not raised:
+            put_in_place(job, last.model)
+            return evaluation
+        self.content.keep(as_raised(evaluation))
+        begin_anew(job, self.step)
+        self.save()
+        self.log.say(line_about(evaluation, again))
+        return again
 
     def _compare(self) -> int:
         """Exact diagonalisation; returns the exit code, 1 if it was asked for and failed."""
@@ -202,7 +279,7 @@ class GroundStateRun(ResumableRun):
             flip_precision=steps_by_precision(self.content.columns),
             doubts=doubts,
         )
-        return content | remarks(self.content)
+        return content | remarks(self.content) | remark(self.content)
 
 
 def step_columns(job: Job) -> list[Column]:

@@ -39,7 +39,10 @@ def convergence_figure(
     final = content.last("final")
     if final is not None:
         value, sigma = (final.numbers[key] / n_sites for key in ("energy", "energy_error"))
-        label = f"final evaluation, {value:.6f} ± {sigma:.1e}"
+        raised = content.last("raised")
+        kept = raised is not None and raised.numbers["step"] == final.numbers["step"]
+        whose = "the start, kept" if kept else "final evaluation"
+        label = f"{whose}, {value:.6f} ± {sigma:.1e}"
         panels[0].errorbar(
             [final.numbers["step"]], [value], yerr=[sigma], fmt="o", ms=4, color="C3", label=label
         )

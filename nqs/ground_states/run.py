@@ -16,6 +16,7 @@ from nqs.ground_states.build import Job, build
 from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.distributed import together
 from nqs.ground_states.ground_state_run import GroundStateRun
+from nqs.ground_states.growth import with_stages
 from nqs.ground_states.run_folder import create, reopen
 from nqs.ground_states.start import starting_file, with_source_patches
 from nqs.runfolder.console import tell
@@ -84,7 +85,7 @@ def built(ranks: Ranks, config: Config) -> Job:
     if they would work on different ones."""
 
     def settled() -> Config:
-        return config if config.run.resume else with_source_patches(config)
+        return config if config.run.resume else with_stages(with_source_patches(config))
 
     config = together(ranks, settled)
     if ranks.size > 1:

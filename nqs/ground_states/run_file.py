@@ -1,7 +1,8 @@
 """run.h5 of ground-state runs: the columns and numbers that it has.
 
-The kinds of an evaluation: start, of the parameters of train.start_from; final, at the end of the
-run; later, by `nqs evaluate`.
+The kinds of an evaluation: start, of the parameters that a run with train.start_from or train.grow
+starts from; final, at the end of the run; raised, of last parameters that were given up for the
+start's; later, by `nqs evaluate`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from nqs.conf.sections import flatten
+from nqs.conf.values import plain
 from nqs.errors import InputError, shown
 from nqs.ground_states.config import RESUMABLE, Config
+from nqs.ground_states.growth import with_stages
 from nqs.ground_states.older_config import current
 from nqs.ground_states.own_code import own_code
 from nqs.runfolder import digests, environment
@@ -66,8 +68,13 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
     saved = flatten(current(saved_mapping(path)))
 
     def is_same(key: str, there: Any, value: Any) -> bool:
-        if key == "model.patch" and value == "auto" and saved.get("train.start_from"):
+        warm = saved.get("train.start_from") or saved.get("train.grow")
+        if key in ("model.patch", "model.sub_patch") and value == "auto" and warm:
             return True  # was that of the run it started from: see nqs.ground_states.start
+        if key == "train.grow" and value is True:
+            return _chooses_its_sizes(config)
+        if key == "train.grow" and isinstance(value, list | tuple):
+            value = list(map(str, value))
         return _is_same(path, key, there, value)
 
     for key, value in permitted_changes(path, saved, changes, RESUMABLE, is_same).items():
@@ -75,6 +82,15 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
         (config[section] if section else config)[name] = value
     config["run"] = {"dir": str(path), "resume": True}
     return Config.from_dict(config)
+
+
+def _chooses_its_sizes(config: Mapping[str, Any]) -> bool:
+    """Whether train.grow=true is what the configuration of a run has in its place."""
+    try:
+        asked = Config.from_dict({**config, "train": {**config["train"], "grow": True}})
+        return bool(plain(with_stages(asked).train.grow) == config["train"]["grow"])
+    except InputError:
+        return False
 
 
 def _is_same(path: Path, key: str, saved: Any, value: Any) -> bool:

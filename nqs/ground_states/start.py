@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
-from nqs.conf.kinds import Selection
-from nqs.core import SequenceModel
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import (
     Job,
@@ -31,11 +30,11 @@ from nqs.ground_states.build import (
     symmetrised,
 )
 from nqs.ground_states.config import Config
+from nqs.ground_states.patch_choice import like_source
 from nqs.ground_states.run_folder import START, read_config
 from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.runfolder import checkpoint, digests
 from nqs.wavefunctions.autoregressive import Autoregressive
-from nqs.wavefunctions.patches import auto_spec
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.transfer import transfer
 from nqs.wavefunctions.wavefunction import Wavefunction
@@ -48,17 +47,18 @@ MAY_DIFFER: Final = ("symmetry", "spin_flip", "patch", "sub_patch", "n_up")
 site by site, and the number of 1 bits goes with that of the sites."""
 
 
-def starting_file(job: Job) -> bytes | None:
-    """inputs/start.pt of a new run with train.start_from, None without.
+def starting_file(job: Job, source: Path | None = None) -> bytes | None:
+    """inputs/start.pt of a new run that starts from the run in the folder `source`, by default that
+    of train.start_from; None without one. The parameters are put into the job's wavefunction, too.
 
     Raises InputError, one line, if the other run has no checkpoint or its parameters have no place
     in this run's model.
     """
-    source = job.config.train.start_from
-    if source is None:
+    named = job.config.train.start_from
+    if source is None and named is None:
         return None
-    with naming_source(source):
-        path = Path(source)
+    with naming_source(str(source or named)):
+        path = Path(source or str(named))
         config = read_config(path)
         check_same_model(config, job.config)
         state, step = read_wavefunction(path, config)
@@ -68,33 +68,26 @@ def starting_file(job: Job) -> bytes | None:
             start_from_product_state(job)  # sets the weights of what is left to fill the sector
         lattice = build_lattice(config.lattice)
         transfer(theirs, ours, lattice, job.lattice)
-    content = {"format": FORMAT, "step": step, "model": ours.state_dict()}
+    return sealed_start(step, ours.state_dict())
+
+
+def sealed_start(step: int, model: Mapping[str, Tensor]) -> bytes:
+    """The content of an inputs/start.pt: parameters of a network, after `step` steps elsewhere."""
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({"format": FORMAT, "step": step, "model": dict(model)}, buffer)
     return digests.sealed(buffer.getvalue())
 
 
 def with_source_patches(config: Config) -> Config:
-    """The configuration of a new run with model.patch=auto replaced by the patches of the run it
-    starts from, if there is one and it has patches that do not list sites."""
+    """The configuration of a new run with model.patch=auto (and model.sub_patch=auto) replaced by
+    the patches of the run it starts from, if there is one."""
     source = config.train.start_from
-    if source is None or config.model.patch != "auto" or groups_tokens(config.model):
+    if source is None:
         return config
     with naming_source(source):
         theirs = read_config(Path(source))
-        lattice = build_lattice(theirs.lattice)
-        spec = theirs.model.build_common().spec(lattice, theirs.model)
-    if spec == "auto":
-        spec = auto_spec(lattice)
-    if not isinstance(spec, str) or groups_tokens(theirs.model):
-        return config
-    return config.replace(model=config.model.replace(patch=spec))
-
-
-def groups_tokens(model: Selection) -> bool:
-    """Whether patches are within large ones."""
-    kind: type[SequenceModel] = model.kind
-    return kind.groups_tokens
+        model = like_source(config.model, theirs.model, build_lattice(theirs.lattice))
+    return config if model is config.model else config.replace(model=model)
 
 
 def load_wavefunction(path: Path) -> Wavefunction:
@@ -145,21 +138,26 @@ def naming_source(source: str) -> Iterator[None]:
 
 def put_at_start(job: Job, path: Path | None, say: Callable[[str], None]) -> None:
     """Puts the wavefunction where the run in folder `path` starts."""
-    source = job.config.train.start_from
-    if source is None:
+    train = job.config.train
+    if not train.starts_warm:
         start_from_product_state(job)
         return
     assert path is not None
     content = read_start(path / START)
-    wavefunction = network(job.wavefunction)
+    put_in_place(job, content["model"], path / START)
+    source = train.start_from or f"stage {train.grow[-1]}"  # type: ignore[index]
+    say(f"starts from step {content['step']} of {source}")
+
+
+def put_in_place(job: Job, model: Mapping[str, Tensor], file: Path | None = None) -> None:
+    """Gives the job's network these parameters, from `file`. Raises InputError where they do not
+    fit."""
     try:
-        wavefunction.load_state_dict(content["model"])
+        network(job.wavefunction).load_state_dict(model)
     except RuntimeError:
         raise InputError(
-            f"{path / START}: does not fit this version's model; use the version in "
-            "environment.json"
+            f"{file}: does not fit this version's model; use the version in environment.json"
         ) from None
-    say(f"starts from step {content['step']} of {source}")
 
 
 def read_start(path: Path) -> dict[str, Any]:

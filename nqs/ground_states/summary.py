@@ -18,12 +18,13 @@ from nqs.runfolder.summary import read as read_any
 
 DESCRIPTIONS = {
     "finished": "all steps done",
+    "converged": "the energy no longer falls, the next stage goes on",
     "budget": "train.max_seconds reached",
     "interrupted": "stopped by a signal; resume to go on",
     "lost": "a process of the run ended; resume to go on",
     "failed": "the energy was no longer a number",
 }
-ENDED: Final = ("finished", "budget")
+ENDED: Final = ("finished", "converged", "budget")
 """States after which nothing is left to do."""
 GOOD: Final = "good"
 DOUBTFUL: Final = "doubtful"
@@ -180,6 +181,7 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("energy per site", with_error(energy / n_sites, per_site)))
         rows.append(("verdict", verdict(summary) or "no verdict (older run)"))
         rows += [("", one_line(doubt)) for doubt in summary.get("doubts", [])]
+        rows += kept_rows(summary)
     rows += exact_rows(summary)
     for key, name in (("variance", "variance"), ("v_score", "V-score")):
         if summary[key] is not None:
@@ -202,6 +204,15 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("seed", one_line(summary.get("seed"))),
     ]
     return rows
+
+
+def kept_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Whose energy it is, where that is the start's (nqs.ground_states.kept_start)."""
+    energy, error = summary.get("raised_energy"), summary.get("raised_energy_error")
+    if not _is_number(energy) or not _is_number(error, or_none=True):
+        return []
+    reason = f"the steps raised it to {with_error(float(energy or 0), error)}"
+    return [("state", f"that of the start: {reason}")]
 
 
 def exact_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -63,6 +63,10 @@ class StopRequests:
         if self.received is not None:
             raise Interrupted(self.received)
 
+    def deferred(self) -> None:
+        """From here on a signal is remembered again, as at first."""
+        self._immediate = False
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if signum in IMPATIENT:
             self._restore(signum)

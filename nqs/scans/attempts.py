@@ -29,6 +29,8 @@ def second(scan: Scan, point: Point, source: Path | None) -> Point:
     one, from the product state, with all of train.steps."""
     start = None if source is None else str(source)
     train = {**point.config["train"], "start_from": start}
+    if source is not None:
+        train["grow"] = False
     config = {**point.config, "train": train}
     return dataclasses.replace(point, name=point.name + AGAIN, config=config)
 

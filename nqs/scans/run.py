@@ -27,8 +27,10 @@ from typing import IO, TYPE_CHECKING, Any, Final, TextIO
 from nqs.errors import InputError, printable
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
+from nqs.ground_states.growth import with_stages
 from nqs.ground_states.run import run
 from nqs.ground_states.run_folder import resumed_config
+from nqs.ground_states.start import starting_file, with_source_patches
 from nqs.ground_states.summary import is_finished
 from nqs.runfolder.folder import locked
 from nqs.runfolder.invocation import program
@@ -71,7 +73,10 @@ def check(scan: Scan) -> None:
             try:
                 if len(chain) > 1:
                     scan.config(point, chain[0])  # fewer steps must be allowed too
-                state = build(scan.config(point, None)).wavefunction.state_dict()
+                cold = with_stages(with_source_patches(scan.config(point, None)))
+                job = build(cold)
+                starting_file(job)  # whether it fits, where train.start_from is given
+                state = job.wavefunction.state_dict()
             except InputError as error:
                 errors.append(f"{point.name}: {error}")
                 continue

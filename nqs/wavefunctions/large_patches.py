@@ -46,7 +46,7 @@ def large_patches(lattice: Geometry, spec: Spec, sub_spec: Spec) -> LargePatches
     every large patch or, as lists, across two of them, and sub-patches of more than 12 sites.
     """
     sub_spec = auto_spec(lattice) if sub_spec == "auto" else sub_spec
-    spec = _auto_large(lattice, sub_spec) if spec == "auto" else spec
+    spec = auto_large(lattice, sub_spec) if spec == "auto" else spec
     large = site_groups(lattice, spec)
     if isinstance(sub_spec, (str, int)):
         nested = _cut(lattice, large, *patch_shape(sub_spec, "sub_patch"))
@@ -92,7 +92,7 @@ def _sorted_into(large: list[list[int]], subs: list[list[int]]) -> list[list[lis
     return nested
 
 
-def _auto_large(lattice: Geometry, sub_spec: Spec) -> str:
+def auto_large(lattice: Geometry, sub_spec: Spec) -> str:
     """2 x 2 sub-patches (four along a path) if four large patches remain, otherwise two of them."""
     if not isinstance(sub_spec, (str, int)):
         raise ValueError("patch=auto needs sub_patch=AxB, n or auto")

@@ -3,13 +3,14 @@
 Most parameters do not know the number of tokens. Those that do are carried over place by place:
 
     table'_t = table_m(t)                     positions, biases of the patches
-    a'_h(t, u) = a_h(t0, u0)                  pair weights of factored attention
+    a'_h(t, u) = a_h(m(t), u0)                pair weights of factored attention
 
 m(t) is the patch of the source that lies like t does, of the same sites: counted from the nearer
-end of each direction near the edges, in the middle elsewhere. (t0, u0) is a pair with the
-displacement of (t, u), the one whose t0 is nearest to m(t); where the source has no such pair the
-weight is 0: no place looks farther than the source ever did. Between lattices of one size all of
-this is the identity.
+end of each direction near the edges, in the middle elsewhere. u0 lies from m(t) as u does from t;
+where the source has no such patch the weight is 0. So no place looks farther than m(t) did, and
+what it reads has the weights that go with its own row of the tables: weights that other places
+have for further displacements make the state worse (docs/decisions.md, Growing arrays). Between
+lattices of one size all of this is the identity.
 
 (Retraining on ever larger lattices: Roth, arXiv:2003.06228, for recurrent networks, which have no
 places to carry over.)
@@ -30,7 +31,7 @@ from nqs.core.factored import PairWeights
 from nqs.core.large_patched import LargePatched
 from nqs.core.positions import AddedTable, Positions
 from nqs.wavefunctions.autoregressive import Autoregressive
-from nqs.wavefunctions.patches import Geometry
+from nqs.wavefunctions.patches import Geometry, Patches
 
 Layout = tuple[tuple[int, int], ...]
 
@@ -66,7 +67,7 @@ class Correspondence:
 
     Attributes:
         places: (T',) int64, m(t).
-        pairs: (T' (T' + 1) / 2,) int64, number of (t0, u0) among the source's pairs, -1 for none.
+        pairs: (T' (T' + 1) / 2,) int64, number of (m(t), u0) among the source's pairs, -1 for none.
     """
 
     places: Tensor
@@ -116,16 +117,25 @@ def transfer(
 
 def token_groups(wavefunction: Autoregressive) -> list[list[int]]:
     """The sites of each patch, in order."""
-    patches = wavefunction.patches
-    rows = zip(patches.sites.tolist(), patches.sizes.tolist(), strict=True)
-    return [sites[:size] for sites, size in rows]
+    return groups_of(wavefunction.patches)
 
 
 def large_groups(wavefunction: Autoregressive) -> list[list[int]]:
     """The sites of each large patch, sub-patch after sub-patch."""
     assert isinstance(wavefunction.core, LargePatched)
-    tokens, groups, begin = token_groups(wavefunction), [], 0
-    for length in wavefunction.core.lengths:
+    return large_groups_of(token_groups(wavefunction), wavefunction.core.lengths)
+
+
+def groups_of(patches: Patches) -> list[list[int]]:
+    """The sites of each patch, in order."""
+    rows = zip(patches.sites.tolist(), patches.sizes.tolist(), strict=True)
+    return [sites[:size] for sites, size in rows]
+
+
+def large_groups_of(tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
+    """The sites of each large patch, of `lengths` sub-patches each, one after the other."""
+    groups, begin = [], 0
+    for length in lengths:
         groups.append([site for sub in tokens[begin : begin + length] for site in sub])
         begin += length
     return groups
@@ -138,9 +148,29 @@ def correspondence(
     to_lattice: Cells,
 ) -> Correspondence:
     """Between groups of sites of two lattices. Raises ValueError where there is none."""
-    if [list(group) for group in source] == [list(group) for group in target]:
+    places = counterparts(source, target, from_lattice, to_lattice)
+    if same_groups(source, target):
         n = len(target)
         return Correspondence(torch.arange(n), torch.arange(n * (n + 1) // 2))
+    before, after = as_grid(source, from_lattice), as_grid(target, to_lattice)
+    assert before is not None and after is not None
+    return Correspondence(torch.tensor(places), torch.tensor(_pairs(before, after, places)))
+
+
+def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
+    """Whether two lists of groups hold the same sites in the same order."""
+    return [list(group) for group in one] == [list(group) for group in other]
+
+
+def counterparts(
+    source: Sequence[Sequence[int]],
+    target: Sequence[Sequence[int]],
+    from_lattice: Cells,
+    to_lattice: Cells,
+) -> list[int]:
+    """m(t) of each group t of the target. Raises ValueError where there is none."""
+    if same_groups(source, target):
+        return list(range(len(target)))
     before, after = as_grid(source, from_lattice), as_grid(target, to_lattice)
     if before is None or after is None:
         raise ValueError(
@@ -149,8 +179,7 @@ def correspondence(
         )
     if (before.periodic, from_lattice.n_basis) != (after.periodic, to_lattice.n_basis):
         raise ValueError("the lattices must have the same cells and periodic directions")
-    places = _counterparts(before, after)
-    return Correspondence(torch.tensor(places), torch.tensor(_pairs(before, after, places)))
+    return _counterparts(before, after)
 
 
 def as_grid(groups: Sequence[Sequence[int]], lattice: Cells) -> Grid | None:
@@ -196,7 +225,8 @@ def like(index: int, n_after: int, n_before: int) -> int:
     """The place among n_before that lies as `index` does among n_after.
 
     The first half of the shorter row is kept at the start, the other half at the end; what is
-    between repeats the place in the middle.
+    between repeats the place in the middle, the later one of two: of two places in a row the first
+    has nothing before it, and its conditional knows no past.
     """
     if n_after < n_before:
         return index if index < (n_after + 1) // 2 else index + n_before - n_after
@@ -208,29 +238,28 @@ def _apart(place: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _pairs(before: Grid, after: Grid, places: list[int]) -> list[int]:
-    """Number of the source's pair for each pair (t, u) of the target, u <= t, -1 for none.
+    """Number of the source's pair (m(t), u0) for each pair (t, u) of the target, u <= t, -1 for
+    none.
 
     Position u reads the token of patch u - 1, and position 0 the start token.
     """
-    sources: dict[tuple[tuple[int, int], Layout, Layout], list[tuple[int, int]]] = {}
-    for t in range(len(before.places)):
-        for u in range(1, t + 1):
-            for apart in displacements(before, t, u - 1):
-                key = (apart, before.layouts[t], before.layouts[u - 1])
-                sources.setdefault(key, []).append((t, u))
+    rows = {m: _row(before, m) for m in set(places)}
     numbers = []
     for t, m in enumerate(places):
         numbers.append(m * (m + 1) // 2)
         for u in range(1, t + 1):
             (apart, *_) = displacements(after, t, u - 1)
-            pairs = sources.get((apart, after.layouts[t], after.layouts[u - 1]), [])
-            t0, u0 = min(
-                pairs,
-                key=lambda pair: (_apart(before.places[pair[0]], before.places[m]), pair),
-                default=(-1, 0),
-            )
-            numbers.append(t0 * (t0 + 1) // 2 + u0 if t0 >= 0 else -1)
+            numbers.append(rows[m].get((apart, after.layouts[u - 1]), -1))
     return numbers
+
+
+def _row(grid: Grid, t: int) -> dict[tuple[tuple[int, int], Layout], int]:
+    """Numbers of the pairs (t, u), by the displacement of patch u - 1 from t and by its form."""
+    row = {}
+    for u in range(1, t + 1):
+        for apart in displacements(grid, t, u - 1):
+            row[apart, grid.layouts[u - 1]] = t * (t + 1) // 2 + u
+    return row
 
 
 def displacements(grid: Grid, t: int, u: int) -> list[tuple[int, int]]:

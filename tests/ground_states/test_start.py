@@ -12,6 +12,8 @@ import yaml
 from test_ground_state_run import assert_same_run, parameters, result, run, steps_of, tiny
 from test_symmetry import MINSR
 
+import nqs
+from nqs.cli.app import main as command
 from nqs.errors import InputError
 from nqs.ground_states import start
 from nqs.ground_states.build import build
@@ -204,6 +206,88 @@ def test_from_8x8_to_12x12(tmp_path: Path) -> None:
     assert grown.model.patch == "2x2"
     job = build(grown)
     assert job.wavefunction.patches.n_patches == 36 and start.starting_file(job)
+
+
+HEISENBERG = {"name": "heisenberg"}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ({"name": "ptf"}, {}),
+        ({"name": "ptf", "attention": "softmax", "positions": "grid"}, {}),
+        ({"name": "ptf", "symmetry": "point_group"}, {}),
+        ({"name": "ptf", "phase": True}, {}),
+        ({"name": "ptf", "n_up": 8}, {"hamiltonian": HEISENBERG}),
+        ({"name": "ptf", "n_up": 8, "spin_flip": True}, {"hamiltonian": HEISENBERG}),
+        ({"name": "rnn"}, {}),
+        ({"name": "rnn", "n_up": 8}, {"hamiltonian": HEISENBERG}),
+        ({"name": "rnn2d"}, {}),
+        ({"name": "linear_attention"}, {}),
+        ({"name": "ssm"}, {}),
+        ({"name": "lptf"}, {}),
+        ({"name": "lptf_ptf"}, {}),
+        ({"name": "lptf", "sub_patch": "auto"}, {}),
+        ({"name": "lptf", "sub_patch": "auto", "symmetry": "point_group"}, {}),
+    ],
+)
+def test_auto_takes_the_patches_of_the_source_whatever_the_model(
+    tmp_path: Path, model: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    """From 4x4 to 12x12, where auto is 3x2 or, of large patches, 4x4."""
+    sizes = {"d_model": 8, "patch": "auto"}
+    cheap = {"train__n_samples": 2, "train__eval_samples": 2, "train__exact": False}
+    small = {"lattice__Lx": 4, "lattice__Ly": 4, "train__steps": 1}
+    assert run(tmp_path / "small", model=sizes | model, **small, **cheap, **changes) == 0
+    if "n_up" in model:
+        model = model | {"n_up": 72}
+    ours = tiny(
+        **{"lattice__Lx": 12, "lattice__Ly": 12, "model": sizes | model},
+        **{"train__start_from": str(tmp_path / "small")},
+        **cheap,
+        **changes,
+    )
+    grown = start.with_source_patches(ours)
+    assert grown.model.patch == ("2x4" if "lptf" in model["name"] else "2x2")
+    job = build(grown)
+    content = start.starting_file(job)
+    assert content is not None
+    with torch.no_grad():
+        assert job.wavefunction.log_psi(torch.arange(144)[None] % 2 == 0).isfinite().all()
+
+
+def test_from_python(source: Path, tmp_path: Path) -> None:
+    """In memory and in a folder, and by the command with the same keys: the same run."""
+    hamiltonian = nqs.Rydberg(nqs.Square(2, 2), V=7, delta=1.5)
+    config = tiny()
+    keys = ("model", "optimizer", "energies")
+    options: dict[str, Any] = {key: config.to_dict()[key] for key in keys}
+    options |= {"steps": 8, "samples": 16, "eval_samples": 64, "seed": 3, "start_from": source}
+    memory = nqs.ground_state(hamiltonian, **options)
+    folder = nqs.ground_state(hamiltonian, **options, dir=tmp_path / "python")
+    assert memory.energy == folder.energy
+    assert follow(tmp_path / "command", source) == 0
+    assert_same_run(tmp_path / "python", tmp_path / "command")
+
+
+def test_a_scan_over_sizes_from_one_source(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each point takes the patches of the source, and all are checked before the first."""
+    monkeypatch.chdir(tmp_path)
+    words = ["lattice.Ly=2", "model.patch=auto", "model.d_model=4", "model.n_layers=1"]
+    words += ["model.n_heads=2", "train.steps=1", "train.n_samples=4", "train.eval_samples=4"]
+    words += [f"train.start_from={source}", "scan.repeat=false", "seed=1"]
+    words += ["model.digit_decay=null"]
+    assert command(["scan", *words, "lattice.Lx=2,4", "scan.dir=scan"]) == 0
+    for length in (2, 4):
+        saved = read_config(Path(f"scan/lattice.Lx={length}"))
+        assert saved.model.patch == "2" and saved.lattice.Lx == length
+    words[0] = "lattice.Ly=3"
+    assert command(["scan", *words, "lattice.Lx=2,4", "scan.dir=other"]) == 2
+    words[:3] = ["lattice.Ly=2", "model.patch=auto", "model.d_model=8"]
+    assert command(["scan", *words, "lattice.Lx=2,4", "scan.dir=other"]) == 2
+    assert not Path("other").exists()
 
 
 def test_the_energy_of_the_start(tmp_path: Path, source: Path) -> None:

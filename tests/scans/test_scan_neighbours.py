@@ -136,14 +136,18 @@ def test_flips_that_only_one_side_has() -> None:
     assert abs(energy - exact) < 5 * error + 1e-9 and error < 0.2
 
 
-def badly(warm: bool) -> Any:
-    """A run whose warm (or cold) start is thrown away by absurdly long steps at delta=1."""
+def badly(warm: bool, careless: bool = True) -> Any:
+    """A run whose warm (or cold) start is thrown away by absurdly long steps at delta=1. careless:
+    it does not keep the start, as where that is hardly better than what the steps led to."""
 
     def spoilt(config: Any, command: Any) -> int:
         if config.hamiltonian.delta == 1 and (config.train.start_from is not None) == warm:
             wild = config.optimizer.replace(learning_rate=100.0, implicit=False)
             config = config.replace(optimizer=wild)
-        return run_job(config, command)
+        with pytest.MonkeyPatch.context() as patch:
+            if careless:
+                patch.setattr(ground_state_run, "is_below", lambda *evaluations: True)
+            return run_job(config, command)
 
     return spoilt
 
@@ -174,6 +178,14 @@ def test_a_diverged_scan_point_is_doubtful(
     (Path("scan") / "neighbours.json").write_text('{"format": "nqs neighbours 1", "bounds": []}')
     assert train.main(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert result("hamiltonian.delta=1") == bad, "nor does one without its memory"
+
+
+def test_a_diverged_scan_point_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its neighbour's state, whose energy with the point's couplings is a bound of its own."""
+    monkeypatch.setattr(scans, "run", badly(warm=True, careless=False))
+    assert scan(*WARM, "scan.repeat=false") == 0
+    kept = result("hamiltonian.delta=1")
+    assert kept["raised_energy"] > kept["energy"] + 0.01 and kept["relative_error"] < 0.02
 
 
 def test_it_is_repaired_from_the_product_state(

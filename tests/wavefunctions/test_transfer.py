@@ -13,6 +13,7 @@ from nqs.wavefunctions.transfer import (
     _pairs,
     as_grid,
     correspondence,
+    counterparts,
     displacements,
     like,
     token_groups,
@@ -81,6 +82,7 @@ def test_pairs_keep_their_displacement_and_form(system: str) -> None:
     ):
         m = int(match.places[t])
         assert there.layouts[m] == here.layouts[t]
+        assert number < 0 or rows[number] == m
         if u == 0:
             assert (rows[number], columns[number]) == (m, 0)
         elif number >= 0:
@@ -95,6 +97,7 @@ def test_pairs_keep_their_displacement_and_form(system: str) -> None:
     ("n_after", "n_before", "expected"),
     [
         (3, 2, [0, 1, 1]),
+        (4, 2, [0, 1, 1, 1]),
         (5, 3, [0, 1, 1, 1, 2]),
         (6, 4, [0, 1, 2, 2, 2, 3]),
         (3, 1, [0, 0, 0]),
@@ -105,6 +108,33 @@ def test_pairs_keep_their_displacement_and_form(system: str) -> None:
 )
 def test_rows_keep_their_ends(n_after: int, n_before: int, expected: list[int]) -> None:
     assert [like(i, n_after, n_before) for i in range(n_after)] == expected
+
+
+def test_middle_patches_come_from_the_middle_and_edges_from_edges() -> None:
+    """Of an 8x8 array on a 16x16 one, in patches of 2x2: a patch that touches no edge starts from
+    one that touches none, one that touches some from one that touches the same."""
+
+    def edges(place: tuple[int, int], n: int) -> tuple[int, ...]:
+        return tuple((i == 0) - (i == n - 1) for i in place)
+
+    small, large = Square(8, 8), Square(16, 16)
+    before, after = (token_groups(build("gru", x, "2x2")) for x in (small, large))
+    places = counterparts(before, after, small, large)
+    there, here = as_grid(before, small), as_grid(after, large)
+    assert there is not None and here is not None
+    for t, m in enumerate(places):
+        assert edges(there.places[m], 4) == edges(here.places[t], 8)
+    middle = places[here.places.index((4, 4))]
+    assert there.places[middle] == (2, 2)
+
+
+def test_a_bulk_patch_of_edges_alone_is_not_the_first() -> None:
+    """From 4x4 to 8x8 in patches of 2x2 all patches of the source are corners; the first row and
+    column know no past."""
+    small, large = Square(4, 4), Square(8, 8)
+    before, after = (token_groups(build("gru", x, "2x2")) for x in (small, large))
+    places = counterparts(before, after, small, large)
+    assert places == [0, 1, 1, 1, *[2, 3, 3, 3] * 3]
 
 
 GROWN = [(model, name) for model in MODELS for name in ("chain", "ring")] + [
