@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +51,7 @@ def trained_job(
 
 
 def restore_optimizer(optimizer: Optimizer, content: Mapping[str, Any], n_parameters: int) -> None:
-    """Puts a checkpoint's counts, vectors of P parameters (None in a fresh optimizer) and small
+    """Puts a checkpoint's numbers, vectors of P parameters (None in a fresh optimizer) and small
     arrays into the optimizer; what an earlier version has not written stays as in a fresh one.
     Raises InputError if they do not fit."""
     with checkpoint.fitting(content):
@@ -58,8 +59,8 @@ def restore_optimizer(optimizer: Optimizer, content: Mapping[str, Any], n_parame
         state = {**fresh, "step": content["optimizer"]["step"], **content["optimizer"]}
         for name, new in fresh.items():
             value = state[name]
-            if isinstance(new, int):
-                if type(value) is not int or value < 0:
+            if isinstance(new, int | float):
+                if type(value) is not type(new) or not 0 <= value < math.inf:
                     raise ValueError(f"{name}={shown(value)}")
             elif value is not None or new is not None:
                 check_array(name, value, None if new is None else new.ndim, n_parameters)

@@ -246,7 +246,7 @@ def minsr(
     memory_gb may be smaller than the key allows.
     """
     plain = {"diagonal_shift": 1e-3, "momentum": 0.9, "max_norm": None, "implicit": False}
-    plain |= {"leverage": 1.0, "step_back": False}
+    plain |= {"leverage": 1.0, "adaptive": False}
     constant = {"schedule": "constant", "final_shift_fraction": 1.0}
     optimizer = NaturalGradient(learning_rate, **plain | constant | keys)
     if memory_gb is not None:

@@ -62,7 +62,7 @@ def test_steps_go_back_to_the_lowest_energy_and_shorten() -> None:
     """Local energies are made up: they fall for 20 steps, then rise for good."""
     psi = build("ptf-factored")
     samples, e_loc = draw(psi)
-    optimizer = minsr(1e-4, step_back=True)
+    optimizer = minsr(1e-4, adaptive=True)
     lowest, back = None, None
     for step in range(40):
         level = -step if step < 20 else 100.0
@@ -89,7 +89,7 @@ def test_the_watch_is_part_of_the_state() -> None:
     """An optimizer restored a step before it goes back goes back as well, to the same place."""
     psi = build("ptf-factored")
     samples, e_loc = draw(psi)
-    optimizer = minsr(1e-4, step_back=True)
+    optimizer = minsr(1e-4, adaptive=True)
     for step in range(40):
         level = -step if step < 20 else 100.0
         state = optimizer.state_dict()
@@ -97,7 +97,7 @@ def test_the_watch_is_part_of_the_state() -> None:
         if optimizer.diagnostics["steps_back"]:
             break
         add_to_parameters(psi, update)
-    again = minsr(1e-4, step_back=True)
+    again = minsr(1e-4, adaptive=True)
     again.load_state_dict(state)
     assert_close(again.update(psi, samples, e_loc + 100.0), update, rtol=0, atol=0)
     assert again.diagnostics["steps_back"] == 1

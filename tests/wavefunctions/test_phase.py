@@ -40,7 +40,7 @@ from nqs.wavefunctions.symmetrised import Symmetrised
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 SHIFT, MOMENTUM = 1e-3, 0.8
 PLAIN: dict[str, Any] = {
-    **{"max_norm": None, "implicit": False, "leverage": 1.0, "step_back": False},
+    **{"max_norm": None, "implicit": False, "leverage": 1.0, "adaptive": False},
     **{"schedule": "constant", "final_shift_fraction": 1.0},
 }
 """SPRING with constant steps, unbounded and with E_loc as it is."""

@@ -82,6 +82,7 @@ class Jacobian:
 
     Attributes:
         n_rows, n_parameters: R and P.
+        draws: how often the sample of each row was drawn, (R,).
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Jacobian:
         self._roots = samples.weights.sqrt()  # (U,)
         self._panels: list[tuple[Tensor, Tensor]] | None = None  # columns (C,), O[:, columns]
         self.n_rows = len(self._roots) * (2 if samples.log_psi.is_complex() else 1)
+        self.draws = samples.counts.repeat(self.n_rows // len(self._roots)).to(self._roots)
         self.n_parameters = sum(p.numel() for p in wavefunction.parameters())
 
     def rows(self, values: Tensor) -> Tensor:

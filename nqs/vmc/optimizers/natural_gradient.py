@@ -16,8 +16,19 @@ direction, as far as it was gone, already explains:
           = (O^T O + lambda)^-1 O^T (e - mu O delta_old) + mu delta_old
 
 A batch of n draws says something about at most n directions; lambda is at least what leaves half of
-them open (`leverage`). Where the energy rises nevertheless, by more than its noise (`EnergyWatch`),
-the state goes back to where it was lowest and all later steps are half as long.
+them open (`leverage`). The step follows what the next batch says of the last one: with x = O delta,
+delta the last direction and O of the new batch,
+
+    t = sum_s e_s x_s / sqrt(sum_s e_s^2 x_s^2 / counts_s)
+
+is the slope of -E along delta where that step ended, which is unbiased, in units of its standard
+error. Below 0 the step went too far: noise carried it past the lowest energy on its way. So
+
+    ln f <- min(0, ln f + 0.2 clip(t, -1, 1)),      step = f learning_rate
+
+(`adaptive`; a gradient of the energy with respect to the learning rate, as in Baydin et al.,
+arXiv:1703.04782, of which only the sign counts that is not noise). Where the energy rises
+nevertheless, by more than its noise (`EnergyWatch`), the state goes back to where it was lowest.
 
 O, its memory and what several processes do of it are `Jacobian`'s. The system is small and solved
 on every rank.
@@ -29,6 +40,7 @@ Letters: U samples, R rows (U, or 2 U for complex ln psi), P parameters.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, final
 
@@ -59,8 +71,10 @@ it, up to which the last direction is trusted whole; see `momentum_share`."""
 WARM_RATE = 2.0
 """Factor on the automatic time step of a run that starts near its ground state: nothing is left to
 collapse, and few steps are to go far. (docs/decisions.md, Time steps.)"""
+GAIN = 0.2
+"""Change of the logarithm of the step where the last one was certainly too long or too short."""
 SHORTER = 0.5
-"""Factor on all later steps each time that the energy has risen."""
+"""Factor on the step when the energy has risen."""
 LEAST_STEP = 1e-9
 """Of the automatic time step; float32 rounds changes of 6e-8 away."""
 LEAST_SHIFT = 1e-12
@@ -69,31 +83,28 @@ LEAST_SHIFT = 1e-12
 
 @dataclass(frozen=True)
 class _Direction:
-    """delta (P,), |O delta| (the change of ln psi per unit step), |O^T e| and lambda."""
+    """delta (P,), |O delta| (the change of ln psi per unit step), |O^T e|, lambda and t."""
 
     delta: Tensor
     length: Tensor
     force: Tensor
     shift: float
+    slope: Tensor
 
 
 @dataclass(frozen=True)
 class _Shift:
-    """lambda for the spectrum of a batch: `least`, or more to keep the leverage.
-
-    n_rows: rows of O that the draws would have one by one, a number on the device.
-    """
+    """lambda for the spectrum of a batch: `least`, or more to keep the leverage."""
 
     least: float
     leverage: float
-    n_rows: Tensor
 
-    def of(self, matrix: Tensor) -> float:
-        """For O O^T or O^T O."""
+    def of(self, matrix: Tensor, draws: Tensor) -> float:
+        """For O O^T or O^T O of a batch with so many draws in each row (R,)."""
         if self.leverage == 1:
             return self.least
         values = torch.linalg.eigvalsh(matrix)
-        values = torch.cat([values, self.n_rows.to(values)[None]]).cpu()  # CPU-GPU sync
+        values = torch.cat([values, draws.sum().to(values)[None]]).cpu()  # CPU-GPU sync
         return max(self.least, least_shift(values[:-1], float(values[-1]), self.leverage))
 
 
@@ -122,8 +133,9 @@ class NaturalGradient(Optimizer, kind="minsr"):
         schedule: learning rate over the run: constant, cosine, linear or exponential.
         warmup_steps: steps over which the learning rate first rises from 0; fewer than the run has.
         final_fraction: learning rate at the last step as a fraction of learning_rate.
-        step_back: go back to the lowest energy, and on in steps half as long, each time that the
-            energy of ten steps has risen by more than its noise.
+        adaptive: learning_rate is the longest step: shorten it where the last step went too far,
+            lengthen it again where it did not, and go back to the lowest energy where that of ten
+            steps has risen by more than its noise.
         final_shift_fraction: the same for diagonal_shift, which falls geometrically, and no lower
             than to 1e-12.
     """
@@ -148,7 +160,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         warmup_steps: Annotated[int, "0 .. 1e9"] = 0,
         final_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
         final_shift_fraction: Annotated[float, "1e-9 .. 1"] = 0.05,
-        step_back: bool = True,
+        adaptive: bool = True,
     ) -> None:
         if learning_rate != "auto":
             check_range("learning_rate", learning_rate, 1e-30, 1e6)
@@ -165,7 +177,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.check_keys(diagonal_shift=diagonal_shift, final_shift_fraction=final_shift_fraction)
         self.learning_rate, self.momentum = learning_rate, momentum
         self.diagonal_shift, self.leverage = diagonal_shift, leverage
-        self.max_norm, self.implicit, self.step_back = max_norm, implicit, step_back
+        self.max_norm, self.implicit, self.adaptive = max_norm, implicit, adaptive
         self.schedule = Schedule(schedule, warmup_steps, final_fraction=final_fraction)
         falls = final_shift_fraction != 1
         self.shift_schedule = Schedule(
@@ -176,6 +188,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.watch = EnergyWatch()
         self.best: Tensor | None = None  # parameters where the watched energy was lowest, (P,)
         self.n_back = 0
+        self.factor = 1.0  # f
         self.workspace = Workspace(memory_gb * 2**30)
         self.diagnostics = {}
 
@@ -232,7 +245,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         if back is not None:
             return back
         shift = self.diagonal_shift * self.shift_schedule(self.step)
-        rate = self.learning_rate * self.schedule(self.step) * SHORTER**self.n_back
+        rate = self.learning_rate * self.schedule(self.step) * self.factor
         excess = centred(local_energies, samples.weights)  # (U,)
         n_sites, weights = wavefunction.n_sites, samples.weights
         trust = momentum_share(self.learning_rate * excess, weights, shift, n_sites)
@@ -245,15 +258,19 @@ class NaturalGradient(Optimizer, kind="minsr"):
             old = torch.zeros_like(flat_parameters(wavefunction))
         fewer = fewer_parameters(jacobian.n_parameters, jacobian.n_rows)
         solve = in_parameter_space if fewer else in_sample_space
-        n_rows = samples.counts.sum() * (jacobian.n_rows // len(excess))
-        bound = _Shift(shift, self.leverage, n_rows)
+        bound = _Shift(shift, self.leverage)
         direction = solve(jacobian, errors, bound, self.momentum * trust, old, ranks)
-        shortening = self._shortening(rate * float(direction.length))
+        measured = (direction.length, direction.force, direction.slope)
+        length, force, slope = torch.stack(measured).tolist()  # CPU-GPU sync
+        shortening = self._shortening(rate * length)
         rate *= shortening
         self.step += 1
         self.direction = shortening * direction.delta
+        if self.adaptive:
+            gain = GAIN * min(1.0, max(-1.0, slope))
+            self.factor = min(1.0, self.factor * math.exp(gain))
         self.diagnostics = {
-            "gradient_norm": 2 * float(direction.force),
+            "gradient_norm": 2 * force,
             "learning_rate": rate,
             "diagonal_shift": direction.shift,
             "steps_back": self.n_back,
@@ -264,7 +281,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self, wavefunction: Wavefunction, samples: Samples, local_energies: Tensor, ranks: Ranks
     ) -> Tensor | None:
         """The way back to the lowest energy where it has risen since, else None."""
-        if not self.step_back:
+        if not self.adaptive:
             return None
         self.watch.add(*mean_and_error(local_energies.real, samples))
         if self.watch.is_lowest():
@@ -277,6 +294,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.direction = self.best = None
         self.step += 1
         self.n_back += 1
+        self.factor *= SHORTER
         self.diagnostics |= {"steps_back": self.n_back}
         return way
 
@@ -289,13 +307,14 @@ class NaturalGradient(Optimizer, kind="minsr"):
             "direction": self.direction,
             "best": self.best,
             "n_back": self.n_back,
+            "factor": self.factor,
             "recent": self.watch.recent,
             "lowest": self.watch.lowest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.direction = state["step"], state["direction"]
-        self.best, self.n_back = state["best"], state["n_back"]
+        self.best, self.n_back, self.factor = state["best"], state["n_back"], state["factor"]
         self.watch.recent, self.watch.lowest = state["recent"].cpu(), state["lowest"].cpu()
 
 
@@ -304,13 +323,14 @@ def in_sample_space(
 ) -> _Direction:
     """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
     gram, explained = jacobian.gram(old)
-    shift = bound.of(gram)
+    shift = bound.of(gram, jacobian.draws)
     a = solve_shifted(gram, errors - mu * explained, shift)
     a = ranks.broadcast(a)  # processors of other kinds may round otherwise
     delta = jacobian.pull_back(a) + mu * old
     change = gram @ a + mu * explained  # O delta, (R,)
     force = (errors @ (gram @ errors)).clamp(min=0).sqrt()  # |O^T e| = sqrt(e^T O O^T e)
-    return _Direction(delta, change.norm(), force, shift)
+    noise = (errors.square() @ (explained.square() / jacobian.draws)).sqrt()
+    return _Direction(delta, change.norm(), force, shift, in_units_of(errors @ explained, noise))
 
 
 def in_parameter_space(
@@ -319,11 +339,20 @@ def in_parameter_space(
     """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
     metric, force = jacobian.metric(errors)
     carried = mu * old.to(force.dtype)
-    shift = bound.of(metric)
+    shift = bound.of(metric, jacobian.draws)
     delta = solve_shifted(metric, force - metric @ carried, shift) + carried
     delta = ranks.broadcast(delta)
     length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
-    return _Direction(delta.to(old.dtype), length, force.norm(), shift)
+    past = old.to(force.dtype)
+    squares = (errors @ errors) * (past @ (metric @ past)).clamp(min=0)
+    noise = (squares / jacobian.draws.sum()).sqrt()  # as if e and O delta_old were independent
+    slope = in_units_of(force @ past, noise)
+    return _Direction(delta.to(old.dtype), length, force.norm(), shift, slope)
+
+
+def in_units_of(slope: Tensor, noise: Tensor) -> Tensor:
+    """t of a slope with this standard error; 0 where neither is known, without a last direction."""
+    return torch.where(noise > 0, slope / noise, torch.zeros_like(slope))
 
 
 def fewer_parameters(n_parameters: int, n_rows: int) -> bool:
