@@ -29,13 +29,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from nqs.core.digits import DigitEmbedding, DigitHead
 from nqs.core.head import Head
+
+if TYPE_CHECKING:
+    from nqs.core.native.branches import BranchScorer
 
 
 class SequenceState(ABC):
@@ -171,6 +174,13 @@ class SequenceModel(nn.Module, ABC):
         Only for models that keep every position; others raise TypeError.
         """
         raise TypeError(f"{type(self).__name__} cannot revise single positions of a sequence")
+
+    def branch_scorer(self) -> BranchScorer | None:
+        """A compiled scorer of branches with the weights as they are now; None: by `prefix`.
+
+        What it scores agrees with `forward` to rounding.
+        """
+        return None
 
 
 @final

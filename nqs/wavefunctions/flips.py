@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nqs.core.native.branches import Branches
 from nqs.core.sequence import SequenceState
 from nqs.wavefunctions.patches import Patches
 
@@ -67,7 +69,18 @@ def flipped_log_psi(
             acting = None if needed is None else needed[begin:end, columns]
             _walk(psi, tokens, part, acting, result[begin:end, columns])
 
-    if psi.core.constant_state:
+    scorer = psi.core.branch_scorer()
+    if scorer is not None:
+        tables = psi.output_tables()
+
+        def score_compiled(begin: int, end: int) -> None:
+            tokens = psi.patches.encode(configs[begin:end])
+            acting = None if needed is None else needed[begin:end]
+            scorer.score(tables, tokens, plan.branches, acting, result[begin:end])
+
+        shared = min(max_rows, SHARED_PAIRS // plan.changes.shape[1] ** 2)
+        in_chunks(score_compiled, len(configs), max(1, shared))
+    elif psi.core.constant_state:
         n_flips = max(1, min(max_rows, len(flips)))  # a walk opens them all
         parts = list(plan.parts(n_flips))
         in_chunks(walk, len(configs), max(1, max_rows // n_flips))
@@ -147,6 +160,11 @@ class FlipPlan:
             if len(columns := ((first == patch) & (alone == kind)).nonzero().squeeze(1))
         ]
         return cls(flips, flips._version, changes, groups)
+
+    @cached_property
+    def branches(self) -> Branches:
+        """The same for a compiled scorer."""
+        return Branches.of(self.changes, [(group.first, group.flips) for group in self.groups])
 
     def is_of(self, flips: Tensor) -> bool:
         """Whether it is the plan of this tensor, as it is now."""
