@@ -36,6 +36,9 @@ constexpr int P_MOST = 3;  // 16 registers
 #else
 constexpr int P_MOST = 4;  // 32
 #endif
+// Loops of constant length are unrolled, so that what they work on can stay in registers.
+#define UNROLL _Pragma("GCC unroll 16")
+
 constexpr int OUTPUTS = 4;   // of a product at a time; weights are packed so
 constexpr int CHANNELS = 4;  // of attention at a time
 constexpr int HIDDEN = 16;   // perceptron channels at a time, a multiple of OUTPUTS
@@ -82,6 +85,13 @@ inline V exponential(V x) {
     for (int term = TERMS; term > 0; --term) sum = sum * (r * (T(1) / term)) + T(1);
     const auto bits = (I)shifted - (I)all(ROUND) + EXPONENT;
     return sum * (V)(bits << MANTISSA);
+}
+
+inline V root(V x) {
+    alignas(BYTES) T lanes[LANES];
+    store(lanes, x);
+    for (int lane = 0; lane < LANES; ++lane) lanes[lane] = std::sqrt(lanes[lane]);
+    return load(lanes);
 }
 
 }  // namespace
@@ -218,17 +228,17 @@ struct Pass {
         for (int64_t o = 0; o < n_out; o += OUTPUTS, w += inputs * OUTPUTS) {
             const int64_t n = n_out - o < OUTPUTS ? n_out - o : OUTPUTS;
             V acc[OUTPUTS][P];
-            for (int r = 0; r < OUTPUTS; ++r)
-                for (int p = 0; p < P; ++p) acc[r][p] = bias ? all(bias[o + r]) : V{};
+            UNROLL for (int r = 0; r < OUTPUTS; ++r)
+                UNROLL for (int p = 0; p < P; ++p) acc[r][p] = bias ? all(bias[o + r]) : V{};
             if (add)
                 for (int r = 0; r < n; ++r)
-                    for (int p = 0; p < P; ++p) acc[r][p] += out[(o + r) * P + p];
+                    UNROLL for (int p = 0; p < P; ++p) acc[r][p] += out[(o + r) * P + p];
             const T* weight = w;
             for (int64_t k = 0; k < n_in; ++k, weight += OUTPUTS)
-                for (int r = 0; r < OUTPUTS; ++r)
-                    for (int p = 0; p < P; ++p) acc[r][p] += in[k * P + p] * weight[r];
+                UNROLL for (int r = 0; r < OUTPUTS; ++r)
+                    UNROLL for (int p = 0; p < P; ++p) acc[r][p] += in[k * P + p] * weight[r];
             for (int r = 0; r < n; ++r)
-                for (int p = 0; p < P; ++p) out[(o + r) * P + p] = acc[r][p];
+                UNROLL for (int p = 0; p < P; ++p) out[(o + r) * P + p] = acc[r][p];
         }
     }
 
@@ -236,22 +246,21 @@ struct Pass {
     template <int P>
     void normalise() const {
         V mean[P], scale[P];
-        for (int p = 0; p < P; ++p) mean[p] = scale[p] = V{};
+        UNROLL for (int p = 0; p < P; ++p) mean[p] = scale[p] = V{};
         for (int64_t c = 0; c < width; ++c)
-            for (int p = 0; p < P; ++p) mean[p] += x[c * P + p];
-        for (int p = 0; p < P; ++p) mean[p] *= T(1) / T(width);
+            UNROLL for (int p = 0; p < P; ++p) mean[p] += x[c * P + p];
+        UNROLL for (int p = 0; p < P; ++p) mean[p] *= T(1) / T(width);
         for (int64_t c = 0; c < width; ++c)
-            for (int p = 0; p < P; ++p) {
+            UNROLL for (int p = 0; p < P; ++p) {
                 const V d = x[c * P + p] - mean[p];
                 scale[p] += d * d;
             }
-        for (int p = 0; p < P; ++p) {
+        UNROLL for (int p = 0; p < P; ++p) {
             scale[p] = scale[p] * (T(1) / T(width)) + T(net.epsilon);
-            for (int lane = 0; lane < L; ++lane) scale[p][lane] = std::sqrt(scale[p][lane]);
-            scale[p] = T(1) / scale[p];
+            scale[p] = T(1) / root(scale[p]);
         }
         for (int64_t c = 0; c < width; ++c)
-            for (int p = 0; p < P; ++p) z[c * P + p] = (x[c * P + p] - mean[p]) * scale[p];
+            UNROLL for (int p = 0; p < P; ++p) z[c * P + p] = (x[c * P + p] - mean[p]) * scale[p];
     }
 
     // x Phi(x), Phi(x) = 1/2 + x q(x^2) up to where Phi is 0 or 1.
@@ -260,15 +269,15 @@ struct Pass {
         const T* terms = numbers(net.gelu);
         const T clamp = terms[GELU_TERMS], scale = 2 / (clamp * clamp);
         V s[N], q[N];
-        for (int i = 0; i < N; ++i) {
+        UNROLL for (int i = 0; i < N; ++i) {
             V c = at[i] < -clamp ? all(-clamp) : at[i];
             c = c > clamp ? all(clamp) : c;
             s[i] = c * c * scale - T(1);
             q[i] = all(terms[0]);
         }
         for (int term = 1; term < GELU_TERMS; ++term)
-            for (int i = 0; i < N; ++i) q[i] = q[i] * s[i] + terms[term];
-        for (int i = 0; i < N; ++i) {
+            UNROLL for (int i = 0; i < N; ++i) q[i] = q[i] * s[i] + terms[term];
+        UNROLL for (int i = 0; i < N; ++i) {
             const V low = at[i] < -clamp ? all(-clamp) : at[i];
             const V c = low > clamp ? all(clamp) : low;
             at[i] = low * (c * q[i] + T(0.5));
@@ -306,15 +315,15 @@ struct Pass {
     template <int P, int C>
     void mix_channels(const T* pairs, const V* v, int64_t i, int64_t c) const {
         V acc[C][P];
-        for (int r = 0; r < C; ++r)
-            for (int p = 0; p < P; ++p) acc[r][p] = m[(c + r) * P + p];
+        UNROLL for (int r = 0; r < C; ++r)
+            UNROLL for (int p = 0; p < P; ++p) acc[r][p] = m[(c + r) * P + p];
         for (int64_t j = start; j < i + P; ++j, v += width) {
             const T* weight = pairs + j * length + i;
-            for (int r = 0; r < C; ++r)
-                for (int p = 0; p < P; ++p) acc[r][p] += v[c + r] * weight[p];
+            UNROLL for (int r = 0; r < C; ++r)
+                UNROLL for (int p = 0; p < P; ++p) acc[r][p] += v[c + r] * weight[p];
         }
-        for (int r = 0; r < C; ++r)
-            for (int p = 0; p < P; ++p) m[(c + r) * P + p] = acc[r][p];
+        UNROLL for (int r = 0; r < C; ++r)
+            UNROLL for (int p = 0; p < P; ++p) m[(c + r) * P + p] = acc[r][p];
     }
 
     template <int P>
@@ -333,7 +342,7 @@ struct Pass {
     template <int P>
     void altered_first(int64_t i) const {
         for (int64_t c = 0; c < width; ++c)
-            for (int p = 0; p < P; ++p) x[c * P + p] = fetch(first_output, (i + p) * width + c);
+            UNROLL for (int p = 0; p < P; ++p) x[c * P + p] = fetch(first_output, (i + p) * width + c);
         for (int64_t slot = 0; slot < n_slots && place[slot] < i + P; ++slot) {
             const int64_t at = place[slot];
             if (at >= i)
@@ -342,7 +351,7 @@ struct Pass {
                 const T* weight = numbers(net.layer[0].pairs) + (head * length + at) * length + i;
                 const V* u = shared + (slot * heads + head) * width;
                 for (int64_t c = 0; c < width; ++c)
-                    for (int p = 0; p < P; ++p) x[c * P + p] += u[c] * weight[p];
+                    UNROLL for (int p = 0; p < P; ++p) x[c * P + p] += u[c] * weight[p];
             }
         }
     }
@@ -351,7 +360,7 @@ struct Pass {
     template <int P>
     void own_first(int64_t i) const {
         const Layer& layer = net.layer[0];
-        for (int p = 0; p < P; ++p)
+        UNROLL for (int p = 0; p < P; ++p)
             for (int64_t c = 0; c < width; ++c)
                 for (int lane = 0; lane < L; ++lane) {
                     const int64_t token = read[(i + p) * L + lane];
@@ -369,7 +378,7 @@ struct Pass {
     // (n, P) into a table [..][room]
     template <int P>
     void keep(T* table, int64_t i, const V* from, int64_t n) const {
-        for (int p = 0; p < P; ++p)
+        UNROLL for (int p = 0; p < P; ++p)
             for (int64_t c = 0; c < n; ++c)
                 store(table + ((i + p) * n + c) * room + row[0], from[c * P + p]);
     }
@@ -381,11 +390,11 @@ struct Pass {
         V* mine = own + number * length * width;
         normalise<P>();
         multiply<P>(numbers(layer.values), width, z, width, m, width, numbers(layer.shift), false);
-        for (int p = 0; p < P; ++p)
+        UNROLL for (int p = 0; p < P; ++p)
             for (int64_t c = 0; c < width; ++c) mine[(i + p - start) * width + c] = m[c * P + p];
         if (sequences) keep<P>(values + table * room, i, m, width);
         for (int64_t c = 0; c < width; ++c)
-            for (int p = 0; p < P; ++p)
+            UNROLL for (int p = 0; p < P; ++p)
                 m[c * P + p] =
                     start ? fetch(prefix + table * room, (i + p) * width + c) : V{};
         mix<P>(layer, mine, i);
@@ -395,7 +404,7 @@ struct Pass {
     // Adds the bias to logits (n, P) of outputs from `first` on.
     template <int P>
     void add_bias(int64_t i, int64_t first, int64_t n) {
-        for (int p = 0; p < P; ++p) {
+        UNROLL for (int p = 0; p < P; ++p) {
             const T* table = numbers(net.bias) + (i + p) * net.bias_rows * outputs + first;
             if (net.bias_rows == 1) {
                 for (int64_t k = 0; k < n; ++k) l[k * P + p] += table[k];
@@ -411,7 +420,7 @@ struct Pass {
     // Counts, at most U - 1, of what is read up to each position of a block.
     template <int P>
     void count_on(int64_t i) {
-        for (int p = 0; p < P; ++p)
+        UNROLL for (int p = 0; p < P; ++p)
             for (int lane = 0; lane < L; ++lane) {
                 seen[lane] += int32_t(net.counts[read[(i + p) * L + lane]]);
                 const int32_t last = int32_t(net.bias_rows) - 1;
@@ -425,15 +434,15 @@ struct Pass {
         normalise<P>();
         count_on<P>(i);
         V peak[P], sum[P], chosen[P];
-        for (int p = 0; p < P; ++p) peak[p] = all(-INFINITY), sum[p] = chosen[p] = V{};
+        UNROLL for (int p = 0; p < P; ++p) peak[p] = all(-INFINITY), sum[p] = chosen[p] = V{};
         for (int64_t k = 0; k < states; k += STATES) {
             const int64_t n = states - k < STATES ? states - k : STATES;
             score<P>(i, k, n, sequences);
             V top[P];
-            for (int p = 0; p < P; ++p) top[p] = peak[p];
+            UNROLL for (int p = 0; p < P; ++p) top[p] = peak[p];
             for (int64_t r = 0; r < n; ++r)
-                for (int p = 0; p < P; ++p) top[p] = l[r * P + p] > top[p] ? l[r * P + p] : top[p];
-            for (int p = 0; p < P; ++p) {
+                UNROLL for (int p = 0; p < P; ++p) top[p] = l[r * P + p] > top[p] ? l[r * P + p] : top[p];
+            UNROLL for (int p = 0; p < P; ++p) {
                 // all closed so far: nothing to count from yet
                 const V base = top[p] == T(-INFINITY) ? V{} : top[p];
                 sum[p] *= exponential(peak[p] - base);
@@ -445,7 +454,7 @@ struct Pass {
                 peak[p] = base;
             }
         }
-        for (int p = 0; p < P; ++p) {
+        UNROLL for (int p = 0; p < P; ++p) {
             for (int lane = 0; lane < L; ++lane) {
                 total[lane] += double(chosen[p][lane]) - double(peak[p][lane]);
                 product[lane] *= double(sum[p][lane]);
@@ -469,7 +478,7 @@ struct Pass {
         multiply<P>(numbers(net.head) + k * width, width, z, width, l, n, nullptr, false);
         add_bias<P>(i, k, n);
         if (!sequences) return;
-        for (int p = 0; p < P; ++p)
+        UNROLL for (int p = 0; p < P; ++p)
             for (int64_t r = 0; r < n; ++r)
                 store(logits + ((i + p) * outputs + k + r) * room + row[0], l[r * P + p]);
     }
@@ -477,7 +486,7 @@ struct Pass {
     // Adds the chosen tokens' phases.
     template <int P>
     void turn(int64_t i) {
-        for (int p = 0; p < P; ++p)
+        UNROLL for (int p = 0; p < P; ++p)
             for (int lane = 0; lane < L; ++lane) {
                 const int64_t output = states + read[(i + p + 1) * L + lane];
                 const T* weight = numbers(net.rows) + output * width;

@@ -24,7 +24,7 @@ from typing import Final
 SWITCH: Final = "NQS_COMPILE"
 """Environment variable; 0 keeps everything in torch."""
 COMPILERS: Final = ("c++", "g++", "clang++")
-FLAGS: Final = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+FLAGS: Final = ("-O2", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
 SECONDS: Final = 120.0
 """A compiler that takes longer is given up."""
 
