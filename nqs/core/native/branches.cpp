@@ -117,7 +117,7 @@ struct Network {
     const void* positions;   // (T, D)
     const void* first;       // (T, V, D): values of layer 0
     const void* head;        // packed D -> O
-    const void* rows;        // (O, D), of which phases are read one by one
+    const void* phases;      // (O - K, D), the head again, unpacked
     const void* bias;        // (T, U, O), the head's own included
     const int64_t* counts;   // (V,): what a token adds to the count
     const void* gelu;        // (GELU_TERMS,), from the highest power, then the clamp
@@ -488,10 +488,9 @@ struct Pass {
     void turn(int64_t i) {
         UNROLL for (int p = 0; p < P; ++p)
             for (int lane = 0; lane < L; ++lane) {
-                const int64_t output = states + read[(i + p + 1) * L + lane];
-                const T* weight = numbers(net.rows) + output * width;
-                const int64_t u = bias_row[p][lane];
-                T sum = numbers(net.bias)[((i + p) * net.bias_rows + u) * outputs + output];
+                const int64_t token = read[(i + p + 1) * L + lane], u = bias_row[p][lane];
+                const T* weight = numbers(net.phases) + token * width;
+                T sum = numbers(net.bias)[((i + p) * net.bias_rows + u) * outputs + states + token];
                 for (int64_t c = 0; c < width; ++c) sum += weight[c] * z[c * P + p][lane];
                 phase[lane] += double(sum);
             }

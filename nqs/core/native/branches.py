@@ -116,7 +116,7 @@ class _Network(ctypes.Structure):
         *(
             (name, ctypes.c_void_p)
             for name in (
-                *("layer", "embedding", "positions", "first", "head", "rows", "bias", "counts"),
+                *("layer", "embedding", "positions", "first", "head", "phases", "bias", "counts"),
                 "gelu",
             )
         ),
@@ -236,7 +236,6 @@ class BranchScorer:
             for name in ACTIVATIONS
             if type(first.perceptron.activation) is activation_class(name)
         )
-        rows = head[tables.n_states :] if n_outputs > tables.n_states else head[:0]
         return _Network(
             *(n_positions, model.d_model, model.n_heads, first.perceptron.expand.out_features),
             *(tables.n_states, n_outputs, model.vocab_size, len(model.blocks)),
@@ -246,7 +245,7 @@ class BranchScorer:
             self._hold(model.positions.table[:n_positions]),
             self._hold(first.read(vectors).transpose(0, 1)),  # (T, V, D)
             self._hold(self._packed(head)),
-            self._hold(rows),
+            self._hold(head[tables.n_states :]),
             self._hold(tables.bias.to(torch.float64) + (bias + shift)),
             self._hold(tables.counts, torch.int64),
             self._hold(gelu_terms(int(self._handle.branch_gelu_terms()), CLAMPS[self._dtype])),
@@ -325,7 +324,7 @@ def gelu_terms(n_terms: int, clamp: float) -> Tensor:
         return (torch.special.erf(x / math.sqrt(2)) / (2 * x)).numpy()
 
     powers = chebyshev.cheb2poly(chebyshev.chebinterpolate(q, n_terms - 1))
-    return torch.cat([torch.tensor(powers[::-1].copy()), torch.tensor([clamp]).to(torch.float64)])
+    return torch.cat([torch.tensor(powers[::-1].copy()), torch.tensor([clamp], dtype=torch.float64)])
 
 
 def _address(tensor: Tensor) -> int:
