@@ -175,12 +175,16 @@ class SequenceModel(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} cannot revise single positions of a sequence")
 
-    def branch_scorer(self) -> BranchScorer | None:
-        """A compiled scorer of branches with the weights as they are now; None: by `prefix`.
+    def branch_obstacle(self) -> str | None:
+        """Why compiled code cannot score branches of sequences here and now; None: it can."""
+        return f"{type(self).__name__} has no compiled pass"
 
-        What it scores agrees with `forward` to rounding.
+    def branch_scorer(self) -> BranchScorer:
+        """Compiled code with the weights as they are now, where there is no `branch_obstacle`.
+
+        Its scores agree with those by `prefix` and `forward` to rounding.
         """
-        return None
+        raise TypeError(str(self.branch_obstacle()))
 
 
 @final

@@ -241,7 +241,7 @@ class Result:
             raise InputError(f"{dir}: the state lies in {self.path}; copy that folder")
         with tempfile.TemporaryDirectory() as inputs:
             config = _written(self.job, _place(dir), Path(inputs))
-            folder = create(config, self.hamiltonian.n_sites, list(sys.orig_argv))
+            folder = create(config, self.job.wavefunction, list(sys.orig_argv))
         session.job = self.job = dataclasses.replace(self.job, config=read_config(folder))
         with session.at_work(folder, quiet=True, signals=False):
             session.save()
@@ -369,7 +369,7 @@ def train(job: Job, *, dir: str | Path | None = None, quiet: bool = True) -> Res
     if dir is not None:
         with tempfile.TemporaryDirectory() as inputs:
             config = _written(job, _place(dir), Path(inputs))
-            folder = create(config, job.hamiltonian.n_sites, list(sys.orig_argv))
+            folder = create(config, job.wavefunction, list(sys.orig_argv))
         job = dataclasses.replace(job, config=read_config(folder))
     session = GroundStateRun(job)
     with session.at_work(folder, quiet=quiet, signals=False):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nqs.core.decoding import draw_tokens, split_counts
 from nqs.core.digits import DigitHead
-from nqs.core.native.branches import OutputTables
+from nqs.core.native.branches import OutputTables, compiled
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import FlipPlan, flipped_log_psi
@@ -261,6 +261,14 @@ class Autoregressive(Wavefunction):
         if self._plan is None or not self._plan.is_of(flips):
             self._plan = FlipPlan.of(self.patches, flips, walked=self.core.constant_state)
         return self._plan
+
+    @torch.no_grad()
+    def flip_pass(self) -> str:
+        """See Wavefunction.flip_pass."""
+        reason = self.core.branch_obstacle()
+        if reason is None:
+            return f"compiled ({compiled(self.core.head.weight.dtype).description})"
+        return f"torch ({reason})"
 
     @torch.no_grad()
     def log_psi_flipped(

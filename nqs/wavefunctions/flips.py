@@ -69,9 +69,8 @@ def flipped_log_psi(
             acting = None if needed is None else needed[begin:end, columns]
             _walk(psi, tokens, part, acting, result[begin:end, columns])
 
-    scorer = psi.core.branch_scorer()
-    if scorer is not None:
-        tables = psi.output_tables()
+    if psi.core.branch_obstacle() is None:
+        scorer, tables = psi.core.branch_scorer(), psi.output_tables()
 
         def score_compiled(begin: int, end: int) -> None:
             tokens = psi.patches.encode(configs[begin:end])

@@ -148,6 +148,7 @@ def test_folder_explains_itself(whole: Path) -> None:
         session["versions"]["torch"]
     )
     assert session["hardware"]["cores"] == os.cpu_count()
+    assert session["flip_pass"].split()[0] in ("compiled", "torch")
     assert Config.from_dict(yaml.safe_load((whole / "config.yaml").read_text())) == tiny(
         run__dir=str(whole)
     )

@@ -21,121 +21,21 @@
 #include <cstdint>
 #include <cstring>
 
-namespace {
+#include "branches.h"
+#include "simd.h"
 
-#if defined(__AVX512F__)
-constexpr int BYTES = 64;
-#elif defined(__AVX__)
-constexpr int BYTES = 32;
-#else
-constexpr int BYTES = 16;
-#endif
+namespace {
 
 #if defined(__AVX__) && !defined(__AVX512F__)
 constexpr int P_MOST = 3;  // 16 registers
 #else
 constexpr int P_MOST = 4;  // 32
 #endif
-// Loops of constant length are unrolled, so that what they work on can stay in registers.
-#define UNROLL _Pragma("GCC unroll 16")
-
 constexpr int OUTPUTS = 4;   // of a product at a time; weights are packed so
 constexpr int CHANNELS = 4;  // of attention at a time
 constexpr int HIDDEN = 16;   // perceptron channels at a time, a multiple of OUTPUTS
 constexpr int STATES = 32;   // states of a softmax at a time, a multiple of OUTPUTS
 constexpr int FACTORS = 60;  // sums of up to 2^16 exponentials whose product a double holds
-
-#ifdef DOUBLE
-using T = double;
-using Integer = int64_t;
-constexpr int TERMS = 13, EXPONENT = 1023, MANTISSA = 52, GELU_TERMS = 41;
-constexpr T ROUND = 6755399441055744.0;  // 1.5 2^52: added, it rounds to an integer
-constexpr T LARGEST = 708.0, LN2_HIGH = 6.93145751953125e-1, LN2_LOW = 1.42860682030941723212e-6;
-#else
-using T = float;
-using Integer = int32_t;
-constexpr int TERMS = 7, EXPONENT = 127, MANTISSA = 23, GELU_TERMS = 15;
-constexpr T ROUND = 12582912.0f;  // 1.5 2^23
-constexpr T LARGEST = 87.0f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
-#endif
-
-typedef T V __attribute__((vector_size(BYTES)));
-typedef T Loose __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
-typedef Integer I __attribute__((vector_size(BYTES)));
-constexpr int LANES = BYTES / int(sizeof(T));
-
-inline V load(const T* from) {
-    return *reinterpret_cast<const Loose*>(from);
-}
-inline void store(T* to, V x) {
-    *reinterpret_cast<Loose*>(to) = x;
-}
-inline V all(T x) {
-    return x - V{};
-}
-
-// exp(x) for |x| up to LARGEST, clamped there; NaN stays NaN.
-inline V exponential(V x) {
-    x = x < -LARGEST ? all(-LARGEST) : x;
-    x = x > LARGEST ? all(LARGEST) : x;
-    const V shifted = x * T(1.4426950408889634) + ROUND;
-    const V n = shifted - ROUND;
-    const V r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    V sum = all(1);  // 1 + r (1 + r / 2 (1 + r / 3 (...)))
-    for (int term = TERMS; term > 0; --term) sum = sum * (r * (T(1) / term)) + T(1);
-    const auto bits = (I)shifted - (I)all(ROUND) + EXPONENT;
-    return sum * (V)(bits << MANTISSA);
-}
-
-inline V root(V x) {
-    alignas(BYTES) T lanes[LANES];
-    store(lanes, x);
-    for (int lane = 0; lane < LANES; ++lane) lanes[lane] = std::sqrt(lanes[lane]);
-    return load(lanes);
-}
-
-}  // namespace
-
-// What Python fills in; all pointers to numbers of the pass's type unless another is named.
-extern "C" {
-struct Layer {
-    const void* pairs;     // (H, T, T), [h][j][i] = a_h(i, j), 0 for j > i
-    const void* values;    // packed D -> D (not in layer 0)
-    const void* shift;     // (D,) of values
-    const void* project;   // packed D -> D
-    const void* expand;    // packed D -> F
-    const void* expand_shift;  // (F,)
-    const void* contract;  // packed F -> D
-};
-struct Network {
-    int64_t length, width, heads, hidden, states, outputs, tokens, layers;
-    int64_t bias_rows;       // U: 1, or counts that the bias depends on
-    int64_t activation;      // 0 gelu, 1 relu, 2 silu
-    double epsilon;          // of the norms
-    const Layer* layer;
-    const void* embedding;   // (V, D)
-    const void* positions;   // (T, D)
-    const void* first;       // (T, V, D): values of layer 0
-    const void* head;        // packed D -> O
-    const void* phases;      // (O - K, D), the head again, unpacked
-    const void* bias;        // (T, U, O), the head's own included
-    const int64_t* counts;   // (V,): what a token adds to the count
-    const void* gelu;        // (GELU_TERMS,), from the highest power, then the clamp
-};
-struct Work {
-    int64_t n_sequences, n_branches, n_groups, slots;
-    const int32_t* tokens;     // (B, T)
-    const int32_t* changes;    // (G, T), xored to the tokens
-    const int64_t* first;      // (groups,): k, ascending
-    const int64_t* ends;       // (groups,): end of each group in `order`
-    const int64_t* order;      // (G,): branches, group by group
-    const uint8_t* needed;     // (B, G) or null: all
-    double* result;            // (B, G), or (B, G, 2) with phases
-    void* scratch;             // as many bytes as branch_scratch says
-};
-}
-
-namespace {
 
 // Memory cut into aligned pieces; from null it only counts.
 struct Arena {
@@ -168,7 +68,7 @@ struct Pass {
 
     // of the vector at hand
     int32_t row[L];
-    int64_t flip[L];
+    int64_t branch[L];
     bool adjacent;     // whether lanes are rows row[0], row[0] + 1, ..
     int64_t start;     // its first position
     int32_t* read;     // (T + 1, L): tokens; read[i + 1] is what position i predicts
@@ -263,32 +163,11 @@ struct Pass {
             UNROLL for (int p = 0; p < P; ++p) z[c * P + p] = (x[c * P + p] - mean[p]) * scale[p];
     }
 
-    // x Phi(x), Phi(x) = 1/2 + x q(x^2) up to where Phi is 0 or 1.
-    template <int N>
-    void gelu(V* at) const {
-        const T* terms = numbers(net.gelu);
-        const T clamp = terms[GELU_TERMS], scale = 2 / (clamp * clamp);
-        V s[N], q[N];
-        UNROLL for (int i = 0; i < N; ++i) {
-            V c = at[i] < -clamp ? all(-clamp) : at[i];
-            c = c > clamp ? all(clamp) : c;
-            s[i] = c * c * scale - T(1);
-            q[i] = all(terms[0]);
-        }
-        for (int term = 1; term < GELU_TERMS; ++term)
-            UNROLL for (int i = 0; i < N; ++i) q[i] = q[i] * s[i] + terms[term];
-        UNROLL for (int i = 0; i < N; ++i) {
-            const V low = at[i] < -clamp ? all(-clamp) : at[i];
-            const V c = low > clamp ? all(clamp) : low;
-            at[i] = low * (c * q[i] + T(0.5));
-        }
-    }
-
     void activate(V* at, int64_t n) const {
         if (net.activation == 0) {
             int64_t i = 0;
-            for (; i + 8 <= n; i += 8) gelu<8>(at + i);
-            for (; i < n; ++i) gelu<1>(at + i);
+            for (; i + 8 <= n; i += 8) gelu<8>(at + i, numbers(net.gelu));
+            for (; i < n; ++i) gelu<1>(at + i, numbers(net.gelu));
         } else if (net.activation == 1) {
             for (int64_t i = 0; i < n; ++i) at[i] = at[i] < T(0) ? V{} : at[i];
         } else {
@@ -342,7 +221,8 @@ struct Pass {
     template <int P>
     void altered_first(int64_t i) const {
         for (int64_t c = 0; c < width; ++c)
-            UNROLL for (int p = 0; p < P; ++p) x[c * P + p] = fetch(first_output, (i + p) * width + c);
+            UNROLL for (int p = 0; p < P; ++p)
+                x[c * P + p] = fetch(first_output, (i + p) * width + c);
         for (int64_t slot = 0; slot < n_slots && place[slot] < i + P; ++slot) {
             const int64_t at = place[slot];
             if (at >= i)
@@ -441,17 +321,20 @@ struct Pass {
             V top[P];
             UNROLL for (int p = 0; p < P; ++p) top[p] = peak[p];
             for (int64_t r = 0; r < n; ++r)
-                UNROLL for (int p = 0; p < P; ++p) top[p] = l[r * P + p] > top[p] ? l[r * P + p] : top[p];
+                UNROLL for (int p = 0; p < P; ++p)
+                    top[p] = l[r * P + p] > top[p] ? l[r * P + p] : top[p];
             UNROLL for (int p = 0; p < P; ++p) {
                 // all closed so far: nothing to count from yet
-                const V base = top[p] == T(-INFINITY) ? V{} : top[p];
+                const auto closed = top[p] == T(-INFINITY);
+                const V base = closed ? V{} : top[p];
                 sum[p] *= exponential(peak[p] - base);
                 for (int lane = 0; lane < L; ++lane) {
                     const int64_t token = read[(i + p + 1) * L + lane] - k;
                     if (token >= 0 && token < n) chosen[p][lane] = l[token * P + p][lane];
                 }
                 for (int64_t r = 0; r < n; ++r) sum[p] += exponential(l[r * P + p] - base);
-                peak[p] = base;
+                sum[p] = closed ? V{} : sum[p];
+                peak[p] = top[p];
             }
         }
         UNROLL for (int p = 0; p < P; ++p) {
@@ -475,7 +358,9 @@ struct Pass {
     // l (n, P): outputs from k on
     template <int P>
     void score(int64_t i, int64_t k, int64_t n, bool sequences) {
-        multiply<P>(numbers(net.head) + k * width, width, z, width, l, n, nullptr, false);
+        const int64_t unused = k < states ? 0 : -states & (OUTPUTS - 1);  // phases begin a block
+        const T* weight = numbers(net.head) + (k + unused) * width;
+        multiply<P>(weight, width, z, width, l, n, nullptr, false);
         add_bias<P>(i, k, n);
         if (!sequences) return;
         UNROLL for (int p = 0; p < P; ++p)
@@ -490,7 +375,8 @@ struct Pass {
             for (int lane = 0; lane < L; ++lane) {
                 const int64_t token = read[(i + p + 1) * L + lane], u = bias_row[p][lane];
                 const T* weight = numbers(net.phases) + token * width;
-                T sum = numbers(net.bias)[((i + p) * net.bias_rows + u) * outputs + states + token];
+                const T* bias = numbers(net.bias) + ((i + p) * net.bias_rows + u) * outputs;
+                T sum = bias[states + token];
                 for (int64_t c = 0; c < width; ++c) sum += weight[c] * z[c * P + p][lane];
                 phase[lane] += double(sum);
             }
@@ -596,14 +482,14 @@ struct Pass {
         for (int64_t i = start; i < length; ++i) {
             int32_t change = 0;
             for (int lane = 0; lane < L; ++lane)
-                change |= work.changes[flip[lane] * length + i - 1];
+                change |= work.changes[branch[lane] * length + i - 1];
             if (change) place[n_slots++] = i;
         }
         for (int64_t slot = 0; slot < n_slots; ++slot) {
             const int64_t i = place[slot];
             for (int lane = 0; lane < L; ++lane) {
                 const int64_t now = read[i * L + lane];
-                const int64_t old = now ^ work.changes[flip[lane] * length + i - 1];
+                const int64_t old = now ^ work.changes[branch[lane] * length + i - 1];
                 const T* vectors = numbers(net.embedding);
                 const T* table = numbers(net.first) + i * net.tokens * width;
                 for (int64_t c = 0; c < width; ++c) {
@@ -622,11 +508,11 @@ struct Pass {
 
     // ln psi of `n` branches at hand into the result; lanes from n on repeat the first.
     void score_vector(int64_t k, int n) {
-        for (int lane = n; lane < L; ++lane) row[lane] = row[0], flip[lane] = flip[0];
+        for (int lane = n; lane < L; ++lane) row[lane] = row[0], branch[lane] = branch[0];
         adjacent = true;
         for (int lane = 0; lane < L; ++lane) adjacent = adjacent && row[lane] == row[0] + lane;
         for (int lane = 0; lane < L; ++lane) {
-            const int32_t* change = work.changes + flip[lane] * length;
+            const int32_t* change = work.changes + branch[lane] * length;
             const int32_t* tokens = work.tokens + row[lane] * length;
             for (int64_t t = k; t < length; ++t)
                 read[(t + 1) * L + lane] = tokens[t] ^ change[t];
@@ -640,21 +526,21 @@ struct Pass {
             const int64_t b = row[lane], token = read[start * L + lane];
             const T* logit = logits + k * outputs * room + b;
             const double at_first = double(logit[token * room]) - norms[k * room + b];
-            double* to = work.result + (b * work.n_branches + flip[lane]) * (turns ? 2 : 1);
+            double* to = work.result + (b * work.n_branches + branch[lane]) * (turns ? 2 : 1);
             to[0] = before[k * room + b] + 0.5 * at_first + 0.5 * total[lane];
             if (turns)
                 to[1] = turned[k * room + b] + double(logit[(states + token) * room]) + phase[lane];
         }
     }
 
-    void score_group(int64_t k, const int64_t* flips, int64_t n_flips) {
+    void score_group(int64_t k, const int64_t* own_branches, int64_t n_own) {
         if (k + 1 < length) extend_prefix(k);
         int n = 0;
-        for (int64_t f = 0; f < n_flips; ++f)
+        for (int64_t f = 0; f < n_own; ++f)
             for (int64_t b = 0; b < work.n_sequences; ++b) {
-                if (work.needed && !work.needed[b * work.n_branches + flips[f]]) continue;
+                if (work.needed && !work.needed[b * work.n_branches + own_branches[f]]) continue;
                 row[n] = int32_t(b);
-                flip[n] = flips[f];
+                branch[n] = own_branches[f];
                 if (++n == L) {
                     score_vector(k, n);
                     n = 0;

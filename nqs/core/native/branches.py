@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from nqs.core.factored import FactoredAttention
 from nqs.core.native.build import Library, library
+from nqs.core.perceptron import ACTIVATIONS as MODULES
 
 if TYPE_CHECKING:
     from nqs.core.transformer import Transformer, TransformerBlock
@@ -33,16 +34,16 @@ DEFINES: Final[dict[torch.dtype, tuple[str, ...]]] = {
     torch.float32: (),
     torch.float64: ("DOUBLE",),
 }
-ACTIVATIONS: Final = ("gelu", "relu", "silu")
-"""In the order of their numbers in the source."""
+ACTIVATIONS: Final = tuple(MODULES[name] for name in ("gelu", "relu", "silu"))
+"""By their numbers in the source."""
 CLAMPS: Final = {torch.float32: 5.25, torch.float64: 8.3}
 """From where on the Gaussian integral is 0 or 1 to rounding."""
 TASK_ROWS: Final = 64
 """Sequences of a task at most: what is kept of them stays in the second-level cache."""
 ALIGNMENT: Final = 16
 """Tasks hold a multiple of so many sequences if they are larger: vectors of neighbours."""
-MOST_OUTPUTS: Final = 2**15
-"""The source multiplies 60 sums of as many exponentials."""
+MOST_OUTPUTS: Final = 2**16
+"""The source multiplies 60 sums of as many exponentials, in float64."""
 
 
 @dataclass(frozen=True)
@@ -136,40 +137,44 @@ class _Work(ctypes.Structure):
 
 
 def compiled(dtype: torch.dtype) -> Library:
-    """The library for numbers of a type, compiled now if it never was."""
-    if dtype not in DEFINES:
-        return Library(None, f"not for {dtype}")
+    """The library for float32 or float64, compiled now if it never was."""
     return library(SOURCE, DEFINES[dtype])
 
 
-def scorer_of(model: Transformer) -> BranchScorer | None:
-    """A scorer with the model's weights as they are now; None where torch must do it.
-
-    It has factored attention in float32 or float64 on a CPU, without gradients, rounded products
-    or hooks on the model (which would see nothing), and needs a compiler.
-    """
+def obstacle(model: Transformer) -> str | None:
+    """Why torch must score the branches of a model here and now; None: compiled code can."""
     weight = model.head.weight
-    if (
-        not all(isinstance(block.attention, FactoredAttention) for block in model.blocks)
-        or weight.device.type != "cpu"
-        or torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
-        or model._forward_hooks
-        or model._forward_pre_hooks
-        or model.n_outputs >= MOST_OUTPUTS
-    ):
-        return None
-    handle = compiled(weight.dtype).handle
-    return None if handle is None else BranchScorer(model, handle)
+    if not all(isinstance(block.attention, FactoredAttention) for block in model.blocks):
+        return "softmax attention"
+    if weight.device.type != "cpu":
+        return f"runs on {weight.device.type}"
+    if weight.dtype not in DEFINES:
+        return f"parameters of {weight.dtype}"
+    if model.n_outputs >= MOST_OUTPUTS:
+        return f"{model.n_outputs} outputs"
+    if torch.is_grad_enabled():
+        return "gradients"
+    if torch.is_autocast_enabled("cpu"):
+        return "rounded products"
+    if model._forward_hooks or model._forward_pre_hooks:
+        return "hooks, which would see nothing"
+    there = compiled(weight.dtype)
+    return there.description if there.handle is None else None
 
 
 @final
 class BranchScorer:
-    """ln p of branches, with the weights that a model had when this was made."""
+    """ln p of branches, with a model's weights as they are when `score` is called.
 
-    def __init__(self, model: Transformer, handle: ctypes.CDLL) -> None:
-        self._model, self._handle = model, handle
-        self._dtype = model.head.weight.dtype
+    The model must have no `obstacle`.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self._model, self._dtype = model, model.head.weight.dtype
+        there = compiled(self._dtype)
+        handle = there.handle
+        assert handle is not None, there.description
+        self._handle = handle
         handle.branch_scratch.restype = ctypes.c_int64
         handle.branch_outputs.restype = handle.branch_gelu_terms.restype = ctypes.c_int64
         self._side = int(handle.branch_outputs())
@@ -231,20 +236,16 @@ class BranchScorer:
         )
         self._layers = layers
         head, shift = normed(weight, norm)
-        name = next(
-            name
-            for name in ACTIVATIONS
-            if type(first.perceptron.activation) is activation_class(name)
-        )
+        activation = ACTIVATIONS.index(type(first.perceptron.activation))
         return _Network(
             *(n_positions, model.d_model, model.n_heads, first.perceptron.expand.out_features),
             *(tables.n_states, n_outputs, model.vocab_size, len(model.blocks)),
-            *(n_rows, ACTIVATIONS.index(name), norm.eps),
+            *(n_rows, activation, norm.eps),
             ctypes.addressof(layers),
             self._hold(model.embedding.weight),
             self._hold(model.positions.table[:n_positions]),
             self._hold(first.read(vectors).transpose(0, 1)),  # (T, V, D)
-            self._hold(self._packed(head)),
+            self._hold(torch.cat([self._packed(part) for part in head.split(tables.n_states)])),
             self._hold(head[tables.n_states :]),
             self._hold(tables.bias.to(torch.float64) + (bias + shift)),
             self._hold(tables.counts, torch.int64),
@@ -304,13 +305,6 @@ def head_weights(model: Transformer) -> tuple[Tensor, Tensor]:
     return head.expand(head.weight.T).T, head.expand(head.bias)
 
 
-def activation_class(name: str) -> type[nn.Module]:
-    """The module of an activation."""
-    from nqs.core.perceptron import ACTIVATIONS as MODULES
-
-    return MODULES[name]
-
-
 @functools.cache
 def gelu_terms(n_terms: int, clamp: float) -> Tensor:
     """Coefficients of q, Phi(x) = 1/2 + x q(s), s = 2 x^2 / clamp^2 - 1, then the clamp.
@@ -324,7 +318,9 @@ def gelu_terms(n_terms: int, clamp: float) -> Tensor:
         return (torch.special.erf(x / math.sqrt(2)) / (2 * x)).numpy()
 
     powers = chebyshev.cheb2poly(chebyshev.chebinterpolate(q, n_terms - 1))
-    return torch.cat([torch.tensor(powers[::-1].copy()), torch.tensor([clamp], dtype=torch.float64)])
+    return torch.cat(
+        [torch.tensor(powers[::-1].copy()), torch.tensor([clamp], dtype=torch.float64)]
+    )
 
 
 def _address(tensor: Tensor) -> int:

@@ -75,26 +75,28 @@ def _built(source: Path, defines: tuple[str, ...], named: str | None, cache: Pat
         return Library(None, f"no compiler ({', '.join(names)}) found")
     version = _output(compiler, "--version").splitlines()[0]
     command = [compiler, *FLAGS, *(f"-D{name}" for name in defines)]
-    parts = [source.read_text(), version, *command, processor()]
+    texts = [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
+    parts = [*texts, version, *command, processor()]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    path = cache / f"{source.stem}-{digest[:32]}.so"
-    if not path.exists():
-        _compile(command, source, path)
+    target = cache / f"{source.stem}-{digest[:32]}.so"
+    if not target.exists():
+        _compile(command, source, target)
     try:
-        handle = ctypes.CDLL(str(path))
-    except OSError:  # of another kind of file: make it anew, once
-        _compile(command, source, path)
-        handle = ctypes.CDLL(str(path))
+        handle = ctypes.CDLL(str(target))
+    except OSError:  # no such library: make it anew, once
+        _compile(command, source, target)
+        handle = ctypes.CDLL(str(target))
     return Library(handle, version)
 
 
-def _compile(command: list[str], source: Path, path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(suffix=".so", prefix=".building-", dir=path.parent)
+def _compile(command: list[str], source: Path, target: Path) -> None:
+    folder = target.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(suffix=".so", prefix=".building-", dir=folder)
     os.close(descriptor)
     try:
         _output(*command, "-o", temporary, str(source))
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
