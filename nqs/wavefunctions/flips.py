@@ -6,7 +6,7 @@ run again, on the unflipped prefix's state. That is N (T - 1) / 2 token evaluati
 for all N single-site flips, the minimum for a dense autoregressive network; the last patch is free.
 
 Models whose state grows (attention) run suffix by suffix, all flips of one first patch together on
-one shared prefix. Models of constant state (recurrent) walk the sequence once with all branches
+one shared prefix: in compiled code where the core has it (`nqs.core.native`), else here. Models of constant state (recurrent) walk the sequence once with all branches
 that are open, T launches instead of T^2 / 2 small steps.
 
 Flipped configurations are not looked up among each other and the samples: on trained Rydberg
@@ -58,34 +58,33 @@ def flipped_log_psi(
         (len(configs), len(flips)), -torch.inf, dtype=psi.log_psi_dtype, device=configs.device
     )
 
-    def score_suffixes(begin: int, end: int) -> None:
+    def part(begin: int, end: int) -> tuple[Tensor, Tensor | None]:
         tokens = psi.patches.encode(configs[begin:end])
-        acting = None if needed is None else needed[begin:end]
-        _suffixes(psi, tokens, plan, acting, result[begin:end], max_rows)
+        return tokens, None if needed is None else needed[begin:end]
+
+    def score_compiled(begin: int, end: int) -> None:
+        scorer.score(tables, *part(begin, end), plan.branches, result[begin:end])
+
+    def score_suffixes(begin: int, end: int) -> None:
+        _suffixes(psi, *part(begin, end), plan, result[begin:end], max_rows)
 
     def walk(begin: int, end: int) -> None:
-        tokens = psi.patches.encode(configs[begin:end])
-        for columns, part in parts:
-            acting = None if needed is None else needed[begin:end, columns]
-            _walk(psi, tokens, part, acting, result[begin:end, columns])
+        tokens, acting = part(begin, end)
+        for columns, some in parts:
+            needed_there = None if acting is None else acting[:, columns]
+            _walk(psi, tokens, needed_there, some, result[begin:end, columns])
 
-    if psi.core.branch_obstacle() is None:
-        scorer, tables = psi.core.branch_scorer(), psi.output_tables()
-
-        def score_compiled(begin: int, end: int) -> None:
-            tokens = psi.patches.encode(configs[begin:end])
-            acting = None if needed is None else needed[begin:end]
-            scorer.score(tables, tokens, plan.branches, acting, result[begin:end])
-
-        shared = min(max_rows, SHARED_PAIRS // plan.changes.shape[1] ** 2)
-        in_chunks(score_compiled, len(configs), max(1, shared))
-    elif psi.core.constant_state:
+    if psi.core.constant_state:
         n_flips = max(1, min(max_rows, len(flips)))  # a walk opens them all
         parts = list(plan.parts(n_flips))
         in_chunks(walk, len(configs), max(1, max_rows // n_flips))
+        return result
+    shared = max(1, min(max_rows, SHARED_PAIRS // plan.changes.shape[1] ** 2))
+    if psi.core.branch_obstacle() is None:
+        scorer, tables = psi.core.branch_scorer(), psi.output_tables()
+        in_chunks(score_compiled, len(configs), shared)
     else:
-        shared = min(max_rows, SHARED_PAIRS // plan.changes.shape[1] ** 2)
-        in_chunks(score_suffixes, len(configs), max(1, shared))
+        in_chunks(score_suffixes, len(configs), shared)
     return result
 
 
@@ -212,8 +211,8 @@ class FlipPlan:
 def _suffixes(
     psi: Autoregressive,
     tokens: Tensor,
-    plan: FlipPlan,
     needed: Tensor | None,
+    plan: FlipPlan,
     result: Tensor,
     max_rows: int,
 ) -> None:
@@ -286,7 +285,7 @@ class _Branches:
 
 
 def _walk(
-    psi: Autoregressive, tokens: Tensor, plan: FlipPlan, needed: Tensor | None, result: Tensor
+    psi: Autoregressive, tokens: Tensor, needed: Tensor | None, plan: FlipPlan, result: Tensor
 ) -> None:
     """Fill result (B, G): all branches open at position t take one step together.
 

@@ -130,15 +130,15 @@ struct Pass {
             V acc[OUTPUTS][P];
             UNROLL for (int r = 0; r < OUTPUTS; ++r)
                 UNROLL for (int p = 0; p < P; ++p) acc[r][p] = bias ? all(bias[o + r]) : V{};
-            if (add)
-                for (int r = 0; r < n; ++r)
-                    UNROLL for (int p = 0; p < P; ++p) acc[r][p] += out[(o + r) * P + p];
             const T* weight = w;
             for (int64_t k = 0; k < n_in; ++k, weight += OUTPUTS)
                 UNROLL for (int r = 0; r < OUTPUTS; ++r)
                     UNROLL for (int p = 0; p < P; ++p) acc[r][p] += in[k * P + p] * weight[r];
             for (int r = 0; r < n; ++r)
-                UNROLL for (int p = 0; p < P; ++p) out[(o + r) * P + p] = acc[r][p];
+                UNROLL for (int p = 0; p < P; ++p) {
+                    V& to = out[(o + r) * P + p];
+                    to = add ? to + acc[r][p] : acc[r][p];  // small terms first: less rounding
+                }
         }
     }
 

@@ -184,8 +184,8 @@ class BranchScorer:
         self,
         tables: OutputTables,
         tokens: Tensor,
-        branches: Branches,
         needed: Tensor | None,
+        branches: Branches,
         result: Tensor,
     ) -> None:
         """1/2 ln p (and phases) of branches of tokens (B, T) into result (B, G), contiguous.

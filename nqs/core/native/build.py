@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -55,7 +56,7 @@ def library(source: Path, defines: tuple[str, ...] = ()) -> Library:
 def _library(source: Path, defines: tuple[str, ...], named: str | None, cache: str) -> Library:
     try:
         built = _built(source, defines, named, Path(cache))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         built = Library(None, _one_line(error))
     log.debug("%s: %s", source.name, built.description)
     return built
@@ -68,13 +69,15 @@ def cache_folder() -> Path:
 
 
 def _built(source: Path, defines: tuple[str, ...], named: str | None, cache: Path) -> Library:
-    """Raises OSError or SubprocessError."""
-    names = (named,) if named else COMPILERS
-    compiler = next((path for name in names if (path := shutil.which(name))), None)
+    """Raises OSError, SubprocessError, or ValueError for a CXX whose quotes are open."""
+    names = ([named] if named else []) + list(COMPILERS)
+    compiler = next(
+        (words for name in names if shutil.which((words := shlex.split(name))[0])), None
+    )
     if compiler is None:
         return Library(None, f"no compiler ({', '.join(names)}) found")
-    version = _output(compiler, "--version").splitlines()[0]
-    command = [compiler, *FLAGS, *(f"-D{name}" for name in defines)]
+    version = _output(*compiler, "--version").partition("\n")[0] or compiler[0]
+    command = [*compiler, *FLAGS, *(f"-D{name}" for name in defines)]
     texts = [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
     parts = [*texts, version, *command, processor()]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -110,10 +113,13 @@ def _output(*command: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """The first line of what a compiler said, or of the error itself."""
-    said = getattr(error, "stderr", None) or str(error)
-    lines = [line for line in str(said).splitlines() if line.strip()]
-    return f"compiling failed: {lines[0] if lines else type(error).__name__}"[:300]
+    """The first line of what a compiler said, or what became of it."""
+    said = str(error)
+    if isinstance(error, subprocess.CalledProcessError):
+        said = error.stderr.strip() or f"{error.cmd[0]} ended with {error.returncode}"
+    elif isinstance(error, subprocess.TimeoutExpired):
+        said = f"{error.cmd[0]} took more than {error.timeout:.3g} s"
+    return f"compiling failed: {said.partition(chr(10))[0]}"[:300]
 
 
 def processor() -> str:

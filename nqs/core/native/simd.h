@@ -25,7 +25,7 @@ constexpr int BYTES = 16;
 #ifdef DOUBLE
 using T = double;
 using Integer = int64_t;
-constexpr int TERMS = 13, EXPONENT = 1023, MANTISSA = 52, GELU_TERMS = 41;
+constexpr int TERMS = 13, EXPONENT = 1023, MANTISSA = 52, GELU_TERMS = 38;
 constexpr T ROUND = 6755399441055744.0;  // 1.5 2^52: added, it rounds to an integer
 constexpr T LARGEST = 708.0, LN2_HIGH = 6.93145751953125e-1, LN2_LOW = 1.42860682030941723212e-6;
 #else
