@@ -6,8 +6,9 @@ run again, on the unflipped prefix's state. That is N (T - 1) / 2 token evaluati
 for all N single-site flips, the minimum for a dense autoregressive network; the last patch is free.
 
 Models whose state grows (attention) run suffix by suffix, all flips of one first patch together on
-one shared prefix: in compiled code where the core has it (`nqs.core.native`), else here. Models of constant state (recurrent) walk the sequence once with all branches
-that are open, T launches instead of T^2 / 2 small steps.
+one shared prefix: in compiled code where the core has it (`nqs.core.native`), else here. Models of
+constant state (recurrent) walk the sequence once with all branches that are open, T launches
+instead of T^2 / 2 small steps.
 
 Flipped configurations are not looked up among each other and the samples: on trained Rydberg
 arrays, 512 draws, 42 % of them were known on 4x4 (where the suffixes save as much), none in 32 768

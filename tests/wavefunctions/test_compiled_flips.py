@@ -204,21 +204,33 @@ def test_tasks_hold_every_sequence() -> None:
 def test_closed_and_extreme_states(n_up: int | None) -> None:
     """64 states a patch, whole blocks of them closed; logits of thousands; psi of 0."""
     psi = factored(
-        Patches.from_spec(Square(3, 4), "2x3"), n_up=n_up, d_model=8, n_heads=2, n_layers=1
+        Patches.from_spec(Square(6, 3), "2x3"), n_up=n_up, d_model=8, n_heads=2, n_layers=1
     )
-    configs, flips = random_bits(20, 12), patterns(12)
+    psi.has_closed = True
+    configs, flips = random_bits(20, 18), patterns(18)
     with torch.no_grad():
-        psi.closed[0, :40] = -torch.inf
-        psi.bias.table[1] -= 4e3
+        for table in (psi.closed,) if n_up is None else psi.sector.unbind(1):
+            if table[1, 40:].isfinite().any():  # some state must stay
+                table[1, :40] = -torch.inf
+        psi.bias.table[1] -= 1e3
+        psi.bias.table[1, 60:] -= 4e3
         psi.bias.table[2, 1:] += 2e3
-        psi.bias.table[0, 50:] -= 1e3
-        if n_up is not None:
-            psi.sector[0, :, :40] = -torch.inf
     expected = in_torch(psi, configs, flips)
     found = compiled(psi, configs, flips)
     assert (expected == -torch.inf).any() and expected.isfinite().any()
     assert not found.isnan().any()
     assert_close(found, expected, rtol=1e-13, atol=1e-10)
+
+
+@needs_compiler
+def test_long_sequences() -> None:
+    """The product of 270 sums of 16 exponentials is beyond a float64."""
+    sites = [list(range(begin, begin + 4)) for begin in range(0, 1_080, 4)]
+    psi = factored(Patches(sites), noise=0.02, d_model=4, n_heads=1, n_layers=1)
+    configs, flips = random_bits(2, 1_080), torch.eye(1_080).bool()[[3, 1_070]]
+    expected = in_torch(psi, configs, flips)
+    assert (expected < -300).all()
+    assert_close(compiled(psi, configs, flips), expected, rtol=1e-13, atol=0)
 
 
 @needs_compiler
