@@ -325,15 +325,13 @@ struct Pass {
                     top[p] = l[r * P + p] > top[p] ? l[r * P + p] : top[p];
             UNROLL for (int p = 0; p < P; ++p) {
                 // all closed so far: nothing to count from yet
-                const auto closed = top[p] == T(-INFINITY);
-                const V base = closed ? V{} : top[p];
+                const V base = top[p] == T(-INFINITY) ? V{} : top[p];
                 sum[p] *= exponential(peak[p] - base);
                 for (int lane = 0; lane < L; ++lane) {
                     const int64_t token = read[(i + p + 1) * L + lane] - k;
                     if (token >= 0 && token < n) chosen[p][lane] = l[token * P + p][lane];
                 }
                 for (int64_t r = 0; r < n; ++r) sum[p] += exponential(l[r * P + p] - base);
-                sum[p] = closed ? V{} : sum[p];
                 peak[p] = top[p];
             }
         }
