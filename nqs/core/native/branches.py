@@ -247,7 +247,7 @@ class BranchScorer:
             self._hold(first.read(vectors).transpose(0, 1)),  # (T, V, D)
             self._hold(torch.cat([self._packed(part) for part in head.split(tables.n_states)])),
             self._hold(head[tables.n_states :]),
-            self._hold(tables.bias.to(torch.float64) + (bias + shift)),
+            self._hold(tables.bias + (bias + shift).to(self._dtype)),
             self._hold(tables.counts, torch.int64),
             self._hold(gelu_terms(int(self._handle.branch_gelu_terms()), CLAMPS[self._dtype])),
         )
