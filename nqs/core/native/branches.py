@@ -318,9 +318,7 @@ def gelu_terms(n_terms: int, clamp: float) -> Tensor:
         return (torch.special.erf(x / math.sqrt(2)) / (2 * x)).numpy()
 
     powers = chebyshev.cheb2poly(chebyshev.chebinterpolate(q, n_terms - 1))
-    return torch.cat(
-        [torch.tensor(powers[::-1].copy()), torch.tensor([clamp], dtype=torch.float64)]
-    )
+    return torch.tensor([*powers[::-1], clamp], dtype=torch.float64)
 
 
 def _address(tensor: Tensor) -> int:
