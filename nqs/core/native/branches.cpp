@@ -131,14 +131,19 @@ struct Pass {
             UNROLL for (int r = 0; r < OUTPUTS; ++r)
                 UNROLL for (int p = 0; p < P; ++p) acc[r][p] = bias ? all(bias[o + r]) : V{};
             const T* weight = w;
-            for (int64_t k = 0; k < n_in; ++k, weight += OUTPUTS)
+            for (int64_t k = 0; k < n_in; ++k, weight += OUTPUTS) {
+                V at[P];
+                UNROLL for (int p = 0; p < P; ++p) at[p] = in[k * P + p];
                 UNROLL for (int r = 0; r < OUTPUTS; ++r)
-                    UNROLL for (int p = 0; p < P; ++p) acc[r][p] += in[k * P + p] * weight[r];
-            for (int r = 0; r < n; ++r)
+                    UNROLL for (int p = 0; p < P; ++p) acc[r][p] += at[p] * weight[r];
+            }
+            UNROLL for (int r = 0; r < OUTPUTS; ++r) {
+                if (r >= n) break;
                 UNROLL for (int p = 0; p < P; ++p) {
                     V& to = out[(o + r) * P + p];
                     to = add ? to + acc[r][p] : acc[r][p];  // small terms first: less rounding
                 }
+            }
         }
     }
 
@@ -197,7 +202,8 @@ struct Pass {
         UNROLL for (int r = 0; r < C; ++r)
             UNROLL for (int p = 0; p < P; ++p) acc[r][p] = m[(c + r) * P + p];
         for (int64_t j = start; j < i + P; ++j, v += width) {
-            const T* weight = pairs + j * length + i;
+            V weight[P];
+            UNROLL for (int p = 0; p < P; ++p) weight[p] = all(pairs[j * length + i + p]);
             UNROLL for (int r = 0; r < C; ++r)
                 UNROLL for (int p = 0; p < P; ++p) acc[r][p] += v[c + r] * weight[p];
         }
