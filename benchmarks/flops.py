@@ -21,6 +21,7 @@ Letters: U rows, P parameters, T patches, D width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from torch.utils.flop_counter import flop_registry
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.core.factored import FactoredAttention
+from nqs.core.native.build import SWITCH
 from nqs.core.transformer import Transformer
 from nqs.wavefunctions.autoregressive import Autoregressive
 
@@ -75,9 +77,18 @@ class _Counter(TorchDispatchMode):
 
 
 def counted(work: Callable[[], object]) -> int:
-    """Operations of the products that work() dispatches."""
-    with _Counter() as counter:
-        work()
+    """Operations of the products that work() dispatches; compiled passes run as their torch twins,
+    whose products are the same but for the first layer's attention."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0"
+    try:
+        with _Counter() as counter:
+            work()
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
     return counter.total
 
 

@@ -29,13 +29,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from nqs.core.digits import DigitEmbedding, DigitHead
 from nqs.core.head import Head
+
+if TYPE_CHECKING:
+    from nqs.core.native.branches import BranchScorer
 
 
 class SequenceState(ABC):
@@ -171,6 +174,17 @@ class SequenceModel(nn.Module, ABC):
         Only for models that keep every position; others raise TypeError.
         """
         raise TypeError(f"{type(self).__name__} cannot revise single positions of a sequence")
+
+    def branch_obstacle(self) -> str | None:
+        """Why compiled code cannot score branches of sequences here and now; None: it can."""
+        return f"{type(self).__name__} has no compiled pass"
+
+    def branch_scorer(self) -> BranchScorer:
+        """Compiled code with the weights as they are now, where there is no `branch_obstacle`.
+
+        Its scores agree with those by `prefix` and `forward` to rounding.
+        """
+        raise TypeError(str(self.branch_obstacle()))
 
 
 @final

@@ -23,6 +23,7 @@ from nqs.core.attention import (
 from nqs.core.digits import token_embedding, token_head
 from nqs.core.factored import FactoredAttention
 from nqs.core.initialise import initialise
+from nqs.core.native.branches import BranchScorer, obstacle
 from nqs.core.perceptron import Activation, Perceptron
 from nqs.core.positions import PositionEncoding, Positions
 from nqs.core.sequence import (
@@ -239,6 +240,14 @@ class Transformer(EmbeddingModel, kind="ptf"):
             x = block.perceptron(x + block.attention.project(mixed))
             layers.append(frozen)
         return TransformerReading(self, layers, self.head(self.norm(x)))
+
+    def branch_obstacle(self) -> str | None:
+        """See SequenceModel.branch_obstacle."""
+        return obstacle(self)
+
+    def branch_scorer(self) -> BranchScorer:
+        """See SequenceModel.branch_scorer."""
+        return BranchScorer(self)
 
     def start(self, n_rows: int, capacity: int) -> KeyValueState:
         """Empty keys and values for n_rows sequences, written in place by forward."""

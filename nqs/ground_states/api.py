@@ -243,7 +243,7 @@ class Result:
         with tempfile.TemporaryDirectory() as inputs:
             config, begun = _written(self.job, _place(dir), Path(inputs)), session.start
             start = None if begun is None else sealed_start(begun.step, begun.model)
-            folder = create(config, self.hamiltonian.n_sites, list(sys.orig_argv), start)
+            folder = create(config, self.job.wavefunction, list(sys.orig_argv), start)
         session.job = self.job = dataclasses.replace(self.job, config=read_config(folder))
         with session.at_work(folder, quiet=True, signals=False):
             session.save()
@@ -379,7 +379,7 @@ def train(job: Job, *, dir: str | Path | None = None, quiet: bool = True) -> Res
         with tempfile.TemporaryDirectory() as inputs:
             config = _written(job, _place(dir), Path(inputs))
             start = starting_file(job)
-            folder = create(config, job.hamiltonian.n_sites, list(sys.orig_argv), start)
+            folder = create(config, job.wavefunction, list(sys.orig_argv), start)
         job = dataclasses.replace(job, config=read_config(folder))
     session = GroundStateRun(job)
     with session.at_work(folder, quiet=quiet, signals=False):

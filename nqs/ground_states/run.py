@@ -114,10 +114,10 @@ def open_folder(session: GroundStateRun, command: Sequence[str]) -> Path:
     said."""
     job, config = session.job, session.job.config
     if not config.run.resume:
-        return create(config, job.hamiltonian.n_sites, command, starting_file(job))
+        return create(config, job.wavefunction, command, starting_file(job))
     assert config.run.dir is not None
     path = Path(config.run.dir)
     with writing(path), locked(path):
         session.restored(path, warn=lambda line: None)  # refuse before a file of it is touched
-        session.notes += reopen(path, config, command)
+        session.notes += reopen(path, config, job.wavefunction, command)
     return path

@@ -19,6 +19,7 @@ from nqs.runfolder import digests, environment
 from nqs.runfolder.atomic import write_bytes
 from nqs.runfolder.folder import describe, make, permitted_changes, saved_mapping, written_mapping
 from nqs.runfolder.text_file import read_bytes
+from nqs.wavefunctions.wavefunction import Wavefunction
 
 INPUTS: Final = {"lattice": "inputs/lattice.csv", "hamiltonian": "inputs/hamiltonian.txt"}
 """Where the file of a section of the configuration is copied to."""
@@ -105,14 +106,14 @@ def _is_same(path: Path, key: str, saved: Any, value: Any) -> bool:
 
 
 def create(
-    config: Config, n_sites: int, command: Sequence[str], start: bytes | None = None
+    config: Config, wavefunction: Wavefunction, command: Sequence[str], start: bytes | None = None
 ) -> Path:
     """Makes the folder of a new run and returns it. start: content of inputs/start.pt, if any.
 
     Raises InputError if run.dir already holds something or cannot be written.
     """
     lengths = [config.lattice.get(key) for key in ("Lx", "Ly")]
-    size = "x".join(str(length) for length in lengths if length) or str(n_sites)
+    size = "x".join(str(length) for length in lengths if length) or str(wavefunction.n_sites)
     names = [section.name for section in (config.hamiltonian, config.lattice, config.model)]
     hamiltonian, lattice, model = (name.rpartition(":")[2] for name in names)
     stem = f"{hamiltonian}-{lattice}-{size}-{model}"
@@ -122,7 +123,7 @@ def create(
         if start is not None:
             (folder / START).parent.mkdir(exist_ok=True)
             write_bytes(folder / START, start)
-        reopen(folder, config, command)
+        reopen(folder, config, wavefunction, command)
 
     return make(config.run.dir, stem, fill)
 
@@ -135,8 +136,10 @@ def _copy_inputs(path: Path, config: Config) -> None:
             write_bytes(path / name, read_bytes(source, digests.LARGEST_INPUT))
 
 
-def reopen(path: Path, config: Config, command: Sequence[str]) -> list[str]:
+def reopen(
+    path: Path, config: Config, wavefunction: Wavefunction, command: Sequence[str]
+) -> list[str]:
     """Prepares the folder of a run for a session; returns what is to be said."""
     entry = environment.session(command, config.seed, config.device)
-    entry |= {"code": own_code(config)}
+    entry |= {"flip_pass": wavefunction.flip_pass(), "code": own_code(config)}
     return describe(path, portable(config), entry, INPUTS.values())

@@ -119,9 +119,9 @@ def _opened(
     job = together(ranks, lambda: build(config, ranks))
     run = session.stage(job)
     if session.leads and config.run.resume:
-        run.notes += reopen(folder, config, command)
+        run.notes += reopen(folder, config, job.wavefunction, command)
     elif session.leads:
-        create(config, job.hamiltonian.n_sites, command, starting_file(job))
+        create(config, job.wavefunction, command, starting_file(job))
     return run
 
 

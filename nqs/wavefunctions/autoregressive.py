@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nqs.core.decoding import draw_tokens, split_counts
 from nqs.core.digits import DigitHead
+from nqs.core.native.branches import OutputTables, compiled
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import FlipPlan, flipped_log_psi
@@ -217,6 +218,19 @@ class Autoregressive(Wavefunction):
         amplitudes = logits[..., : self.patches.n_states] if self.phase else logits
         return logits, torch.logsumexp(amplitudes, dim=-1)
 
+    def output_tables(self) -> OutputTables:
+        """What `conditionals` adds to the core's outputs, as one table."""
+        head = self.core.head
+        bias = self.bias.table  # (T, K or F)
+        bias = head.expand(bias) if isinstance(head, DigitHead) else bias
+        n_inputs = self.patches.n_states + 1
+        if self.n_up is None:
+            table = (bias + self.closed)[:, None]
+            counts = torch.zeros(n_inputs, dtype=torch.int64)
+        else:
+            table, counts = bias[:, None] + self.sector, self.ones
+        return OutputTables(table, counts, self.patches.n_states)
+
     def chosen(self, logits: Tensor, log_norms: Tensor, tokens: Tensor) -> Tensor:
         """1/2 ln p + i phi of the given patches: (R, S, K or 2 K), (R, S), (R, S) -> (R, S).
 
@@ -247,6 +261,14 @@ class Autoregressive(Wavefunction):
         if self._plan is None or not self._plan.is_of(flips):
             self._plan = FlipPlan.of(self.patches, flips, walked=self.core.constant_state)
         return self._plan
+
+    @torch.no_grad()
+    def flip_pass(self) -> str:
+        """See Wavefunction.flip_pass."""
+        reason = self.core.branch_obstacle()
+        if reason is None:
+            return f"compiled ({compiled(self.core.head.weight.dtype).description})"
+        return f"torch ({reason})"
 
     @torch.no_grad()
     def log_psi_flipped(

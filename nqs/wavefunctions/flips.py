@@ -6,8 +6,9 @@ run again, on the unflipped prefix's state. That is N (T - 1) / 2 token evaluati
 for all N single-site flips, the minimum for a dense autoregressive network; the last patch is free.
 
 Models whose state grows (attention) run suffix by suffix, all flips of one first patch together on
-one shared prefix. Models of constant state (recurrent) walk the sequence once with all branches
-that are open, T launches instead of T^2 / 2 small steps.
+one shared prefix: in compiled code where the core has it (`nqs.core.native`), else here. Models of
+constant state (recurrent) walk the sequence once with all branches that are open, T launches
+instead of T^2 / 2 small steps.
 
 Flipped configurations are not looked up among each other and the samples: on trained Rydberg
 arrays, 512 draws, 42 % of them were known on 4x4 (where the suffixes save as much), none in 32 768
@@ -20,11 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nqs.core.native.branches import Branches
 from nqs.core.sequence import SequenceState
 from nqs.wavefunctions.patches import Patches
 
@@ -56,24 +59,33 @@ def flipped_log_psi(
         (len(configs), len(flips)), -torch.inf, dtype=psi.log_psi_dtype, device=configs.device
     )
 
-    def score_suffixes(begin: int, end: int) -> None:
+    def part(begin: int, end: int) -> tuple[Tensor, Tensor | None]:
         tokens = psi.patches.encode(configs[begin:end])
-        acting = None if needed is None else needed[begin:end]
-        _suffixes(psi, tokens, plan, acting, result[begin:end], max_rows)
+        return tokens, None if needed is None else needed[begin:end]
+
+    def score_compiled(begin: int, end: int) -> None:
+        scorer.score(tables, *part(begin, end), plan.branches, result[begin:end])
+
+    def score_suffixes(begin: int, end: int) -> None:
+        _suffixes(psi, *part(begin, end), plan, result[begin:end], max_rows)
 
     def walk(begin: int, end: int) -> None:
-        tokens = psi.patches.encode(configs[begin:end])
-        for columns, part in parts:
-            acting = None if needed is None else needed[begin:end, columns]
-            _walk(psi, tokens, part, acting, result[begin:end, columns])
+        tokens, acting = part(begin, end)
+        for columns, some in parts:
+            needed_there = None if acting is None else acting[:, columns]
+            _walk(psi, tokens, needed_there, some, result[begin:end, columns])
 
     if psi.core.constant_state:
         n_flips = max(1, min(max_rows, len(flips)))  # a walk opens them all
         parts = list(plan.parts(n_flips))
         in_chunks(walk, len(configs), max(1, max_rows // n_flips))
+        return result
+    shared = max(1, min(max_rows, SHARED_PAIRS // plan.changes.shape[1] ** 2))
+    if psi.core.branch_obstacle() is None:
+        scorer, tables = psi.core.branch_scorer(), psi.output_tables()
+        in_chunks(score_compiled, len(configs), shared)
     else:
-        shared = min(max_rows, SHARED_PAIRS // plan.changes.shape[1] ** 2)
-        in_chunks(score_suffixes, len(configs), max(1, shared))
+        in_chunks(score_suffixes, len(configs), shared)
     return result
 
 
@@ -148,6 +160,11 @@ class FlipPlan:
         ]
         return cls(flips, flips._version, changes, groups)
 
+    @cached_property
+    def branches(self) -> Branches:
+        """The same for a compiled scorer."""
+        return Branches.of(self.changes, [(group.first, group.flips) for group in self.groups])
+
     def is_of(self, flips: Tensor) -> bool:
         """Whether it is the plan of this tensor, as it is now."""
         return flips is self.flips and flips._version == self.version
@@ -195,8 +212,8 @@ class FlipPlan:
 def _suffixes(
     psi: Autoregressive,
     tokens: Tensor,
-    plan: FlipPlan,
     needed: Tensor | None,
+    plan: FlipPlan,
     result: Tensor,
     max_rows: int,
 ) -> None:
@@ -269,7 +286,7 @@ class _Branches:
 
 
 def _walk(
-    psi: Autoregressive, tokens: Tensor, plan: FlipPlan, needed: Tensor | None, result: Tensor
+    psi: Autoregressive, tokens: Tensor, needed: Tensor | None, plan: FlipPlan, result: Tensor
 ) -> None:
     """Fill result (B, G): all branches open at position t take one step together.
 

@@ -101,6 +101,10 @@ class Symmetrised(Wavefunction):
     def _kind(self) -> str:
         return f"{self.base!r}, {self.n_images} images, "
 
+    def flip_pass(self) -> str:
+        """See Wavefunction.flip_pass."""
+        return self.base.flip_pass()
+
     @property
     def symmetry(self) -> SymmetryGroup:
         """See Wavefunction.symmetry."""

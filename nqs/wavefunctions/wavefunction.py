@@ -108,6 +108,10 @@ class Wavefunction(nn.Module, ABC):
         No launch has more than max_rows rows; on out-of-memory the chunk is halved.
         """
 
+    def flip_pass(self) -> str:
+        """What computes `log_psi_flipped`, for the record: torch, or compiled code and by what."""
+        return "torch"
+
     @property
     def symmetry(self) -> SymmetryGroup:
         """Symmetries of |psi|^2 by construction; here none but the identity.

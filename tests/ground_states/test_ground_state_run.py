@@ -18,6 +18,7 @@ import yaml
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
+from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
 from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_file import read as read_run_file
@@ -148,6 +149,7 @@ def test_folder_explains_itself(whole: Path) -> None:
         session["versions"]["torch"]
     )
     assert session["hardware"]["cores"] == os.cpu_count()
+    assert session["flip_pass"].split()[0] in ("compiled", "torch")
     assert Config.from_dict(yaml.safe_load((whole / "config.yaml").read_text())) == tiny(
         run__dir=str(whole)
     )
@@ -355,7 +357,8 @@ def test_damaged_newest_checkpoint_falls_back(
 
 
 def test_killed_before_the_first_checkpoint(tmp_path: Path, whole: Path) -> None:
-    create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
+    config = tiny(run__dir=str(tmp_path / "run"))
+    create(config, build(config).wavefunction, ["python"])
     assert run(tmp_path / "run", run__resume=True) == 0
     assert_same_run(tmp_path / "run", whole)
 

@@ -17,6 +17,7 @@ from test_ground_state_run import assert_same_run, result, run, tiny
 
 import train
 from nqs.errors import InputError
+from nqs.ground_states.build import build
 from nqs.ground_states.run_folder import create, read_config
 from nqs.runfolder import atomic, history
 
@@ -65,11 +66,13 @@ def test_no_temporary_stays(
     def fail(*arguments: object) -> None:
         raise error
 
+    config = tiny(run__dir=str(tmp_path / "run"))
+    wavefunction = build(config).wavefunction
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(type(error)):
         atomic.write_bytes(tmp_path / "file", b"new")
     with pytest.raises((type(error), InputError)):
-        create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
+        create(config, wavefunction, ["python"])
     assert not list(tmp_path.iterdir())
 
 

@@ -68,7 +68,7 @@ def test_nothing_but_parameters_is_carried_over(tmp_path: Path, source: Path) ->
     """Momentum, step and generator of the optimisation are those of a new run."""
     job = build(tiny(train__start_from=str(source)))
     fresh = build(tiny())
-    folder = create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"], b"")
+    folder = create(tiny(run__dir=str(tmp_path / "run")), job.wavefunction, ["python"], b"")
     (folder / START).write_bytes(start.starting_file(job) or b"")
     start.put_at_start(job, folder, lambda line: None)
     assert job.optimizer.state_dict() == fresh.optimizer.state_dict()
@@ -81,8 +81,10 @@ def test_a_resumed_run_never_reads_the_other_again(tmp_path: Path, source: Path)
     assert follow(tmp_path / "whole", gone) == 0
     assert follow(tmp_path / "run", gone, train__steps=3) == 0
     config = tiny(**early(gone, tmp_path / "killed"))
-    begin = start.starting_file(build(config))
-    create(config, 4, ["python"], begin)  # killed before its first checkpoint
+    killed = build(config)
+    create(
+        config, killed.wavefunction, ["python"], start.starting_file(killed)
+    )  # killed before its first checkpoint
     shutil.rmtree(gone)
     for name in ("run", "killed"):
         assert follow(tmp_path / name, gone, run__resume=True) == 0
@@ -140,7 +142,8 @@ def test_another_model_is_refused(
 def test_folders_that_are_no_source_are_refused(tmp_path: Path, source: Path) -> None:
     with pytest.raises(InputError, match=r"train\.start_from=/nowhere: holds no run"):
         follow(tmp_path / "run", Path("/nowhere"))
-    create(tiny(run__dir=str(tmp_path / "young")), 4, ["python"])
+    young = tiny(run__dir=str(tmp_path / "young"))
+    create(young, build(young).wavefunction, ["python"])
     with pytest.raises(InputError, match="no checkpoint yet"):
         follow(tmp_path / "run", tmp_path / "young")
     with pytest.raises(InputError, match=r"train\.start_from=''"):

@@ -23,6 +23,7 @@ from test_ground_state_run import TINY, assert_same_run, parameters, result, run
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
 from nqs.ground_states import later_evaluation, summary
+from nqs.ground_states.build import build
 from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import START, read_config, reopen, resumed_config
@@ -260,6 +261,7 @@ def test_killed_while_the_configuration_is_replaced(
     if older:
         without_seals(damaged)
     config = resumed_config(damaged, {"train.steps": 9})
+    wavefunction = build(config).wavefunction
     written: list[Path] = []
     original = digests.write_text
 
@@ -272,7 +274,7 @@ def test_killed_while_the_configuration_is_replaced(
     monkeypatch.setattr(digests, "write_text", checked)
     for writer in (folder, environment):
         monkeypatch.setattr(writer, "write_text", checked)
-    reopen(damaged, config, ["python"])
+    reopen(damaged, config, wavefunction, ["python"])
     names = ["digests.json", "config.yaml", "digests.json", "environment.json"]
     assert [path.name for path in written] == names
 
