@@ -25,6 +25,7 @@ from nqs.core import SequenceModel
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import (
     Job,
+    build_hamiltonian,
     build_lattice,
     build_wavefunction,
     start_from_product_state,
@@ -106,7 +107,8 @@ def load_wavefunction(path: Path) -> Wavefunction:
 def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive | Symmetrised, int]:
     """The same and its step, for a run with the configuration `config`."""
     lattice = build_lattice(config.lattice)
-    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
+    hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
+    wavefunction = symmetrised(config, lattice, hamiltonian, build_wavefunction(config, lattice))
     saved = newest_checkpoint(path, config, torch.device("cpu"))
     if saved is None:
         raise InputError("holds no checkpoint yet; resume that run first")
