@@ -14,9 +14,10 @@ is convex in p, so an average never has a higher energy than its images. Where H
 ground state may change its own under a symmetry: there it is for the user to say (model.odd).
 
 A step of M images costs less than M times more, as rows that symmetries connect are one: little
-where the basis is small against M times the draws, nearly M where it is far larger. There the gain
-in accuracy is paid for in full (docs/decisions.md), and none is taken; the evaluation says how
-symmetric such a state has become (nqs.vmc.observables.broken_symmetry).
+where the basis is small against M times the draws, nearly M times where it is far larger. So the
+group is the smaller the larger the basis, down to one symmetry that joins two patterns, and in
+large systems, where the gain in accuracy is paid for in full (docs/decisions.md), none; there the
+evaluation says how symmetric the state has become (nqs.vmc.observables.broken_symmetry).
 """
 
 from __future__ import annotations
@@ -29,10 +30,8 @@ from hamiltonians.lattices.lattice import Lattice
 from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from hamiltonians.symmetries import symmetries
 
-CONFIGURATIONS: Final = 2**20
-"""Largest basis of an automatically symmetric state."""
-IMAGES: Final = 16
-"""Most elements of its group."""
+IMAGES: Final = ((2**14, 16), (2**17, 8), (2**20, 2))
+"""Configurations of the basis and the most elements of the group up to there; beyond, none."""
 
 
 def automatic_group(
@@ -43,9 +42,14 @@ def automatic_group(
     n_up: number of 1 bits, if it is fixed; the spin flip keeps it only at half of the sites.
     """
     n_sites = hamiltonian.n_sites
-    n_configs = 2**n_sites if n_up is None else math.comb(n_sites, n_up)
-    if n_configs > CONFIGURATIONS or not hamiltonian.is_stoquastic:
+    limit = most_images(2**n_sites if n_up is None else math.comb(n_sites, n_up))
+    if limit == 1 or not hamiltonian.is_stoquastic:
         return None
     spin_flip = n_up is None or 2 * n_up == n_sites
-    group = symmetries(hamiltonian, lattice, limit=IMAGES, spin_flip=spin_flip)
+    group = symmetries(hamiltonian, lattice, limit=limit, spin_flip=spin_flip)
     return group if len(group) > 1 else None
+
+
+def most_images(n_configs: int) -> int:
+    """Of a configuration, in a basis of n_configs; 1 without symmetries."""
+    return next((images for largest, images in IMAGES if n_configs <= largest), 1)

@@ -20,6 +20,7 @@ from nqs.ground_states.build import EXACT_GIGABYTES, Job
 from nqs.ground_states.config import RESUMABLE
 from nqs.ground_states.evaluations import evaluated, remarks, start_evaluation
 from nqs.ground_states.judgement import Judgement, warning_about
+from nqs.ground_states.judgement import remarks as remarks_on
 from nqs.ground_states.older_config import current
 from nqs.ground_states.run_file import REQUIRED, check_evaluation
 from nqs.ground_states.run_folder import portable
@@ -201,6 +202,7 @@ class GroundStateRun(ResumableRun):
             warning=self.warning,
             flip_precision=steps_by_precision(self.content.columns),
             doubts=doubts,
+            remarks=[] if evaluation is None else remarks_on(evaluation),
         )
         return content | remarks(self.content)
 

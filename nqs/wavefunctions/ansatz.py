@@ -103,8 +103,8 @@ class Ansatz:
         symmetry: Average |psi|^2 over symmetries of the lattice: none, point_group, translations
             (periodic lattices) or all, their product. A configuration costs as many times more as
             there are elements; configurations that they connect are evaluated once a step. auto
-            takes those of the Hamiltonian, at most 16, the spin flip among them, where there are up
-            to 2^20 configurations and psi can be positive; none elsewhere, and with model.odd.
+            takes those of the Hamiltonian, with the spin flip, where psi can be positive: at most
+            16, of more than 2^14 configurations 8, of 2^17 2, of 2^20 none; none with model.odd.
         spin_flip: Average over configurations with all bits inverted too; twice the cost.
         odd: Those of the symmetries under which psi changes sign, with phase=true: spin_flip,
             shift_x, shift_y (by a cell), rotation90, mirror45 (at a line at 45 degrees) and so on;
