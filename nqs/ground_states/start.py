@@ -70,6 +70,7 @@ def starting_file(job: Job) -> bytes | None:
         lattice = build_lattice(config.lattice)
         transfer(theirs, ours, lattice, job.lattice)
     content = {"format": FORMAT, "step": step, "model": ours.state_dict()}
+    content |= {"images": len(state.symmetry)}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return digests.sealed(buffer.getvalue())
@@ -162,6 +163,12 @@ def put_at_start(job: Job, path: Path | None, say: Callable[[str], None]) -> Non
             "environment.json"
         ) from None
     say(f"starts from step {content['step']} of {source}")
+    images, own = content.get("images", 1), len(job.wavefunction.symmetry)
+    if images > own:
+        say(
+            f"warning: that state is an average over {images} symmetries, this one over {own}, and "
+            "its network alone is a worse state; train it with model.symmetry=none for this start"
+        )
 
 
 def read_start(path: Path) -> dict[str, Any]:
