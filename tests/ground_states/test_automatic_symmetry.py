@@ -55,7 +55,7 @@ UNEVEN = RYDBERG | {"delta": [1.0, 2.0, 3.0, 4.0]}
         (square(5, 5), RYDBERG, {}, 1),
         (chain(6), RYDBERG, {}, 2),
         (chain(6, True), TFIM, {}, 12),
-        (chain(12, True), TFIM, {}, 16),
+        (chain(12, True), TFIM, {}, 12),
         (square(4, 4, True), TFIM, {}, 8),
         (square(4, 4, True), HEISENBERG, {"n_up": 8, "patch": "2x2"}, 16),
         (chain(6), HEISENBERG, {"n_up": 3}, 4),
