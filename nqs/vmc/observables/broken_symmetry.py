@@ -116,8 +116,7 @@ class BrokenSymmetry(Observable, kind="broken_symmetry"):
         if self.weight.n < DRAWS:
             ratios = self._log_psi(images) - samples.log_psi[rows]
             self.weight.add(bounded(ratios), counts)
-        images, counts = merged(images, counts)
-        self.correlations.add(Samples(images, counts, samples.log_psi[:0]), connections)
+        self.correlations.count(*merged(images, counts))
 
     @torch.no_grad()
     def _log_psi(self, configs: Tensor) -> Tensor:
