@@ -9,9 +9,6 @@ although a product of elements that are no symmetries themselves connects them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
-
 import numpy as np
 import torch
 from scipy.sparse import coo_array
@@ -20,11 +17,8 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import symmetry_test
-from hamiltonians.lattices.isometries import translation, translation_steps
 from hamiltonians.lattices.lattice import Lattice
-
-MAX_TRIED: Final = 4_096
-"""Largest space group whose every element is tried."""
+from hamiltonians.symmetries import candidates
 
 
 def equivalent_sites(hamiltonian: Hamiltonian, lattice: Lattice | None = None) -> Tensor:
@@ -40,7 +34,7 @@ def equivalent_sites(hamiltonian: Hamiltonian, lattice: Lattice | None = None) -
     if lattice is None:
         return labels
     has = symmetry_test(hamiltonian)
-    for permutation in _candidates(lattice):
+    for permutation in candidates(lattice):
         if not labels.any():  # one orbit: nothing left to join
             break
         if not torch.equal(labels[permutation], labels) and has(permutation, False):
@@ -57,23 +51,3 @@ def _joined(labels: Tensor, permutation: Tensor) -> Tensor:
     joined = component[labels.numpy()]
     _, first, inverse = np.unique(joined, return_index=True, return_inverse=True)
     return torch.from_numpy(np.argsort(np.argsort(first))[inverse])
-
-
-def _candidates(lattice: Lattice) -> Iterator[Tensor]:
-    """Symmetries (N,) of the lattice: a generating set first, then the others if few."""
-    point = lattice.point_group().permutations
-    n_x, n_y = translation_steps(lattice)
-    shifts = [(1, 0), (0, 1), (1, 1), (1, -1)]
-    shifts += [(d, 0) for d in _divisors(n_x)] + [(0, d) for d in _divisors(n_y)]
-    for x, y in shifts:
-        yield translation(lattice, x % n_x, y % n_y)
-    yield from point
-    if n_x * n_y * len(point) > MAX_TRIED:
-        return
-    for x in range(n_x):
-        for y in range(n_y):
-            yield from translation(lattice, x, y)[point]
-
-
-def _divisors(length: int) -> list[int]:
-    return [d for d in range(2, length) if length % d == 0]

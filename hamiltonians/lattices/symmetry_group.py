@@ -76,18 +76,19 @@ class SymmetryGroup:
         return cls(torch.arange(n_sites).repeat(2, 1), torch.tensor([False, True]))
 
     @classmethod
-    def generated_by(cls, elements: Sequence[Element]) -> Self:
+    def generated_by(cls, elements: Sequence[Element], limit: int | None = None) -> Self:
         """All products of one or more elements, in the order of (inverted, permutation).
 
-        Raises ValueError for more than MAX_GENERATED products.
+        Raises ValueError for more than `limit` products, by default MAX_GENERATED.
         """
+        limit = MAX_GENERATED if limit is None else limit
         n_sites = len(elements[0][0])
         table = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(n_sites)])[None]
         n_elements = 0
         while len(table) > n_elements:
             n_elements = len(table)
-            if n_elements > MAX_GENERATED:
-                raise ValueError(f"these symmetries generate more than {MAX_GENERATED} elements")
+            if n_elements > limit:
+                raise ValueError(f"these symmetries generate more than {limit} elements")
             longer = [
                 torch.cat([table[:, :1] ^ inverted, table[:, 1:][:, row]], dim=1)
                 for row, inverted in elements

@@ -17,6 +17,7 @@ from hamiltonians.lattices.lattice import Lattice, positive_integer
 from nqs.conf.kinds import Selection, naming
 from nqs.errors import InputError, shown
 from nqs.ground_states import distributed, memory
+from nqs.ground_states.automatic_symmetry import automatic_group
 from nqs.ground_states.config import Config
 from nqs.ground_states.own_classes import (
     check_columns,
@@ -91,7 +92,7 @@ def build(
     check_conserved(config.model.n_up, hamiltonian)
     sizes = memory.sizes_of(base, len(hamiltonian.flips))
     memory.check_run(config, sizes, device, distributed.number("LOCAL_WORLD_SIZE", 1))
-    wavefunction = symmetrised(config.model, lattice, base)
+    wavefunction = symmetrised(config, lattice, hamiltonian, base)
     with naming(symmetry_keys(config.model)):
         check_invariance(hamiltonian, wavefunction.symmetry)
     exact = compares_with_exact(config.train.exact, hamiltonian, config.model.n_up)
@@ -177,12 +178,30 @@ def build_wavefunction(config: Config, lattice: Lattice) -> Autoregressive:
 
 
 def symmetrised(
-    model: Selection, lattice: Lattice, base: Autoregressive
+    config: Config, lattice: Lattice, hamiltonian: Hamiltonian, base: Autoregressive
 ) -> Autoregressive | Symmetrised:
-    """The average of the network over model.symmetry and model.spin_flip, or the network itself."""
+    """The average of the network over model.symmetry and model.spin_flip, or the network itself:
+    with auto also where the energies need that."""
+    model = config.model
     ansatz: Ansatz = model.build_common()
+    automatic = None
+    if model.symmetry == "auto" and not model.odd:
+        with naming("hamiltonian", config.hamiltonian.own):
+            automatic = automatic_group(hamiltonian, lattice, model.n_up)
     with naming(symmetry_keys(model)):
+        psi = ansatz.symmetrised(lattice, base, automatic)
+        if automatic is None or accepted(config, psi):
+            return psi
         return ansatz.symmetrised(lattice, base)
+
+
+def accepted(config: Config, wavefunction: Wavefunction) -> bool:
+    """Whether the run's energies go with the wavefunction."""
+    try:
+        build_energies(config.energies, wavefunction)
+    except InputError:
+        return False
+    return True
 
 
 def symmetry_keys(model: Selection) -> str:

@@ -17,7 +17,7 @@ from nqs.conf.kinds import Selection
 from nqs.conf.sections import from_mapping, to_mapping
 from nqs.errors import require
 from nqs.ground_states.groups import ENERGIES, HAMILTONIAN, LATTICE, MODEL, OPTIMIZER
-from nqs.ground_states.older_config import current
+from nqs.ground_states.older_config import moved
 from nqs.runfolder.run_config import RunConfig
 
 RESUMABLE: Final = (
@@ -129,9 +129,10 @@ class Config:
 
     @staticmethod
     def from_dict(mapping: Mapping[str, Any]) -> Config:
-        """The configuration of a nested mapping, also of one that an earlier version has written.
+        """The configuration of a nested mapping, whose keys may stand where an earlier version had
+        them; keys that are left out have their defaults.
         Raises InputError (a ValueError), one line."""
-        return from_mapping(Config, current(mapping))
+        return from_mapping(Config, moved(mapping))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain mapping with the keys of the chosen kinds; from_dict(to_dict()) is equal."""

@@ -21,6 +21,7 @@ from nqs.ground_states.build import EXACT_GIGABYTES, Job
 from nqs.ground_states.config import RESUMABLE
 from nqs.ground_states.evaluations import evaluated, remarks, start_evaluation
 from nqs.ground_states.judgement import Judgement, warning_about
+from nqs.ground_states.judgement import remarks as remarks_on
 from nqs.ground_states.kept_start import (
     StartState,
     as_raised,
@@ -278,6 +279,7 @@ class GroundStateRun(ResumableRun):
             warning=self.warning,
             flip_precision=steps_by_precision(self.content.columns),
             doubts=doubts,
+            remarks=[] if evaluation is None else remarks_on(evaluation),
         )
         return content | remarks(self.content) | remark(self.content)
 

@@ -116,6 +116,8 @@ def stage(config: Config, lattice: Lattice, lengths: Mapping[str, int], number: 
             share = f"model.n_up={model.n_up} of {lattice.n_sites} sites"
             raise ValueError(f"{size} cannot have the share {share}; choose other sizes")
         model = model.replace(n_up=n_up)
+    if model.symmetry == "auto":  # the network of an average is a poor state alone
+        model = model.replace(symmetry="none")
     steps = min(train.steps, LATER_STEPS if number else FIRST_STEPS)
     warmup = optimizer.get("warmup_steps")
     if isinstance(warmup, int) and warmup:  # the same part of the run

@@ -10,6 +10,7 @@ import torch
 from nqs.ground_states.build import Job
 from nqs.runfolder.history import Evaluation, RunFile
 from nqs.runfolder.machine import build_generator
+from nqs.vmc.observables.broken_symmetry import is_broken
 from nqs.vmc.product_state import product_energy, product_state
 from nqs.vmc.verdict import Findings, doubts
 from nqs.wavefunctions.symmetrised import Symmetrised
@@ -32,6 +33,21 @@ def warning_about(job: Job) -> str | None:
     if not job.config.model.phase:
         return MAY_BE_EXCITED
     return MAY_HAVE_CHARACTERS if isinstance(job.wavefunction, Symmetrised) else None
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What its energy does not say of a state: whether it has the symmetries of H."""
+    if "symmetric_weight" not in evaluation.observables:
+        return []
+    weight, error = map(float, evaluation.observables["symmetric_weight"])
+    if not is_broken(weight, error):
+        return []
+    percent = f"{100 * weight:.3g} % ± {100 * error:.1g} %"
+    return [
+        f"symmetry: averaged over the symmetries of H the state keeps {percent}, no more of which "
+        "can be the ground state: it is one of several patterns, or not converged; "
+        "symmetric_density and symmetric_connected in run.h5 are those of all its images together"
+    ]
 
 
 def _energy(evaluation: Evaluation) -> tuple[float, float]:

@@ -21,6 +21,7 @@ import torch
 
 from nqs.conf.kinds import Selection
 from nqs.core.sequence import state_numbers
+from nqs.ground_states.automatic_symmetry import most_images
 from nqs.ground_states.config import Config
 from nqs.runfolder.memory import Allocations, refuse_if_larger, room
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -208,5 +209,11 @@ def feed_forward(model: Selection) -> int:
 
 def symmetric_images(model: Selection, sizes: Sizes) -> int:
     """Configurations evaluated for one, at most."""
-    images = {"none": 1, "point_group": 8, "translations": sizes.n_sites, "all": 8 * sizes.n_sites}
+    images = {
+        "auto": most_images(sizes.n_configs),
+        "none": 1,
+        "point_group": 8,
+        "translations": sizes.n_sites,
+        "all": 8 * sizes.n_sites,
+    }
     return images[model.symmetry] * (2 if model.spin_flip else 1)

@@ -52,7 +52,7 @@ def read_config(path: Path) -> Config:
             if not os.path.exists(path / name):
                 raise InputError(f"{path / name}: missing; restore it from a copy")
             entry["file"] = str(path / name)
-    config = Config.from_dict(mapping)
+    config = Config.from_dict(current(mapping))
     recorded = digests.read(path)
     if recorded is not None:
         recorded.check_config(path / "config.yaml", written)

@@ -24,6 +24,7 @@ from torch import Tensor
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import (
     Job,
+    build_hamiltonian,
     build_lattice,
     build_wavefunction,
     start_from_product_state,
@@ -68,13 +69,15 @@ def starting_file(job: Job, source: Path | None = None) -> bytes | None:
             start_from_product_state(job)  # sets the weights of what is left to fill the sector
         lattice = build_lattice(config.lattice)
         transfer(theirs, ours, lattice, job.lattice)
-    return sealed_start(step, ours.state_dict())
+    return sealed_start(step, ours.state_dict(), len(state.symmetry))
 
 
-def sealed_start(step: int, model: Mapping[str, Tensor]) -> bytes:
-    """The content of an inputs/start.pt: parameters of a network, after `step` steps elsewhere."""
+def sealed_start(step: int, model: Mapping[str, Tensor], images: int = 1) -> bytes:
+    """The content of an inputs/start.pt: parameters of a network, after `step` steps elsewhere, of
+    which the state there averaged so many images."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "step": step, "model": dict(model)}, buffer)
+    content = {"format": FORMAT, "step": step, "model": dict(model), "images": images}
+    torch.save(content, buffer)
     return digests.sealed(buffer.getvalue())
 
 
@@ -99,7 +102,8 @@ def load_wavefunction(path: Path) -> Wavefunction:
 def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive | Symmetrised, int]:
     """The same and its step, for a run with the configuration `config`."""
     lattice = build_lattice(config.lattice)
-    wavefunction = symmetrised(config.model, lattice, build_wavefunction(config, lattice))
+    hamiltonian = build_hamiltonian(config.hamiltonian, lattice)
+    wavefunction = symmetrised(config, lattice, hamiltonian, build_wavefunction(config, lattice))
     saved = newest_checkpoint(path, config, torch.device("cpu"))
     if saved is None:
         raise InputError("holds no checkpoint yet; resume that run first")
@@ -147,6 +151,12 @@ def put_at_start(job: Job, path: Path | None, say: Callable[[str], None]) -> Non
     put_in_place(job, content["model"], path / START)
     source = train.start_from or f"stage {train.grow[-1]}"  # type: ignore[index]
     say(f"starts from step {content['step']} of {source}")
+    images, own = content.get("images", 1), len(job.wavefunction.symmetry)
+    if images > own:
+        say(
+            f"warning: that state is an average over {images} symmetries, this one over {own}, and "
+            "its network alone is a worse state; train it with model.symmetry=none for this start"
+        )
 
 
 def put_in_place(job: Job, model: Mapping[str, Tensor], file: Path | None = None) -> None:

@@ -49,6 +49,7 @@ def summarise(
     warning: str | None = None,
     flip_precision: dict[str, int] | None = None,
     doubts: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of summary.json; energies and the verdict are null where there was no final
     evaluation.
@@ -56,6 +57,7 @@ def summarise(
     wall_seconds counts the optimisation of all sessions and the rest of this one; flip_precision
     the steps by their flips' products. doubts: why the energy may not be the ground state's, each
     a sentence that begins with its kind and a colon; with none of them the verdict is good.
+    remarks: what else is to be known of the state, of the same form.
     """
     numbers: dict[str, Any] = {} if evaluation is None else evaluation.numbers
     energy = numbers.get("energy")
@@ -63,6 +65,7 @@ def summarise(
         "status": status,
         "verdict": None if energy is None else DOUBTFUL if doubts else GOOD,
         "doubts": [] if energy is None else list(doubts),
+        "remarks": [] if energy is None else list(remarks),
         "energy": energy,
         "energy_error": numbers.get("energy_error"),
         "energy_per_site": None if energy is None else energy / n_sites,
@@ -140,9 +143,11 @@ def _check(path: Path, summary: dict[str, Any]) -> None:
     bad += [key for key in MAYBE_NUMBERS if not _is_number(summary.get(key), or_none=True)]
     bad += [] if isinstance(summary.get("status"), str) else ["status"]
     bad += [] if summary.get("verdict") in (GOOD, DOUBTFUL, None) else ["verdict"]
-    doubts, observables = summary.get("doubts", []), summary.get("observables", {})
-    if not isinstance(doubts, list) or not all(isinstance(text, str) for text in doubts):
-        bad.append("doubts")
+    for key in ("doubts", "remarks"):
+        texts = summary.get(key, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            bad.append(key)
+    observables = summary.get("observables", {})
     entries = observables.values() if isinstance(observables, dict) else [None]
     if not all(isinstance(e, dict) and {"value", "error"} <= e.keys() for e in entries):
         bad.append("observables")
@@ -182,6 +187,7 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("verdict", verdict(summary) or "no verdict (older run)"))
         rows += [("", one_line(doubt)) for doubt in summary.get("doubts", [])]
         rows += kept_rows(summary)
+        rows += [("remark", one_line(text)) for text in summary.get("remarks", [])]
     rows += exact_rows(summary)
     for key, name in (("variance", "variance"), ("v_score", "V-score")):
         if summary[key] is not None:

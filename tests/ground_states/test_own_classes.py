@@ -180,7 +180,7 @@ REFUSED = [
     ("model=mine:Detached", "its logits do not depend on its parameters"),
     ("model=mine:Headless", "its constructor must set self.head ="),
     ("model=mine:NoSuper", "its constructor must call super().__init__("),
-    ("model=mine:Convolution", "no rule for the layer Conv1d (core.convolution)"),
+    ("model=mine:Convolution", "no rule for the layer Conv1d (base.core.convolution)"),
     ("optimizer=mine:NoReturn", "prepare must return the optimizer"),
     ("optimizer=mine:SameColumn", "a column energy is there already"),
     ("energies=mine:Plain", "energies=mine:Plain: no key in this"),

@@ -3,6 +3,7 @@
 A new observable is a subclass of `Observable` in a file of its own, imported here.
 """
 
+from nqs.vmc.observables.broken_symmetry import BrokenSymmetry
 from nqs.vmc.observables.correlations import Correlations
 from nqs.vmc.observables.diagonal import Diagonal
 from nqs.vmc.observables.magnetisation import Magnetisation
@@ -21,6 +22,7 @@ from nqs.vmc.observables.sigma_x import SigmaX
 from nqs.vmc.observables.structure_factor import StructureFactor
 
 __all__ = [
+    "BrokenSymmetry",
     "Correlations",
     "Diagonal",
     "Magnetisation",

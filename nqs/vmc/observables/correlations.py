@@ -73,10 +73,14 @@ class Correlations(Observable, kind="correlations"):
         self.sums: Tensor | None = None  # (N, N) float64, how often i and j were both 1
 
     def add(self, samples: Samples, connections: Connections) -> None:
-        bits = samples.configs.to(torch.float64)  # (U, N)
-        sums = bits.T @ (samples.counts.to(torch.float64)[:, None] * bits)
+        self.count(samples.configs, samples.counts)
+
+    def count(self, configs: Tensor, counts: Tensor) -> None:
+        """Draws (U, N) bool with counts (U,)."""
+        bits = configs.to(torch.float64)  # (U, N)
+        sums = bits.T @ (counts.to(torch.float64)[:, None] * bits)
         self.sums = sums if self.sums is None else self.sums + sums
-        self.n += samples.n_samples
+        self.n += int(counts.sum())
 
     def join(self, ranks: Ranks) -> None:
         assert self.sums is not None
