@@ -6,6 +6,7 @@ fail, are tried.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,8 @@ from nqs.vmc.energies.flip_precision import steps_by_precision
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.wavefunctions.wavefunction import Wavefunction
 
+BACK: Final = "steps_back"
+"""The column of an optimizer that goes back where the energy rises."""
 PROGRAM: Final = ("python", "train.py")
 
 
@@ -177,7 +180,25 @@ class GroundStateRun(ResumableRun):
         return self._start
 
     def advance(self, after_step: Callable[[Record], bool]) -> None:
-        advance(self.job, self.step, lambda record: after_step(record.row()))
+        before = self._steps_back()
+
+        def seen(record: StepRecord) -> bool:
+            nonlocal before
+            row = record.row()
+            if row.get(BACK, 0) > before:
+                before = row[BACK]
+                self.log.say(
+                    f"step {record.step}: the energy has risen by more than its noise; back to "
+                    "where it was lowest, and on with steps half as long"
+                )
+            return after_step(row)
+
+        advance(self.job, self.step, seen)
+
+    def _steps_back(self) -> float:
+        """Returns to a lower energy so far, as recorded."""
+        recorded = self.content.columns.get(BACK) or [0.0]
+        return 0.0 if math.isnan(recorded[-1]) else recorded[-1]
 
     def conclude(self) -> int:
         """Final evaluation, exact diagonalisation, files and the last lines."""

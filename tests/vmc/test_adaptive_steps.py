@@ -69,7 +69,7 @@ def test_steps_that_go_too_far_shorten(space: str, monkeypatch: pytest.MonkeyPat
     factors = {}
     for rate in (1e-3, 3.0):
         psi = build("ptf-factored")
-        optimizer = minsr(rate, adaptive=True, momentum=0.0, max_norm=0.25, implicit=True)
+        optimizer = minsr(rate, adaptive=True, momentum=0.0, implicit=True)
         factors[rate] = trained(psi, optimizer)
     assert min(factors[1e-3]) == 1.0
     assert factors[3.0][-1] < 0.3

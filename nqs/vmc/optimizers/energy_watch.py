@@ -1,10 +1,11 @@
 """Whether the energy of an optimisation rises by more than its noise.
 
-The energies of the last W steps have the mean M and the standard error
+The energies of the last w steps, W or at first those there are, have the mean M and the standard
+error
 
-    S = sqrt(max(s^2, mean of the steps' squared errors) / W)
+    S = sqrt(max(s^2, mean of the steps' squared errors) / w)
 
-with s^2 the variance of the W values. The lowest M so far, M0 with S0, is what the optimisation has
+with s^2 the variance of the w values. The lowest M so far, M0 with S0, is what the optimisation has
 reached; it rises where M - M0 > Z sqrt(S^2 + S0^2). A single step with a rare configuration of huge
 energy raises S as well as M and is no rise.
 """
@@ -16,6 +17,8 @@ from torch import Tensor
 
 WINDOW = 10
 """W, steps."""
+FEWEST = 3
+"""Steps with a mean."""
 SIGNIFICANT = 5.0
 """Z: M0 is the lowest of many means, itself some two errors too low."""
 ROUNDING = 1e-7
@@ -27,7 +30,7 @@ class EnergyWatch:
 
     Attributes:
         recent: (w, 2) energies and errors of the last w <= W steps.
-        lowest: (2,) M0 and S0, empty before W steps.
+        lowest: (2,) M0 and S0, empty before FEWEST steps.
     """
 
     def __init__(self) -> None:
@@ -61,9 +64,9 @@ class EnergyWatch:
         return float(now[0] - self.lowest[0]) > least
 
     def _mean(self) -> Tensor | None:
-        """M and S, None before W steps."""
-        if len(self.recent) < WINDOW:
+        """M and S, None before FEWEST steps."""
+        if len(self.recent) < FEWEST:
             return None
         energies, errors = self.recent.T
         spread = torch.maximum(energies.var(), errors.square().mean())
-        return torch.stack([energies.mean(), (spread / WINDOW).sqrt()])
+        return torch.stack([energies.mean(), (spread / len(energies)).sqrt()])

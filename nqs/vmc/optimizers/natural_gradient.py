@@ -22,12 +22,13 @@ delta the last direction and O of the new batch,
     t = sum_s e_s x_s / sqrt(sum_s e_s^2 x_s^2 / counts_s)
 
 is the slope of -E along delta where that step ended, which is unbiased, in units of its standard
-error. Below 0 the step went too far: noise carried it past the lowest energy on its way. So
+error. Far below 0 the step went too far: noise carried it past the lowest energy on its way. So
 
-    ln f <- min(0, ln f + 0.2 clip(t, -1, 1)),      step = f learning_rate
+    ln f <- min(0, ln f + 0.2 clip(t + 2, -1, 1)),      step = f learning_rate
 
 (`adaptive`; a gradient of the energy with respect to the learning rate, as in Baydin et al.,
-arXiv:1703.04782, of which only the sign counts that is not noise). Where the energy rises
+arXiv:1703.04782, of which only the sign counts that is not noise; steps for which t is 0 on the
+average would lower the energy most at once, and end higher). Where the energy rises
 nevertheless, by more than its noise (`EnergyWatch`), the state goes back to where it was lowest.
 
 O, its memory and what several processes do of it are `Jacobian`'s. The system is small and solved
@@ -73,6 +74,10 @@ WARM_RATE = 2.0
 collapse, and few steps are to go far. (docs/decisions.md, Time steps.)"""
 GAIN = 0.2
 """Change of the logarithm of the step where the last one was certainly too long or too short."""
+MEASURED_EVERY = 5
+"""Steps between measurements of the spectrum, which takes ten times as long as the solution."""
+TOO_FAR = 2.0
+"""Standard errors by which the slope may be negative where a step ends."""
 SHORTER = 0.5
 """Factor on the step when the energy has risen."""
 LEAST_STEP = 1e-9
@@ -83,29 +88,35 @@ LEAST_SHIFT = 1e-12
 
 @dataclass(frozen=True)
 class _Direction:
-    """delta (P,), |O delta| (the change of ln psi per unit step), |O^T e|, lambda and t."""
+    """delta (P,), |O delta| (the change of ln psi per unit step), |O^T e|, t, and the lambda that
+    keeps the leverage."""
 
     delta: Tensor
     length: Tensor
     force: Tensor
-    shift: float
     slope: Tensor
+    least_shift: float
 
 
 @dataclass(frozen=True)
 class _Shift:
-    """lambda for the spectrum of a batch: `least`, or more to keep the leverage."""
+    """lambda of a step: `keys`, or more to keep the leverage.
 
-    least: float
+    known: what keeps the leverage, None where it is to be measured.
+    """
+
+    keys: float
     leverage: float
+    known: float | None
 
-    def of(self, matrix: Tensor, draws: Tensor) -> float:
-        """For O O^T or O^T O of a batch with so many draws in each row (R,)."""
-        if self.leverage == 1:
-            return self.least
+    def least(self, matrix: Tensor, draws: Tensor) -> float:
+        """What keeps the leverage, for O O^T or O^T O of a batch with so many draws in each row
+        (R,)."""
+        if self.known is not None:
+            return self.known
         values = torch.linalg.eigvalsh(matrix)
         values = torch.cat([values, draws.sum().to(values)[None]]).cpu()  # CPU-GPU sync
-        return max(self.least, least_shift(values[:-1], float(values[-1]), self.leverage))
+        return least_shift(values[:-1], float(values[-1]), self.leverage)
 
 
 @final
@@ -189,6 +200,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.best: Tensor | None = None  # parameters where the watched energy was lowest, (P,)
         self.n_back = 0
         self.factor = 1.0  # f
+        self.least_shift = 0.0  # what keeps the leverage, as last measured
         self.workspace = Workspace(memory_gb * 2**30)
         self.diagnostics = {}
 
@@ -258,21 +270,22 @@ class NaturalGradient(Optimizer, kind="minsr"):
             old = torch.zeros_like(flat_parameters(wavefunction))
         fewer = fewer_parameters(jacobian.n_parameters, jacobian.n_rows)
         solve = in_parameter_space if fewer else in_sample_space
-        bound = _Shift(shift, self.leverage)
+        bound = _Shift(shift, self.leverage, self._known_shift())
         direction = solve(jacobian, errors, bound, self.momentum * trust, old, ranks)
         measured = (direction.length, direction.force, direction.slope)
         length, force, slope = torch.stack(measured).tolist()  # CPU-GPU sync
+        self.least_shift = direction.least_shift
         shortening = self._shortening(rate * length)
         rate *= shortening
         self.step += 1
-        self.direction = shortening * direction.delta
-        if self.adaptive:
-            gain = GAIN * min(1.0, max(-1.0, slope))
+        if self.adaptive and self.direction is not None:
+            gain = GAIN * min(1.0, max(-1.0, slope + TOO_FAR))
             self.factor = min(1.0, self.factor * math.exp(gain))
+        self.direction = shortening * direction.delta
         self.diagnostics = {
             "gradient_norm": 2 * force,
             "learning_rate": rate,
-            "diagonal_shift": direction.shift,
+            "diagonal_shift": max(shift, direction.least_shift),
             "steps_back": self.n_back,
         }
         return -rate * direction.delta
@@ -295,8 +308,17 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.step += 1
         self.n_back += 1
         self.factor *= SHORTER
-        self.diagnostics |= {"steps_back": self.n_back}
+        self.diagnostics = {  # no gradient was taken
+            **{"gradient_norm": 0.0, "learning_rate": 0.0, "diagonal_shift": 0.0},
+            "steps_back": self.n_back,
+        }
         return way
+
+    def _known_shift(self) -> float | None:
+        """What keeps the leverage, as it was measured some steps ago; None when it is time to."""
+        if self.leverage == 1:
+            return 0.0
+        return self.least_shift if self.step % MEASURED_EVERY else None
 
     def _shortening(self, length: float) -> float:
         return 1.0 if self.max_norm is None or length <= self.max_norm else self.max_norm / length
@@ -308,6 +330,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
             "best": self.best,
             "n_back": self.n_back,
             "factor": self.factor,
+            "least_shift": self.least_shift,
             "recent": self.watch.recent,
             "lowest": self.watch.lowest,
         }
@@ -315,6 +338,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.direction = state["step"], state["direction"]
         self.best, self.n_back, self.factor = state["best"], state["n_back"], state["factor"]
+        self.least_shift = state["least_shift"]
         self.watch.recent, self.watch.lowest = state["recent"].cpu(), state["lowest"].cpu()
 
 
@@ -323,14 +347,14 @@ def in_sample_space(
 ) -> _Direction:
     """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
     gram, explained = jacobian.gram(old)
-    shift = bound.of(gram, jacobian.draws)
-    a = solve_shifted(gram, errors - mu * explained, shift)
+    least = bound.least(gram, jacobian.draws)
+    a = solve_shifted(gram, errors - mu * explained, max(bound.keys, least))
     a = ranks.broadcast(a)  # processors of other kinds may round otherwise
     delta = jacobian.pull_back(a) + mu * old
     change = gram @ a + mu * explained  # O delta, (R,)
     force = (errors @ (gram @ errors)).clamp(min=0).sqrt()  # |O^T e| = sqrt(e^T O O^T e)
     noise = (errors.square() @ (explained.square() / jacobian.draws)).sqrt()
-    return _Direction(delta, change.norm(), force, shift, in_units_of(errors @ explained, noise))
+    return _Direction(delta, change.norm(), force, in_units_of(errors @ explained, noise), least)
 
 
 def in_parameter_space(
@@ -339,15 +363,15 @@ def in_parameter_space(
     """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
     metric, force = jacobian.metric(errors)
     carried = mu * old.to(force.dtype)
-    shift = bound.of(metric, jacobian.draws)
-    delta = solve_shifted(metric, force - metric @ carried, shift) + carried
+    least = bound.least(metric, jacobian.draws)
+    delta = solve_shifted(metric, force - metric @ carried, max(bound.keys, least)) + carried
     delta = ranks.broadcast(delta)
     length = (delta @ (metric @ delta)).clamp(min=0).sqrt()
     past = old.to(force.dtype)
     squares = (errors @ errors) * (past @ (metric @ past)).clamp(min=0)
     noise = (squares / jacobian.draws.sum()).sqrt()  # as if e and O delta_old were independent
     slope = in_units_of(force @ past, noise)
-    return _Direction(delta.to(old.dtype), length, force.norm(), shift, slope)
+    return _Direction(delta.to(old.dtype), length, force.norm(), slope, least)
 
 
 def in_units_of(slope: Tensor, noise: Tensor) -> Tensor:
