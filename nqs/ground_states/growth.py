@@ -38,8 +38,9 @@ LARGEST_SHARE: Final = 0.7
 """Sites of a stage over those of the next at most: more would spare nothing."""
 FIRST_STEPS: Final = 150
 """Steps of the first stage at most: 16 sites take so many from a product state to 1e-4."""
-LATER_STEPS: Final = 100
-"""Steps of each further stage at most; they start near."""
+LATER_STEPS: Final = 300
+"""Steps of each further stage at most. Eight of them cost as much as one of four times the sites,
+which starts nearer to its ground state from a better state (docs/decisions.md)."""
 EVALUATION: Final = 4
 """Draws of a stage's evaluation, in those of a step: it is there to be looked at."""
 
