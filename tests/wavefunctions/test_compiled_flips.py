@@ -14,8 +14,9 @@ from torch.testing import assert_close
 
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.digits import digit_products
-from nqs.core.native import branches, build
-from nqs.core.native.branches import gelu_terms, task_rows
+from nqs.core.native import branches, build, network
+from nqs.core.native.branches import task_rows
+from nqs.core.native.network import gelu_terms
 from nqs.core.transformer import Transformer
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -23,7 +24,7 @@ from nqs.wavefunctions.symmetrised import Symmetrised
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
-THERE = branches.compiled(torch.float64)
+THERE = network.compiled(torch.float64)
 needs_compiler = pytest.mark.skipif(THERE.handle is None, reason=THERE.description)
 
 
@@ -276,7 +277,7 @@ def test_gelu(n_terms: int, clamp: float, error: float) -> None:
 
 
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(branches, "library", lambda *_: build.Library(None, "no compiler found"))
+    monkeypatch.setattr(network, "library", lambda *_: build.Library(None, "no compiler found"))
 
 
 def test_without_a_compiler_all_is_as_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,7 +333,6 @@ struct Pass : Layers {
             run(true);
             for (int lane = 0; lane < L; ++lane) sum_up(begin + lane, lane);
         }
-        std::memset(prefix, 0, sizeof(T) * size_t((depth - 1) * length * width * room));
     }
 
     // ln psi, phase and count before each place of one sequence.
@@ -351,6 +350,10 @@ struct Pass : Layers {
                 turned[(t + 1) * room + b] =
                     turned[t * room + b] + double(logit[(states + token) * room]);
         }
+        if (!work.own || b >= work.n_sequences) return;
+        double* to = work.own + b * (outputs > states ? 2 : 1);
+        to[0] = before[length * room + b];
+        if (outputs > states) to[1] = turned[length * room + b];
     }
 
     // Adds positions up to k to the prefix sums of those after it.
@@ -447,6 +450,8 @@ struct Pass : Layers {
 
     void score_all() {
         read_sequences();
+        if (work.n_groups)
+            std::memset(prefix, 0, sizeof(T) * size_t((depth - 1) * length * width * room));
         int64_t begin = 0;
         for (int64_t group = 0; group < work.n_groups; ++group) {
             score_group(work.first[group], work.order + begin, work.ends[group] - begin);
@@ -458,10 +463,6 @@ struct Pass : Layers {
 }  // namespace
 
 extern "C" {
-// Outputs that a packed weight holds side by side; coefficients of the activation's polynomial.
-int64_t branch_outputs() { return OUTPUTS; }
-int64_t branch_gelu_terms() { return GELU_TERMS; }
-
 // Bytes of scratch memory of a call.
 int64_t branch_scratch(const Network* net, const Work* work) {
     Arena arena{nullptr};

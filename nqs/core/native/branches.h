@@ -15,6 +15,7 @@ struct Work {
     const int64_t* order;      // (G,): branches, group by group
     const uint8_t* needed;     // (B, G) or null: all
     double* result;            // (B, G), or (B, G, 2) with phases
+    double* own;               // (B,) or (B, 2), of the sequences themselves; or null
     void* scratch;             // as many bytes as branch_scratch says
 };
 }

@@ -137,3 +137,9 @@ struct Layers {
 };
 
 }  // namespace
+
+extern "C" {
+// Outputs that a packed weight holds side by side; coefficients of the activation's polynomial.
+int64_t network_outputs() { return OUTPUTS; }
+int64_t network_gelu_terms() { return GELU_TERMS; }
+}
