@@ -177,6 +177,8 @@ class PackedNetwork:
     def _padded(self, rows: Tensor) -> Tensor:
         """(n, ...) with zeros up to a multiple of what the source computes at a time."""
         missing = -len(rows) % self._side
+        if not missing:
+            return rows
         return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
 
     def _packed(self, weight: Tensor) -> Tensor:

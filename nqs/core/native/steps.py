@@ -99,6 +99,8 @@ class Stepper:
 
     def _in_threads(self, run: Callable[[int, int], None], n_tiles: int) -> None:
         """run(first, end) over tiles, a part for each thread, but no part of one tile alone."""
+        if n_tiles == 0:
+            return
         n_parts = max(1, min(self._n_threads, n_tiles // 2))
         size = math.ceil(n_tiles / n_parts)
         if size > self._together:
@@ -167,7 +169,8 @@ class StepState(SequenceState):
         """See SequenceState.branched; in place if every row goes on."""
         n_rows, n_after = self.n_rows, len(rows)
         steps = rows.diff(prepend=rows.new_tensor([-1]))
-        if int(rows[-1]) != n_rows - 1 or not bool(((steps == 0) | (steps == 1)).all()):
+        ascending = bool(((steps == 0) | (steps == 1)).all())
+        if not (ascending and n_after > 0 and int(rows[-1]) == n_rows - 1):
             return self.select(rows)
         slots, new = self.slots[rows], steps == 0
         sources = slots[new]
