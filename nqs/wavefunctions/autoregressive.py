@@ -369,9 +369,9 @@ class Autoregressive(Wavefunction):
             log_probs, log_psi, state = self._next(tokens[:, -1], state)
             split = split_counts(counts, log_probs, generator)  # (R, K)
             rows, chosen = split.nonzero(as_tuple=True)
+            if len(rows) > len(counts) and tokens.shape[1] < self.patches.n_patches:
+                state = state.branched(rows)  # else each row goes on as one, or none goes on
             tokens = torch.cat([tokens[rows], chosen[:, None]], dim=1)
             total = total[rows] + log_psi[rows, chosen]
-            if len(rows) > len(counts):  # else each row goes on as one
-                state = state.branched(rows)
             frontiers.append((tokens, split[rows, chosen], total, state))
         return leaves

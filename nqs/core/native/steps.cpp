@@ -165,6 +165,29 @@ struct Stepper : Layers {
     }
 };
 
+// What a sequence has kept of `length` positions, from one slot into another.
+void copy_slot(const Network& net, int64_t length, const void* source, int64_t from, void* target,
+               int64_t to) {
+    const int64_t size = net.width * LANES, tile_size = net.layers * net.length * size;
+    for (int64_t layer = 0; layer < net.layers; ++layer) {
+        const int64_t begin = layer * net.length * size;
+        const T* read = static_cast<const T*>(source) + from / LANES * tile_size + begin +
+                        from % LANES;
+        T* write = static_cast<T*>(target) + to / LANES * tile_size + begin + to % LANES;
+        for (int64_t c = 0; c < length * size; c += LANES) write[c] = read[c];
+    }
+}
+
+// Whether rows are 0 .. n_rows - 1, each at least once, in this order.
+bool all_go_on(const Branching& branching) {
+    const int64_t* rows = branching.rows;
+    const int64_t n = branching.n_after;
+    if (n == 0 || rows[0] != 0 || rows[n - 1] != branching.n_rows - 1) return false;
+    for (int64_t i = 1; i < n; ++i)
+        if (rows[i] != rows[i - 1] && rows[i] != rows[i - 1] + 1) return false;
+    return true;
+}
+
 }  // namespace
 
 extern "C" {
@@ -186,19 +209,29 @@ void step_forward(const Network* net, const Step* step, int64_t first, int64_t e
     Stepper(*net, *step, first, end, arena).run(end);
 }
 
-// What sequences have kept, into other slots.
+// What sequences have kept, for others to go on with.
 void step_copy(const Network* net, const Copy* copy) {
-    const int64_t size = net->width * LANES, tile_size = net->layers * net->length * size;
-    for (int64_t i = 0; i < copy->n_slots; ++i) {
-        const int64_t from = copy->sources[i], to = copy->targets[i];
-        copy->target_counts[to] = copy->source_counts[from];
-        for (int64_t layer = 0; layer < net->layers; ++layer) {
-            const int64_t begin = layer * net->length * size;
-            const T* source = static_cast<const T*>(copy->source) + from / LANES * tile_size +
-                              begin + from % LANES;
-            T* target = static_cast<T*>(copy->target) + to / LANES * tile_size + begin + to % LANES;
-            for (int64_t c = 0; c < copy->length * size; c += LANES) target[c] = source[c];
-        }
+    for (int64_t r = 0; r < copy->n_rows; ++r) {
+        const int64_t from = copy->slots[r];
+        copy->new_counts[r] = copy->counts[from];
+        copy_slot(*net, copy->length, copy->values, from, copy->new_values, r);
     }
+}
+
+// Rows go on as branches: the first of each in its slot, the others in new ones. Returns 0, and
+// changes nothing, unless rows are 0 .. n_rows - 1, each at least once, in this order.
+int64_t step_branch(const Network* net, const Branching* branching) {
+    if (!all_go_on(*branching)) return 0;
+    const int64_t* rows = branching->rows;
+    int32_t next = int32_t(branching->n_rows);
+    for (int64_t i = 0; i < branching->n_after; ++i) {
+        const int32_t from = branching->slots[rows[i]];
+        branching->after[i] = from;
+        if (i == 0 || rows[i] != rows[i - 1]) continue;
+        branching->after[i] = next;
+        branching->counts[next] = branching->counts[from];
+        copy_slot(*net, branching->length, branching->values, from, branching->values, next++);
+    }
+    return 1;
 }
 }

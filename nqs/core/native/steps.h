@@ -16,11 +16,19 @@ struct Step {
     void* logits;            // (R, O)
 };
 struct Copy {
-    int64_t n_slots, length;         // how many, and how many positions of each
-    const int32_t *sources, *targets;
-    const void* source;              // values, as above
-    void* target;
-    const int32_t* source_counts;
-    int32_t* target_counts;
+    int64_t n_rows, length;  // R, and how many positions of each
+    const int32_t* slots;    // (R,): where rows lie; they go into slots 0 .. R - 1
+    const void* values;      // as above
+    const int32_t* counts;
+    void* new_values;
+    int32_t* new_counts;
+};
+struct Branching {
+    int64_t n_rows, n_after, length;
+    const int64_t* rows;     // (n_after,): which row each branch continues
+    const int32_t* slots;    // (n_rows,): all of 0 .. n_rows - 1
+    int32_t* after;          // (n_after,): the same of the branches
+    void* values;            // as above, with room for n_after
+    int32_t* counts;
 };
 }

@@ -13,7 +13,7 @@ import ctypes
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
@@ -27,22 +27,25 @@ if TYPE_CHECKING:
 
 class _Step(ctypes.Structure):
     _fields_ = [
-        ("n_rows", ctypes.c_int64),
-        ("place", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("n_rows", "place")),
         *((name, ctypes.c_void_p) for name in ("tokens", "slots", "values", "counts", "logits")),
     ]
 
 
 class _Copy(ctypes.Structure):
     _fields_ = [
-        ("n_slots", ctypes.c_int64),
-        ("length", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("n_rows", "length")),
         *(
             (name, ctypes.c_void_p)
-            for name in (
-                *("sources", "targets", "source", "target", "source_counts", "target_counts"),
-            )
+            for name in ("slots", "values", "counts", "new_values", "new_counts")
         ),
+    ]
+
+
+class _Branching(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("n_rows", "n_after", "length")),
+        *((name, ctypes.c_void_p) for name in ("rows", "slots", "after", "values", "counts")),
     ]
 
 
@@ -58,7 +61,7 @@ class Stepper:
         there = compiled(model.head.weight.dtype, STEPS)
         handle = there.handle
         assert handle is not None, there.description
-        for name in ("step_lanes", "step_tiles", "step_scratch"):
+        for name in ("step_lanes", "step_tiles", "step_scratch", "step_branch"):
             getattr(handle, name).restype = ctypes.c_int64
         self._handle, self._packed = handle, PackedNetwork(model, tables, handle)
         self._network = ctypes.byref(self._packed.structure)
@@ -116,14 +119,38 @@ class Stepper:
         for other in others:
             other.result()
 
-    def copy(
-        self, state: StepState, sources: Tensor, target: tuple[Tensor, Tensor], targets: Tensor
-    ) -> None:
-        """What is kept in slots `sources` (n,) of a state into slots `targets` (n,) of `target`."""
-        sources, targets = (x.to(torch.int32).contiguous() for x in (sources, targets))
-        numbers = (sources, targets, state.values, target[0], state.counts, target[1])
-        copy = _Copy(len(sources), state.length, *map(address, numbers))
+    def copied(self, state: StepState, rows: Tensor) -> StepState:
+        """Rows (n,) of a state in slots of their own."""
+        slots = state.slots[rows]
+        values, counts = self.room(len(rows))
+        numbers = (slots, state.values, state.counts, values, counts)
+        copy = _Copy(len(rows), state.length, *map(address, numbers))
         self._handle.step_copy(self._network, ctypes.byref(copy))
+        own = torch.arange(len(rows), dtype=torch.int32)
+        return StepState(self, own, values, counts, length=state.length)
+
+    def branched(self, state: StepState, rows: Tensor) -> StepState | None:
+        """Rows (n,) of a state, which ends here; None unless they are 0 .. R - 1, each at least
+        once, in this order."""
+        rows = rows.to(torch.int64).contiguous()
+        slots = torch.empty(len(rows), dtype=torch.int32)
+        values, counts = self._grown(state, len(rows))
+        numbers = (rows, state.slots, slots, values, counts)
+        branching = _Branching(state.n_rows, len(rows), state.length, *map(address, numbers))
+        if not self._handle.step_branch(self._network, ctypes.byref(branching)):
+            return None
+        return StepState(self, slots, values, counts, length=state.length)
+
+    def _grown(self, state: StepState, n_slots: int) -> tuple[Tensor, Tensor]:
+        """Room for n_slots at least, with what the state keeps."""
+        n_now = state.counts.numel()
+        if n_slots <= n_now:
+            return state.values, state.counts
+        values, counts = self.room(max(n_slots, 2 * n_now))
+        n_tiles = len(state.counts)
+        values[:n_tiles, :, : state.length] = state.values[:, :, : state.length]
+        counts[:n_tiles] = state.counts
+        return values, counts
 
 
 @final
@@ -159,32 +186,10 @@ class StepState(SequenceState):
         self.length += 1
         return outputs
 
-    def select(self, rows: Tensor) -> Self:
-        room = self._stepper.room(len(rows))
-        slots = torch.arange(len(rows), dtype=torch.int32)
-        self._stepper.copy(self, self.slots[rows], room, slots)
-        return type(self)(self._stepper, slots, *room, length=self.length)
+    def select(self, rows: Tensor) -> StepState:
+        return self._stepper.copied(self, rows)
 
-    def branched(self, rows: Tensor) -> Self:
-        """See SequenceState.branched; in place if every row goes on."""
-        n_rows, n_after = self.n_rows, len(rows)
-        steps = rows.diff(prepend=rows.new_tensor([-1]))
-        ascending = bool(((steps == 0) | (steps == 1)).all())
-        if not (ascending and n_after > 0 and int(rows[-1]) == n_rows - 1):
-            return self.select(rows)
-        slots, new = self.slots[rows], steps == 0
-        sources = slots[new]
-        slots[new] = torch.arange(n_rows, n_after, dtype=torch.int32)
-        values, counts = self._grown(n_after)
-        self._stepper.copy(self, sources, (values, counts), slots[new])
-        return type(self)(self._stepper, slots, values, counts, length=self.length)
-
-    def _grown(self, n_slots: int) -> tuple[Tensor, Tensor]:
-        """Room for n_slots at least, with what there is."""
-        if n_slots <= self.counts.numel():
-            return self.values, self.counts
-        values, counts = self._stepper.room(max(n_slots, 2 * self.counts.numel()))
-        n_tiles = len(self.counts)
-        values[:n_tiles, :, : self.length] = self.values[:, :, : self.length]
-        counts[:n_tiles] = self.counts
-        return values, counts
+    def branched(self, rows: Tensor) -> StepState:
+        """See SequenceState.branched; in place where every row goes on, in order."""
+        after = self._stepper.branched(self, rows)
+        return self.select(rows) if after is None else after
