@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from hamiltonians.exact import basis
 from hamiltonians.lattices.lattice import Chain, Square
-from nqs.core.native import build, network
+from nqs.core.native import build, network, steps
 from nqs.core.native.build import SWITCH
 from nqs.core.native.steps import StepState
 from nqs.core.sequence import SequenceState
@@ -186,7 +186,9 @@ def test_rounding_of_float32() -> None:
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @torch.no_grad()
-def test_threads_and_neighbours_change_no_bit(dtype: torch.dtype) -> None:
+def test_threads_and_neighbours_change_no_bit(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All rows at once, by any number of threads, and some of them by themselves."""
     patches = Patches.from_spec(Square(4, 4), "2x2")
     psi = factored(patches, dtype=dtype, n_up=7, **SMALL)
@@ -201,6 +203,7 @@ def test_threads_and_neighbours_change_no_bit(dtype: torch.dtype) -> None:
     configs = random_bits(203, 16)
     torch.set_num_threads(1)
     expected, log_psi = outputs(torch.arange(203)), psi.log_psi(configs)
+    monkeypatch.setattr(steps, "PART", 1)
     for n_threads in (2, 3, 5):
         torch.set_num_threads(n_threads)
         assert torch.equal(outputs(torch.arange(203)), expected)

@@ -13,7 +13,7 @@ import ctypes
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from nqs.core.sequence import SequenceState
 
 if TYPE_CHECKING:
     from nqs.core.transformer import Transformer
+
+PART: Final = 2**22
+"""Multiplications of a thread's part at least: it takes a tenth of a millisecond to wake one."""
 
 
 class _Step(ctypes.Structure):
@@ -69,6 +72,9 @@ class Stepper:
         self.length, _, self.n_outputs = tables.bias.shape
         self.lanes, self._together = int(handle.step_lanes()), int(handle.step_tiles())
         self._shape = (len(model.blocks), self.length, model.d_model, self.lanes)
+        hidden = model.blocks[0].perceptron.expand.out_features
+        of_layers = 2 * len(model.blocks) * model.d_model * (model.d_model + hidden)
+        self._work = self.lanes * (of_layers + self.n_outputs * model.d_model)  # of a tile
         self._n_threads = max(1, torch.get_num_threads())
         self._pool: ThreadPoolExecutor | None = None
 
@@ -101,10 +107,10 @@ class Stepper:
         return outputs
 
     def _in_threads(self, run: Callable[[int, int], None], n_tiles: int) -> None:
-        """run(first, end) over tiles, a part for each thread, but no part of one tile alone."""
+        """run(first, end) over tiles, a part for each thread."""
         if n_tiles == 0:
             return
-        n_parts = max(1, min(self._n_threads, n_tiles // 2))
+        n_parts = max(1, min(self._n_threads, n_tiles * self._work // PART))
         size = math.ceil(n_tiles / n_parts)
         if size > self._together:
             size = math.ceil(size / self._together) * self._together
