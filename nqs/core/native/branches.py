@@ -142,7 +142,7 @@ class BranchScorer:
             self._handle.branch_scores(*both)
 
         begins = range(0, len(tokens), n_rows)
-        if n_threads == 1 or len(begins) == 1:
+        if n_threads == 1 or len(begins) <= 1:
             for begin in begins:
                 run(begin)
             return
