@@ -1,12 +1,13 @@
 // The next token of many sequences, through a transformer with factored attention.
 //
-// Each sequence reads one token at position t; values of the positions before are those it has kept:
+// Each sequence reads one token at position t, with what it has kept of the positions before:
 //
 //   m_t = sum_{j <= t} a_h(t, j) v_j,   x <- x + W_p m_t,   x <- x + W2 act(W1 norm(x) + b1)
 //
 // SIMD lanes are sequences, P_MOST vectors of them at a time, and nothing is ever summed over lanes:
-// so a result depends neither on what shares its vector nor on the threads. A vector's values lie
-// together, position after position, as they are read.
+// so a result depends neither on what shares its vector nor on the threads. Fewer vectors at a time
+// would be other code, which a compiler may round otherwise. A vector's values lie together,
+// position after position, as they are read.
 //
 // Letters: T positions, D width, H heads, K states, O outputs (K, or 2 K with phases), V tokens,
 // R sequences.
@@ -134,7 +135,8 @@ struct Stepper : Layers {
                     const int64_t r = row[(tile + p - first) * L + lane];
                     if (r < 0) continue;
                     T* to = static_cast<T*>(step.logits) + r * outputs + k;
-                    for (int64_t o = 0; o < n; ++o) to[o] = l[o * P + p][lane] + bias[p][lane][k + o];
+                    const T* added = bias[p][lane] + k;
+                    for (int64_t o = 0; o < n; ++o) to[o] = l[o * P + p][lane] + added[o];
                 }
             k += n;
         }
@@ -153,15 +155,7 @@ struct Stepper : Layers {
 
     void run(int64_t end) {
         find_rows(end);
-        for (int64_t tile = first; tile < end;) {
-            const int64_t n = end - tile < P_MOST ? end - tile : P_MOST;
-            if (n == 1) run_tiles<1>(tile);
-            if (n == 2) run_tiles<2>(tile);
-            if (n == 3) run_tiles<3>(tile);
-            if constexpr (P_MOST > 3)
-                if (n == 4) run_tiles<4>(tile);
-            tile += n;
-        }
+        for (int64_t tile = first; tile < end; tile += P_MOST) run_tiles<P_MOST>(tile);
     }
 };
 
@@ -202,7 +196,7 @@ int64_t step_scratch(const Network* net, const Step* step, int64_t first, int64_
     return arena.at - static_cast<char*>(nullptr) + 64;
 }
 
-// Reads a token of all sequences of tiles first .. end - 1.
+// Reads a token of all sequences of tiles first .. end - 1, both multiples of step_tiles().
 void step_forward(const Network* net, const Step* step, int64_t first, int64_t end, void* scratch) {
     const uintptr_t at = reinterpret_cast<uintptr_t>(scratch);
     Arena arena{reinterpret_cast<char*>((at + 63) / 64 * 64)};

@@ -57,7 +57,7 @@ class Stepper:
     """Compiled code with a model's weights as they are now; the model must have no `obstacle`.
 
     Attributes:
-        lanes: sequences that lie side by side, a tile.
+        block: sequences that go through the layers together, in several tiles of `lanes`.
     """
 
     def __init__(self, model: Transformer, tables: OutputTables) -> None:
@@ -70,11 +70,12 @@ class Stepper:
         self._network = ctypes.byref(self._packed.structure)
         self.dtype = model.head.weight.dtype
         self.length, _, self.n_outputs = tables.bias.shape
-        self.lanes, self._together = int(handle.step_lanes()), int(handle.step_tiles())
+        self.lanes, self._tiles = int(handle.step_lanes()), int(handle.step_tiles())
+        self.block = self._tiles * self.lanes
         self._shape = (len(model.blocks), self.length, model.d_model, self.lanes)
         hidden = model.blocks[0].perceptron.expand.out_features
         of_layers = 2 * len(model.blocks) * model.d_model * (model.d_model + hidden)
-        self._work = self.lanes * (of_layers + self.n_outputs * model.d_model)  # of a tile
+        self._work = self.block * (of_layers + self.n_outputs * model.d_model)
         self._n_threads = max(1, torch.get_num_threads())
         self._pool: ThreadPoolExecutor | None = None
 
@@ -85,7 +86,7 @@ class Stepper:
 
     def room(self, n_slots: int) -> tuple[Tensor, Tensor]:
         """Values (tiles, layers, T, D, lanes), yet to be written, and counts (tiles, lanes)."""
-        n_tiles = math.ceil(n_slots / self.lanes)
+        n_tiles = self._tiles * math.ceil(n_slots / self.block)
         values = torch.empty(n_tiles, *self._shape, dtype=self.dtype)
         return values, torch.zeros(n_tiles, self.lanes, dtype=torch.int32)
 
@@ -94,29 +95,27 @@ class Stepper:
         tokens = tokens.to(torch.int64).contiguous()
         outputs = torch.empty(len(tokens), self.n_outputs, dtype=self.dtype)
         numbers = (tokens, state.slots, state.values, state.counts, outputs)
-        step = _Step(len(tokens), state.length, *map(address, numbers))
+        place = state.length
 
-        def run(first: int, end: int) -> None:
-            tiles = ctypes.byref(step), ctypes.c_int64(first), ctypes.c_int64(end)
+        def run(first: int, end: int) -> None:  # holds `numbers`, should the caller be interrupted
+            step = _Step(len(tokens), place, *map(address, numbers))
+            ends = (ctypes.c_int64(block * self._tiles) for block in (first, end))
+            tiles = ctypes.byref(step), *ends
             n_bytes = self._handle.step_scratch(self._network, *tiles)
             scratch = torch.empty(n_bytes, dtype=torch.uint8)
             at = ctypes.c_void_p(address(scratch))
             self._handle.step_forward(self._network, *tiles, at)
 
-        self._in_threads(run, math.ceil(len(tokens) / self.lanes))
+        self._in_threads(run, math.ceil(len(tokens) / self.block))
         return outputs
 
-    def _in_threads(self, run: Callable[[int, int], None], n_tiles: int) -> None:
-        """run(first, end) over tiles, a part for each thread."""
-        if n_tiles == 0:
-            return
-        n_parts = max(1, min(self._n_threads, n_tiles * self._work // PART))
-        size = math.ceil(n_tiles / n_parts)
-        if size > self._together:
-            size = math.ceil(size / self._together) * self._together
-        parts = [(first, min(first + size, n_tiles)) for first in range(0, n_tiles, size)]
-        if len(parts) == 1:
-            run(*parts[0])
+    def _in_threads(self, run: Callable[[int, int], None], n_blocks: int) -> None:
+        """run(first, end) over blocks, a part for each thread."""
+        n_parts = max(1, min(self._n_threads, n_blocks * self._work // PART))
+        size = max(1, math.ceil(n_blocks / n_parts))
+        parts = [(first, min(first + size, n_blocks)) for first in range(0, n_blocks, size)]
+        if len(parts) <= 1:
+            run(0, n_blocks)
             return
         if self._pool is None:  # until this object goes
             self._pool = ThreadPoolExecutor(self._n_threads - 1)
