@@ -25,16 +25,18 @@ def split_counts(counts: Tensor, log_probs: Tensor, generator: torch.Generator) 
     A multinomial is a tree of binomials: halve the set of outcomes, give the left half
     Binomial(count, p_left / p), recurse; log2 K vectorised draws in all.
     """
-    n_rows, n_outcomes = log_probs.shape
+    n_outcomes = log_probs.shape[1]
     depth = math.ceil(math.log2(n_outcomes)) if n_outcomes > 1 else 0
-    leaves = log_probs.new_zeros(n_rows, 2**depth, dtype=torch.float64)
-    leaves[:, :n_outcomes] = log_probs.to(torch.float64).exp()
-    masses = [leaves]
+    leaves = log_probs.to(torch.float64).exp()
+    if n_outcomes < 2**depth:
+        leaves = torch.nn.functional.pad(leaves, (0, 2**depth - n_outcomes))
+    masses, lefts = [leaves], []
     for _ in range(depth):  # masses of ever larger sets of outcomes, up to the whole
-        masses.append(masses[-1].unflatten(1, (-1, 2)).sum(-1))
+        left, right = masses[-1][:, ::2], masses[-1][:, 1::2]
+        lefts.append(left)
+        masses.append(left + right)
     split = counts.to(torch.float64)[:, None]  # (R, 1)
-    for whole, halves in zip(masses[:0:-1], masses[-2::-1], strict=True):
-        left = halves[:, ::2]
+    for whole, left in zip(masses[:0:-1], lefts[::-1], strict=True):
         chance = torch.where(whole > 0, left / whole, 0.0).clamp_(max=1.0)
         n_left = torch.binomial(split, chance, generator=generator)
         split = torch.stack([n_left, split - n_left], dim=-1).flatten(1)

@@ -39,6 +39,8 @@ from nqs.core.head import Head
 
 if TYPE_CHECKING:
     from nqs.core.native.branches import BranchScorer
+    from nqs.core.native.network import OutputTables
+    from nqs.core.native.steps import StepState
 
 
 class SequenceState(ABC):
@@ -59,6 +61,10 @@ class SequenceState(ABC):
     def select(self, rows: Tensor) -> Self:
         """The state whose row r is row rows[r] of this one; rows (R,) int64. A copy: the two
         states can be continued independently."""
+
+    def branched(self, rows: Tensor) -> Self:
+        """`select`, in place where the model can: this state must not be used again."""
+        return self.select(rows)
 
     @classmethod
     def concatenate(cls, states: list[Self]) -> Self:
@@ -185,6 +191,14 @@ class SequenceModel(nn.Module, ABC):
         Its scores agree with those by `prefix` and `forward` to rounding.
         """
         raise TypeError(str(self.branch_obstacle()))
+
+    def compiled_start(self, tables: OutputTables, n_rows: int) -> StepState | None:
+        """An empty state of n_rows sequences that compiled code continues with the weights as they
+        are now, its outputs with `tables` added; None where `forward` must do it.
+
+        Agrees with `start` and `forward` to rounding.
+        """
+        return None
 
 
 @final

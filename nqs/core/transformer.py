@@ -23,7 +23,9 @@ from nqs.core.attention import (
 from nqs.core.digits import token_embedding, token_head
 from nqs.core.factored import FactoredAttention
 from nqs.core.initialise import initialise
-from nqs.core.native.branches import BranchScorer, obstacle
+from nqs.core.native.branches import BranchScorer
+from nqs.core.native.network import STEPS, OutputTables, obstacle
+from nqs.core.native.steps import Stepper, StepState
 from nqs.core.perceptron import Activation, Perceptron
 from nqs.core.positions import PositionEncoding, Positions
 from nqs.core.sequence import (
@@ -248,6 +250,12 @@ class Transformer(EmbeddingModel, kind="ptf"):
     def branch_scorer(self) -> BranchScorer:
         """See SequenceModel.branch_scorer."""
         return BranchScorer(self)
+
+    def compiled_start(self, tables: OutputTables, n_rows: int) -> StepState | None:
+        """See SequenceModel.compiled_start."""
+        if obstacle(self, STEPS) is not None:
+            return None
+        return Stepper(self, tables).start(n_rows)
 
     def start(self, n_rows: int, capacity: int) -> KeyValueState:
         """Empty keys and values for n_rows sequences, written in place by forward."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from nqs.core.decoding import draw_tokens, split_counts
 from nqs.core.digits import DigitHead
-from nqs.core.native.branches import OutputTables, compiled
+from nqs.core.native.network import OutputTables, compiled
+from nqs.core.native.steps import StepState
 from nqs.core.positions import AddedTable
 from nqs.core.sequence import SequenceModel, SequenceState
 from nqs.wavefunctions.flips import FlipPlan, flipped_log_psi
@@ -250,6 +251,10 @@ class Autoregressive(Wavefunction):
     def log_psi(self, configs: Tensor) -> Tensor:
         """See Wavefunction.log_psi; (B,) float64 or complex128 (conditionals as the parameters)."""
         tokens = self.patches.encode(configs)  # (B, T)
+        if self.core.branch_obstacle() is None:
+            result = torch.empty(len(tokens), dtype=self.log_psi_dtype)
+            self.core.branch_scorer().read(self.output_tables(), tokens, result)
+            return cleared(result)
         logits, log_norms, _ = self.conditionals(self.inputs(tokens))
         return cleared(self.chosen(logits, log_norms, tokens).sum(1, dtype=self.log_psi_dtype))
 
@@ -302,13 +307,21 @@ class Autoregressive(Wavefunction):
         tokens, counts, log_psi = (torch.cat(column) for column in zip(*leaves, strict=True))
         return Samples(self.patches.decode(tokens), counts, log_psi)
 
+    def _drawing(self, n_rows: int) -> SequenceState:
+        """`start`, in compiled code where the core has it."""
+        state = self.core.compiled_start(self.output_tables(), n_rows)
+        return self.start(n_rows) if state is None else state
+
     def _next(self, last: Tensor, state: SequenceState) -> tuple[Tensor, Tensor, SequenceState]:
         """ln p(x_t | ...) and 1/2 ln p + i phi, (R, K) each, after reading the tokens `last` (R,).
 
         Normalised in float64.
         """
-        logits, _, state = self.conditionals(last[:, None], state)
-        values = logits[:, 0].to(torch.float64)
+        if isinstance(state, StepState):
+            values = state.read(last).to(torch.float64)
+        else:
+            logits, _, state = self.conditionals(last[:, None], state)
+            values = logits[:, 0].to(torch.float64)
         n_states = self.patches.n_states
         log_probs = torch.log_softmax(values[:, :n_states], dim=-1)
         if not self.phase:
@@ -318,7 +331,7 @@ class Autoregressive(Wavefunction):
     def _draw_rows(self, n_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Independent rows: tokens (R, T), counts of 1 (R,), ln psi (R,)."""
         device = self.closed.device
-        state = self.start(n_rows)
+        state = self._drawing(n_rows)
         last = torch.full((n_rows,), self.patches.n_states, device=device)
         total = torch.zeros(n_rows, dtype=self.log_psi_dtype, device=device)
         columns = []
@@ -341,7 +354,7 @@ class Autoregressive(Wavefunction):
             torch.full((1, 1), self.patches.n_states, device=device),  # start token
             torch.tensor([n_samples], device=device),
             torch.zeros(1, dtype=self.log_psi_dtype, device=device),
-            self.start(1),
+            self._drawing(1),
         )
         frontiers, leaves = [root], []
         while frontiers:
@@ -356,7 +369,9 @@ class Autoregressive(Wavefunction):
             log_probs, log_psi, state = self._next(tokens[:, -1], state)
             split = split_counts(counts, log_probs, generator)  # (R, K)
             rows, chosen = split.nonzero(as_tuple=True)
+            if len(rows) > len(counts) and tokens.shape[1] < self.patches.n_patches:
+                state = state.branched(rows)  # else each row goes on as one, or none goes on
             tokens = torch.cat([tokens[rows], chosen[:, None]], dim=1)
             total = total[rows] + log_psi[rows, chosen]
-            frontiers.append((tokens, split[rows, chosen], total, state.select(rows)))
+            frontiers.append((tokens, split[rows, chosen], total, state))
         return leaves

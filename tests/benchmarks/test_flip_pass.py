@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.flip_pass import main, network, operations
-from nqs.core.native import branches
+from nqs.core.native import network as native
 from nqs.core.native.build import SWITCH
 
 
@@ -27,7 +27,7 @@ def test_operations_one_by_one() -> None:
 
 
 def test_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    there = branches.compiled(torch.float32)
+    there = native.compiled(torch.float32)
     if there.handle is None:
         pytest.skip(there.description)
     monkeypatch.setenv(SWITCH, "1")

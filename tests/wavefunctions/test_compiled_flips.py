@@ -7,24 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from compiled_shapes import EXACT, OPTIONS, SIZES, THERE, factored, needs_compiler
 from covering import pairwise
 from systems import SYSTEMS, build_system, random_bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hamiltonians.lattices.lattice import Chain, Square
-from nqs.core.digits import digit_products
-from nqs.core.native import branches, build
-from nqs.core.native.branches import gelu_terms, task_rows
-from nqs.core.transformer import Transformer
+from nqs.core.native import branches, build, network
+from nqs.core.native.branches import task_rows
+from nqs.core.native.network import gelu_terms
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
 from nqs.wavefunctions.symmetrised import Symmetrised
-
-EXACT = {"rtol": 0.0, "atol": 1e-12}
-
-THERE = branches.compiled(torch.float64)
-needs_compiler = pytest.mark.skipif(THERE.handle is None, reason=THERE.description)
 
 
 @pytest.fixture(autouse=True)
@@ -33,37 +28,6 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def factored(
-    patches: Patches,
-    *,
-    n_up: int | None = None,
-    phase: bool = False,
-    digits: bool = False,
-    noise: float = 0.3,
-    dtype: torch.dtype = torch.float64,
-    **sizes: object,
-) -> Autoregressive:
-    """Factored attention with random parameters everywhere."""
-    generator = torch.Generator().manual_seed(4)
-    n_outputs = 2 * patches.n_states if phase else patches.n_states
-    core = Transformer(
-        *(patches.n_states + 1, n_outputs, patches.n_patches),
-        products=digit_products(patches.sites.shape[1], 0.6) if digits else None,
-        generator=generator,
-        **sizes,
-    )
-    psi = Autoregressive(core, patches, n_up=n_up, phase=phase).to(torch.float64)
-    with torch.no_grad():
-        for parameter in psi.parameters():
-            parameter += noise * torch.randn(
-                parameter.shape, generator=generator, dtype=torch.float64
-            )
-        if digits:  # logits add up many products
-            core.head.weight.mul_(0.15)
-            psi.bias.table.mul_(0.15)
-    return psi.to(dtype)
 
 
 def patterns(n_sites: int) -> Tensor:
@@ -86,14 +50,6 @@ def compiled(psi: Autoregressive, *arguments: Tensor, **options: int) -> Tensor:
     return psi.log_psi_flipped(*arguments, **options)
 
 
-SIZES = [
-    {"d_model": 8, "n_heads": 2, "d_ff": 12},
-    {"d_model": 5, "n_heads": 1, "d_ff": 7},
-    {"d_model": 12, "n_heads": 2, "d_ff": 19},
-    {"d_model": 20, "n_heads": 4, "d_ff": 40},
-    {"d_model": 9, "n_heads": 3, "d_ff": 16},
-]
-OPTIONS = [{}, {"n_up": 4}, {"phase": True}, {"phase": True, "n_up": 3}, {"digits": True}]
 SHAPES = pairwise(list(SYSTEMS), SIZES, [1, 2, 3], ["gelu", "relu", "silu"], OPTIONS)
 
 
@@ -276,7 +232,7 @@ def test_gelu(n_terms: int, clamp: float, error: float) -> None:
 
 
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(branches, "library", lambda *_: build.Library(None, "no compiler found"))
+    monkeypatch.setattr(network, "library", lambda *_: build.Library(None, "no compiler found"))
 
 
 def test_without_a_compiler_all_is_as_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,38 +22,18 @@
 #include <cstring>
 
 #include "branches.h"
-#include "simd.h"
+#include "layers.h"
 
 namespace {
 
-#if defined(__AVX__) && !defined(__AVX512F__)
-constexpr int P_MOST = 3;  // 16 registers
-#else
-constexpr int P_MOST = 4;  // 32
-#endif
-constexpr int OUTPUTS = 4;   // of a product at a time; weights are packed so
 constexpr int CHANNELS = 4;  // of attention at a time
-constexpr int HIDDEN = 16;   // perceptron channels at a time, a multiple of OUTPUTS
-constexpr int STATES = 32;   // states of a softmax at a time, a multiple of OUTPUTS
 constexpr int FACTORS = 60;  // sums of up to 2^16 exponentials whose product a double holds
 
-// Memory cut into aligned pieces; from null it only counts.
-struct Arena {
-    char* at;
-    template <class X>
-    X* take(int64_t n) {
-        X* piece = reinterpret_cast<X*>(at);
-        at += (n * int64_t(sizeof(X)) + 63) / 64 * 64;
-        return piece;
-    }
-};
-
-struct Pass {
+struct Pass : Layers {
     static constexpr int L = LANES;
 
-    const Network& net;
     const Work& work;
-    const int64_t length, width, heads, depth, outputs, states, room;
+    const int64_t room;
 
     // of the sequences, [..][room]
     T* first_output;   // Y0 (T, D)
@@ -81,13 +61,8 @@ struct Pass {
     int32_t seen[L], bias_row[P_MOST][L];
     int n_factors;
 
-    // of a block of positions, [channel][P]
-    V *x, *z, *m, *h, *l;
-
     Pass(const Network& net, const Work& work, Arena& arena)
-        : net(net), work(work), length(net.length), width(net.width), heads(net.heads),
-          depth(net.layers), outputs(net.outputs), states(net.states),
-          room((work.n_sequences + L - 1) / L * L) {
+        : Layers(net, arena), work(work), room((work.n_sequences + L - 1) / L * L) {
         const int64_t table = length * width;
         first_output = arena.take<T>(table * room);
         values = arena.take<T>((depth - 1) * table * room);
@@ -102,15 +77,8 @@ struct Pass {
         shared = arena.take<V>(work.slots * heads * width);
         shift = arena.take<V>(work.slots * width);
         place = arena.take<int64_t>(work.slots);
-        x = arena.take<V>(width * P_MOST);
-        z = arena.take<V>(width * P_MOST);
-        m = arena.take<V>(width * P_MOST);
-        h = arena.take<V>(HIDDEN * P_MOST);
-        l = arena.take<V>(STATES * P_MOST);
         reached = 0;
     }
-
-    static const T* numbers(const void* from) { return static_cast<const T*>(from); }
 
     // Of a table [..][room], the numbers of the lanes' sequences.
     V fetch(const T* table, int64_t entry) const {
@@ -119,80 +87,6 @@ struct Pass {
         V result;
         for (int lane = 0; lane < L; ++lane) result[lane] = at[row[lane]];
         return result;
-    }
-
-    // out (n_out, P) = or += W in (n_in, P); w packed, [o / OUTPUTS][k][OUTPUTS], `inputs` long.
-    template <int P>
-    void multiply(const T* w, int64_t inputs, const V* in, int64_t n_in, V* out, int64_t n_out,
-                  const T* bias, bool add) const {
-        for (int64_t o = 0; o < n_out; o += OUTPUTS, w += inputs * OUTPUTS) {
-            const int64_t n = n_out - o < OUTPUTS ? n_out - o : OUTPUTS;
-            V acc[OUTPUTS][P];
-            UNROLL for (int r = 0; r < OUTPUTS; ++r)
-                UNROLL for (int p = 0; p < P; ++p) acc[r][p] = bias ? all(bias[o + r]) : V{};
-            const T* weight = w;
-            for (int64_t k = 0; k < n_in; ++k, weight += OUTPUTS) {
-                V at[P];
-                UNROLL for (int p = 0; p < P; ++p) at[p] = in[k * P + p];
-                UNROLL for (int r = 0; r < OUTPUTS; ++r)
-                    UNROLL for (int p = 0; p < P; ++p) acc[r][p] += at[p] * weight[r];
-            }
-            UNROLL for (int r = 0; r < OUTPUTS; ++r) {
-                if (r >= n) break;
-                UNROLL for (int p = 0; p < P; ++p) {
-                    V& to = out[(o + r) * P + p];
-                    to = add ? to + acc[r][p] : acc[r][p];  // small terms first: less rounding
-                }
-            }
-        }
-    }
-
-    // z (D, P) = (x - mean) / sqrt(variance + epsilon)
-    template <int P>
-    void normalise() const {
-        V mean[P], scale[P];
-        UNROLL for (int p = 0; p < P; ++p) mean[p] = scale[p] = V{};
-        for (int64_t c = 0; c < width; ++c)
-            UNROLL for (int p = 0; p < P; ++p) mean[p] += x[c * P + p];
-        UNROLL for (int p = 0; p < P; ++p) mean[p] *= T(1) / T(width);
-        for (int64_t c = 0; c < width; ++c)
-            UNROLL for (int p = 0; p < P; ++p) {
-                const V d = x[c * P + p] - mean[p];
-                scale[p] += d * d;
-            }
-        UNROLL for (int p = 0; p < P; ++p) {
-            scale[p] = scale[p] * (T(1) / T(width)) + T(net.epsilon);
-            scale[p] = T(1) / root(scale[p]);
-        }
-        for (int64_t c = 0; c < width; ++c)
-            UNROLL for (int p = 0; p < P; ++p) z[c * P + p] = (x[c * P + p] - mean[p]) * scale[p];
-    }
-
-    void activate(V* at, int64_t n) const {
-        if (net.activation == 0) {
-            int64_t i = 0;
-            for (; i + 8 <= n; i += 8) gelu<8>(at + i, numbers(net.gelu));
-            for (; i < n; ++i) gelu<1>(at + i, numbers(net.gelu));
-        } else if (net.activation == 1) {
-            for (int64_t i = 0; i < n; ++i) at[i] = at[i] < T(0) ? V{} : at[i];
-        } else {
-            for (int64_t i = 0; i < n; ++i) at[i] = at[i] / (T(1) + exponential(-at[i]));
-        }
-    }
-
-    // x += W2 act(W1 norm(x) + b1)
-    template <int P>
-    void perceive(const Layer& layer) const {
-        normalise<P>();
-        const int64_t hidden = net.hidden;
-        for (int64_t f = 0; f < hidden; f += HIDDEN) {
-            const int64_t n = hidden - f < HIDDEN ? hidden - f : HIDDEN;
-            multiply<P>(numbers(layer.expand) + f * width, width, z, width, h, n,
-                        numbers(layer.expand_shift) + f, false);
-            activate(h, n * P);
-            multiply<P>(numbers(layer.contract) + f * OUTPUTS, hidden, h, n, x, width, nullptr,
-                        true);
-        }
     }
 
     // m (D, P) += sum over own positions j of a_h(i, j) v_j
@@ -362,9 +256,7 @@ struct Pass {
     // l (n, P): outputs from k on
     template <int P>
     void score(int64_t i, int64_t k, int64_t n, bool sequences) {
-        const int64_t unused = k < states ? 0 : -states & (OUTPUTS - 1);  // phases begin a block
-        const T* weight = numbers(net.head) + (k + unused) * width;
-        multiply<P>(weight, width, z, width, l, n, nullptr, false);
+        Layers::score<P>(k, n);
         add_bias<P>(i, k, n);
         if (!sequences) return;
         UNROLL for (int p = 0; p < P; ++p)
@@ -441,7 +333,6 @@ struct Pass {
             run(true);
             for (int lane = 0; lane < L; ++lane) sum_up(begin + lane, lane);
         }
-        std::memset(prefix, 0, sizeof(T) * size_t((depth - 1) * length * width * room));
     }
 
     // ln psi, phase and count before each place of one sequence.
@@ -459,6 +350,10 @@ struct Pass {
                 turned[(t + 1) * room + b] =
                     turned[t * room + b] + double(logit[(states + token) * room]);
         }
+        if (!work.own || b >= work.n_sequences) return;
+        double* to = work.own + b * (outputs > states ? 2 : 1);
+        to[0] = before[length * room + b];
+        if (outputs > states) to[1] = turned[length * room + b];
     }
 
     // Adds positions up to k to the prefix sums of those after it.
@@ -555,6 +450,8 @@ struct Pass {
 
     void score_all() {
         read_sequences();
+        if (work.n_groups)
+            std::memset(prefix, 0, sizeof(T) * size_t((depth - 1) * length * width * room));
         int64_t begin = 0;
         for (int64_t group = 0; group < work.n_groups; ++group) {
             score_group(work.first[group], work.order + begin, work.ends[group] - begin);
@@ -566,10 +463,6 @@ struct Pass {
 }  // namespace
 
 extern "C" {
-// Outputs that a packed weight holds side by side; coefficients of the activation's polynomial.
-int64_t branch_outputs() { return OUTPUTS; }
-int64_t branch_gelu_terms() { return GELU_TERMS; }
-
 // Bytes of scratch memory of a call.
 int64_t branch_scratch(const Network* net, const Work* work) {
     Arena arena{nullptr};

@@ -1,36 +1,11 @@
-// The arguments of a call of branches.cpp.
+// The arguments of a call of branches.cpp, beside the network.
 
 #pragma once
 
-#include <cstdint>
+#include "network.h"
 
-// What the host fills in, field by field as in branches.py. Pointers to void: to numbers of the
-// type that the source is compiled for.
 extern "C" {
-struct Layer {
-    const void* pairs;     // (H, T, T), [h][j][i] = a_h(i, j), 0 for j > i
-    const void* values;    // packed D -> D (not in layer 0)
-    const void* shift;     // (D,) of values
-    const void* project;   // packed D -> D
-    const void* expand;    // packed D -> F
-    const void* expand_shift;  // (F,)
-    const void* contract;  // packed F -> D
-};
-struct Network {
-    int64_t length, width, heads, hidden, states, outputs, tokens, layers;
-    int64_t bias_rows;       // U: 1, or counts that the bias depends on
-    int64_t activation;      // 0 gelu, 1 relu, 2 silu
-    double epsilon;          // of the norms
-    const Layer* layer;
-    const void* embedding;   // (V, D)
-    const void* positions;   // (T, D)
-    const void* first;       // (T, V, D): values of layer 0
-    const void* head;        // packed D -> K, then packed D -> O - K
-    const void* phases;      // (O - K, D), the head again, unpacked
-    const void* bias;        // (T, U, O), the head's own included
-    const int64_t* counts;   // (V,): what a token adds to the count
-    const void* gelu;        // (GELU_TERMS,), from the highest power, then the clamp
-};
+// What the host fills in, field by field as in branches.py.
 struct Work {
     int64_t n_sequences, n_branches, n_groups, slots;
     const int32_t* tokens;     // (B, T)
@@ -40,6 +15,7 @@ struct Work {
     const int64_t* order;      // (G,): branches, group by group
     const uint8_t* needed;     // (B, G) or null: all
     double* result;            // (B, G), or (B, G, 2) with phases
+    double* own;               // (B,) or (B, 2), of the sequences themselves; or null
     void* scratch;             // as many bytes as branch_scratch says
 };
 }
