@@ -105,7 +105,8 @@ def test_older_configurations_have_none(tmp_path: Path) -> None:
     for named in ("auto", "none", "point_group"):
         mapping = {"model": older | {"symmetry": named}}
         assert current(mapping) is mapping
-    path = create(tiny(run__dir=str(tmp_path / "run")), 4, ["python"])
+    config = tiny(run__dir=str(tmp_path / "run"))
+    path = create(config, build(config).wavefunction, ["python"])
     written = yaml.safe_load((path / "config.yaml").read_text())
     del written["model"]["symmetry"]
     (path / "config.yaml").write_text(yaml.safe_dump(written))

@@ -101,7 +101,7 @@ def test_a_grown_configuration_says_what_is_trained() -> None:
     assert with_stages(config) == config
     first, second = (stage.config for stage in stages(config))
     assert (first.lattice.Lx, second.lattice.Ly) == (4, 8)
-    assert first.train.steps == 150 and second.train.steps == 100
+    assert first.train.steps == 150 and second.train.steps == 300
     assert first.train.grow is False and first.train.exact is False
     assert first.hamiltonian == second.hamiltonian == config.hamiltonian
     short = stages(grown(train__grow=[4, "8x8"][1:], train__steps=9))
