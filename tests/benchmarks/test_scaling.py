@@ -33,8 +33,8 @@ def fixed_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_trial_is_the_default_run() -> None:
-    """Two steps: bit for bit those of train.py with its defaults, but for symmetries, which only small
-    arrays have."""
+    """Two steps: bit for bit those of train.py with its defaults, but for symmetries, which small
+    arrays alone have."""
     ours = Ours(PROBLEMS["4x4"], 3, ("train.n_samples=64", "model.symmetry=none"))
     ours.start()
     trial = Trial(Setting(4, 64, seed=3)).start()
