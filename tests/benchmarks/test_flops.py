@@ -10,6 +10,7 @@ from benchmarks.flops import counted, least_flops, prefix_counts, token_flops
 from hamiltonians import Rydberg
 from hamiltonians.lattices.lattice import Chain, Square
 from nqs.core.transformer import Transformer
+from nqs.core.native.build import SWITCH
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples
 from tests.wavefunctions.systems import build, random_bits
@@ -20,8 +21,9 @@ def draw(psi: Autoregressive, n: int, *, unique: bool = True) -> Samples:
 
 
 @pytest.mark.parametrize("model", ["factored", "gru", "rnn2d"])
-def test_the_counter_is_torchs(model: str) -> None:
-    """Without fused attention, for which torch has no formula on a CPU."""
+def test_the_counter_is_torchs(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without fused attention, for which torch has no formula on a CPU, and compiled code."""
+    monkeypatch.setenv(SWITCH, "0")
     psi = build(model, Chain(6), "2", dtype=torch.float32).requires_grad_(False)
     with FlopCounterMode(display=False) as theirs:
         draw(psi, 20)
