@@ -137,7 +137,8 @@ class GroundStateRun(ResumableRun):
     def _has_plateau(self) -> bool:
         """Whether the history, of which rank 0 alone has all, says so."""
         columns = self.content.columns
-        judged = self._until_plateau and self.leads
+        # the first half of the schedule takes long, noisy steps
+        judged = self._until_plateau and self.leads and 2 * self.step >= self.limits.steps
         return judged and no_longer_pays(columns["energy"], columns["energy_error"])
 
     def _restore_generator(self, states: Tensor) -> None:

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.flops import counted, least_flops, prefix_counts, token_flops
 from hamiltonians import Rydberg
 from hamiltonians.lattices.lattice import Chain, Square
-from nqs.core.transformer import Transformer
 from nqs.core.native.build import SWITCH
+from nqs.core.transformer import Transformer
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.wavefunction import Samples
 from tests.wavefunctions.systems import build, random_bits
