@@ -317,6 +317,7 @@ def ground_state(
     max_seconds: float | None = None,
     start_from: str | Path | None = None,
     grow: bool | Sequence[str | int] = False,
+    stage_steps: int | Literal["auto"] = "auto",
     device: Device = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     dir: str | Path | None = None,
@@ -331,6 +332,7 @@ def ground_state(
     max_seconds: budget of the optimisation.
     start_from: folder of a run whose parameters are the start.
     grow: train smaller arrays first, as train.grow: True, or sizes, ["4x4", "8x8"] or [16, 32].
+    stage_steps: steps of each of them at most; "auto": 150 of the first, 300 of each next one.
     dir: folder of the run, as `nqs train run.dir=dir` writes it; None keeps everything in memory
         (see `Result.save`).
     quiet: print nothing.
@@ -351,6 +353,7 @@ def ground_state(
         "max_seconds": max_seconds,
         "start_from": None if start_from is None else str(start_from),
         "grow": list(grow) if isinstance(grow, tuple) else grow,
+        "stage_steps": stage_steps,
     }
     config = Config(
         lattice=LATTICE.selection_of(lattice),

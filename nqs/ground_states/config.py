@@ -64,6 +64,9 @@ class TrainConfig:
     the lattice itself from the one before: true chooses the sizes, [4x4,8x8] names them, or [16,32]
     of a chain. All of it is one run; max_seconds counts it whole. model.patch=auto is about four
     sites."""
+    stage_steps: Annotated[int, "1 .. 1e9"] | Literal["auto"] = "auto"
+    """Steps of each of the smaller arrays of train.grow at most; auto: 150 of the first, 300 of
+    each next one."""
     rank_timeout: Annotated[float, "1 .. 1e6"] = 1800.0
     """Seconds after which a silent process of several counts as lost; more than a step takes, for a
     rank waits for the slowest."""

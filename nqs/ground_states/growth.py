@@ -5,10 +5,10 @@ its own, with the couplings, the model and the patches of the lattice that is as
 from the parameters of the stage before (nqs.wavefunctions.transfer); the lattice itself starts from
 the last. Nothing is run here: see nqs.ground_states.stages.
 
-A stage ends when it no longer pays (nqs.ground_states.plateau), and has steps of its own, over
-which the optimizer's schedules fall: train.steps are those of the lattice itself, and a stage that
-ended at a quarter of them would never have taken a short step. What a stage leaves unlearned the
-next one learns anyway; the error of the transfer is the larger one.
+A stage ends when it no longer pays (nqs.ground_states.plateau), and has steps of its own,
+train.stage_steps, over which the optimizer's schedules fall: train.steps are those of the lattice
+itself, of which fewer are enough the better the last stage is, and each costs as much as many of a
+stage.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def stage(config: Config, lattice: Lattice, lengths: Mapping[str, int], number: 
         model = model.replace(n_up=n_up)
     if model.symmetry == "auto":  # the network of an average is a poor state alone
         model = model.replace(symmetry="none")
-    steps = min(train.steps, LATER_STEPS if number else FIRST_STEPS)
+    steps = train.stage_steps
+    if steps == "auto":
+        steps = LATER_STEPS if number else FIRST_STEPS
     warmup = optimizer.get("warmup_steps")
     if isinstance(warmup, int) and warmup:  # the same part of the run
         optimizer = optimizer.replace(warmup_steps=warmup * steps // train.steps)
@@ -130,6 +132,7 @@ def stage(config: Config, lattice: Lattice, lengths: Mapping[str, int], number: 
         exact=False,
         observables=(),
         grow=False,
+        stage_steps="auto",
     )
     array = config.lattice.replace(**lengths)
     parts = {"lattice": array, "model": model, "optimizer": optimizer, "train": shorter}

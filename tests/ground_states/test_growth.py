@@ -96,7 +96,7 @@ def grown(**changes: Any) -> Config:
 
 
 def test_a_grown_configuration_says_what_is_trained() -> None:
-    config = grown(train__grow=True, train__steps=500)
+    config = grown(train__grow=True, train__steps=10)
     assert config.train.grow == ("4x4", "8x8") and config.model.patch == "2x2"
     assert with_stages(config) == config
     first, second = (stage.config for stage in stages(config))
@@ -104,7 +104,7 @@ def test_a_grown_configuration_says_what_is_trained() -> None:
     assert first.train.steps == 150 and second.train.steps == 300
     assert first.train.grow is False and first.train.exact is False
     assert first.hamiltonian == second.hamiltonian == config.hamiltonian
-    short = stages(grown(train__grow=[4, "8x8"][1:], train__steps=9))
+    short = stages(grown(train__grow=["8x8"], train__stage_steps=9))
     assert [stage.name for stage in short] == ["8x8"] and short[0].config.train.steps == 9
     assert grown(train__grow=["4x4", "12x12"]).train.grow == ("4x4",)
     assert grown(train__grow=False).model.patch == "auto"

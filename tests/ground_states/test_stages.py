@@ -40,7 +40,7 @@ class Killed(BaseException):
 
 
 def grown(path: Path, **changes: Any) -> int:
-    return run(path, **{"lattice": CHAIN, "train__grow": [4, 6]} | changes)
+    return run(path, **{"lattice": CHAIN, "train__grow": [4, 6], "train__stage_steps": 8} | changes)
 
 
 def again(path: Path, **changes: Any) -> int:
@@ -259,7 +259,7 @@ def test_a_stage_ends_when_it_no_longer_pays(
     monkeypatch.setattr(plateau, "LEAST_STEPS", 4)
     monkeypatch.setattr(plateau, "LEAST_WINDOW", 2)
     still = {"optimizer": tiny().to_dict()["optimizer"] | {"learning_rate": 1e-10}}
-    still |= {"train__steps": 12, "train__grow": [4]}
+    still |= {"train__steps": 12, "train__stage_steps": 12, "train__grow": [4]}
     assert grown(tmp_path / "whole", **still) == 0
     stage = result(tmp_path / "whole/stages/4")
     assert stage["status"] == "converged" and 4 <= stage["steps"] < 12
@@ -336,6 +336,7 @@ def test_from_python_in_memory_and_in_a_folder(
     hamiltonian = nqs.Rydberg(nqs.Chain(16), V=7, delta=1)
     options: dict[str, Any] = {"steps": 4, "samples": 16, "eval_samples": 32, "seed": 1}
     options |= {"model": {"name": "ptf", "patch": 2, "d_model": 4, "n_heads": 2}, "exact": False}
+    options["stage_steps"] = 4
     memory = nqs.ground_state(hamiltonian, grow=True, **options)
     folder = nqs.ground_state(hamiltonian, grow=("4", 8), dir=tmp_path / "run", **options)
     assert memory.config.train.grow == folder.config.train.grow == ("4", "8")
@@ -359,7 +360,8 @@ def test_a_scan_grows_each_point_that_starts_cold(
     monkeypatch.chdir(tmp_path)
     words = ["lattice=chain", "lattice.Lx=8", "model.patch=2", "model.d_model=4", "seed=1"]
     words += ["model.n_layers=1", "model.n_heads=2", "train.steps=2", "train.n_samples=8"]
-    words += ["train.eval_samples=8", "train.exact=false", "train.grow=[4,6]"]
+    words += ["train.eval_samples=8", "train.exact=false", "train.stage_steps=2"]
+    words += ["train.grow=[4,6]"]
     words += ["hamiltonian.delta=1,1.1", "scan.warm_start=hamiltonian.delta", "scan.dir=scan"]
     assert command(["scan", *words, "scan.repeat=false"]) == 0
     first, second = (Path("scan") / f"hamiltonian.delta={value}" for value in ("1", "1.1"))
@@ -375,7 +377,8 @@ def test_two_processes_grow_together(tmp_path: Path) -> None:
     """And one goes on where they were stopped."""
     words = ["lattice=chain", "lattice.Lx=8", "model.patch=2", "model.d_model=4", "seed=1"]
     words += ["train.steps=4", "train.n_samples=16", "train.eval_samples=16", "train.exact=false"]
-    words += ["train.grow=[4,6]", f"run.dir={tmp_path / 'run'}", "device=cpu"]
+    words += ["train.grow=[4,6]", "train.stage_steps=4", "device=cpu"]
+    words += [f"run.dir={tmp_path / 'run'}"]
     root = Path(__file__).resolve().parents[2]
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
