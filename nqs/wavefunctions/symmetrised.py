@@ -101,6 +101,10 @@ class Symmetrised(Wavefunction):
     def _kind(self) -> str:
         return f"{self.base!r}, {self.n_images} images, "
 
+    def has_compiled_flips(self) -> bool:
+        """See Wavefunction.has_compiled_flips."""
+        return self.base.has_compiled_flips()
+
     def flip_pass(self) -> str:
         """See Wavefunction.flip_pass."""
         return self.base.flip_pass()

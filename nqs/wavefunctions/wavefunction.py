@@ -108,6 +108,10 @@ class Wavefunction(nn.Module, ABC):
         No launch has more than max_rows rows; on out-of-memory the chunk is halved.
         """
 
+    def has_compiled_flips(self) -> bool:
+        """Whether compiled code computes `log_psi_flipped` in the parameters' precision."""
+        return False
+
     def flip_pass(self) -> str:
         """What computes `log_psi_flipped`, for the record: torch, or compiled code and by what."""
         return "torch"

@@ -198,7 +198,7 @@ def test_chosen_flip_precision_is_recorded_and_resumed(
     """Measured every third step; a resumed run goes on with the products and numbers it had."""
     monkeypatch.setattr(flip_precision, "CHECK_EVERY", 3)
     monkeypatch.setattr(Rounding, "tolerable", lambda self, n_samples: self.bias > 0)
-    monkeypatch.setattr(flip_precision, "cheaper", lambda device: ("bfloat16",))
+    monkeypatch.setattr(flip_precision, "cheaper", lambda psi: ("bfloat16",))
     asked = {"train__flip_precision": "auto", "train__n_samples": 64}
     assert run(tmp_path / "whole", train__steps=13, **asked) == 0
     assert run(tmp_path / "parts", train__steps=8, **asked) == 0

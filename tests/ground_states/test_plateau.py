@@ -23,33 +23,41 @@ def ends_at(energies: list[float], error: float) -> int | None:
 
 
 def test_a_steady_descent_goes_on() -> None:
-    """20 steps of 0.01 are 63 standard errors of their difference."""
-    assert ends_at(falling(0.01, 400, 0.01, 0), 0.01) is None
-    assert ends_at([-1.0 - 1e-9 * step for step in range(200)], 0.0) is None
+    """20 steps of 2e-4 are 4e-3 of the energy, and 60 standard errors of their difference."""
+    assert ends_at(falling(2e-4, 400, 2e-4, 0), 2e-4) is None
 
 
 def test_a_rise_and_a_standstill_end_it() -> None:
     assert ends_at([-1.0] * 100, 0.0) == LEAST_STEPS
-    assert ends_at(falling(-0.01, 100, 0.01, 0), 0.01) == LEAST_STEPS
+    assert ends_at([1.0] * 100, 0.0) == LEAST_STEPS
+    assert ends_at(falling(-0.01, 100, 1e-5, 0), 1e-5) == LEAST_STEPS
 
 
-def test_a_plateau_is_seen_soon() -> None:
-    """Chance per look to take noise for a descent: 2.3 %, so that among 200 series the number that
-    passes step 40 is binomial, at most 14 of 200 but for a chance of 1e-4."""
-    ends = [ends_at(falling(0.0, 120, 0.01, seed), 0.01) for seed in range(200)]
-    late = [end for end in ends if end is None or end > LEAST_STEPS]
-    assert 0 < len(late) <= 14
+def test_the_unit_is_the_energy() -> None:
+    """Windows of 20 steps fall by 5e-5 and by 2e-4 of it."""
+    for scale in (1e-6, 1.0, 1e6):
+        energies = falling(2.5e-6, 60, 0.0, 0)
+        assert ends_at([scale * energy for energy in energies], 0.0) == LEAST_STEPS
+        energies = falling(1e-5, 60, 0.0, 0)
+        assert ends_at([scale * energy for energy in energies], 0.0) is None
+
+
+def test_a_plateau_is_seen_once_the_noise_allows_it() -> None:
+    """Noise of 1e-4 a step makes 2 sigma of two windows of 20 steps 6.3e-5 of the energy, so that a
+    look takes a standstill for one with probability 0.88, and 150 of 200 series but for one of
+    1e-7. Noise of 1e-2 hides it in windows of 60 steps: 3.7e-3."""
+    ends = [ends_at(falling(0.0, 80, 1e-4, seed), 1e-4) for seed in range(200)]
+    assert sum(end == LEAST_STEPS for end in ends) >= 150
     assert all(end is not None for end in ends)
+    assert all(ends_at(falling(0.0, 240, 1e-2, seed), 1e-2) is None for seed in range(5))
 
 
-def test_what_the_noise_hides_ends_it() -> None:
-    """And longer windows see slower descents: over 20 steps 4e-3 against a noise of 3.2e-3, over 60
-    steps 1.2e-2 against 1.8e-3. A series of the first kind ends at step 40 with a chance of 0.77,
-    so that fewer than 10 of 20 do with one of 3e-3; the second ends with one of 3e-6."""
-    ended = [ends_at(falling(2e-4, 60, 0.01, seed), 0.01) for seed in range(20)]
-    assert sum(end is not None for end in ended) >= 10
-    energies, errors = falling(2e-4, 240, 0.01, 1), [0.01] * 240
-    assert not no_longer_pays(energies, errors)
+def test_longer_windows_see_slower_descents() -> None:
+    """1e-5 a step is 2e-4 of the energy in 20 steps, at 2 sigma of 6e-5, but 3e-6 a step is not
+    negligible before windows have 40 steps."""
+    descent = falling(3e-6, 400, 1e-6, 0)
+    assert no_longer_pays(descent[:100], [1e-6] * 100)
+    assert not no_longer_pays(descent[:200], [1e-6] * 200)
 
 
 def test_steps_that_are_no_numbers_count_for_nothing() -> None:

@@ -258,6 +258,7 @@ def test_a_stage_ends_when_it_no_longer_pays(
     lattice itself takes all of its steps."""
     monkeypatch.setattr(plateau, "LEAST_STEPS", 4)
     monkeypatch.setattr(plateau, "LEAST_WINDOW", 2)
+    monkeypatch.setattr(plateau, "NEGLIGIBLE", 10.0)
     still = {"optimizer": tiny().to_dict()["optimizer"] | {"learning_rate": 1e-10}}
     still |= {"train__steps": 12, "train__stage_steps": 12, "train__grow": [4]}
     assert grown(tmp_path / "whole", **still) == 0

@@ -22,7 +22,7 @@ from nqs.vmc.energies.flip_precision import (
 )
 from nqs.vmc.energies.local_energy import connected, local_energy
 from nqs.vmc.energies.proposal import blurred_samples
-from nqs.vmc.energies.rounding import rounded_products
+from nqs.vmc.energies.rounding import cheaper, rounded_products
 from nqs.vmc.optimise import StepRecord, optimise
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.autoregressive import Autoregressive
@@ -114,7 +114,7 @@ def test_what_is_tolerable(bias: float, rms: float, n_samples: int, allowed: boo
 @pytest.fixture
 def has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the processor had it, whatever it is."""
-    monkeypatch.setattr(flip_precision, "cheaper", lambda device: ("bfloat16",))
+    monkeypatch.setattr(flip_precision, "cheaper", lambda psi: ("bfloat16",))
 
 
 @pytest.mark.usefixtures("has_bfloat16")
@@ -131,10 +131,19 @@ def test_auto_takes_bfloat16_while_its_error_is_small(monkeypatch: pytest.Monkey
 
 
 def test_auto_stays_in_full_where_nothing_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flip_precision, "cheaper", lambda device: ())
+    monkeypatch.setattr(flip_precision, "cheaper", lambda psi: ())
     choice = FlipPrecision("auto")
     choice.update(single(), HAMILTONIAN, 256, 0.5, torch.Generator().manual_seed(0))
     assert choice.kind == "full"
+
+
+def test_auto_stays_in_full_where_the_flips_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded products would be torch's, and slower."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    psi = single()
+    for is_compiled, products in ((False, ("bfloat16",)), (True, ())):
+        monkeypatch.setattr(type(psi), "has_compiled_flips", lambda self, is_=is_compiled: is_)
+        assert cheaper(psi) == products
 
 
 def test_a_fixed_kind_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ class Blurred(AllFlips, kind="blurred"):
             or 0.001 .. 0.99.
         flip_precision: matrix products of the flip pass, which takes no gradient: full (as dtype),
             bfloat16, tf32 (GPUs), or auto: bfloat16 or tf32 while their error on live samples stays
-            small, else full. Pays for wide networks. The final evaluation is always full.
+            small and the flips are not compiled, else full. The final evaluation is always full.
     """
 
     def __init__(

@@ -203,7 +203,7 @@ class FlipPrecision:
     ) -> None:
         """The first kind that is asked for or good enough."""
         fixed = self.asked != "auto"
-        for kind in (self.asked,) if fixed else cheaper(draws.configs.device):
+        for kind in (self.asked,) if fixed else cheaper(wavefunction):
             error = rounding(wavefunction, hamiltonian, draws, kind, fraction=fraction)
             if fixed or error.tolerable(n_samples):
                 self.kind, self.bias, self.rms_share = kind, error.bias, error.rms_share

@@ -23,6 +23,8 @@ from typing import Final
 
 import torch
 
+from nqs.wavefunctions.wavefunction import Wavefunction
+
 PRECISIONS: Final = ("full", "tf32", "bfloat16")
 """full: operands as the parameters are."""
 
@@ -30,11 +32,16 @@ BITS: Final = {"full": 24, "tf32": 11, "bfloat16": 8}
 """Significant bits of an operand; "full" of float32 parameters."""
 
 
-def cheaper(device: torch.device) -> tuple[str, ...]:
-    """Products that are faster than float32 ones on this device, the fastest first."""
-    if device.type == "cuda":
+def cheaper(wavefunction: Wavefunction) -> tuple[str, ...]:
+    """Products with which the flips of a state take less time than with float32 ones, the fastest
+    first; none where these are compiled, for rounded ones are torch's (docs/decisions.md, The
+    compiled flip pass).
+    """
+    if next(wavefunction.parameters()).is_cuda:
         return ("bfloat16", "tf32")
-    return ("bfloat16",) if torch.cpu._is_avx512_bf16_supported() else ()
+    if wavefunction.has_compiled_flips() or not torch.cpu._is_avx512_bf16_supported():
+        return ()
+    return ("bfloat16",)
 
 
 @contextlib.contextmanager
