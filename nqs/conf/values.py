@@ -85,8 +85,7 @@ def bounds_of(hint: Any) -> list[Bounds]:
 
 def convert(value: Any, hint: Any, key: str) -> Any:
     """value as the type `hint`. Raises InputError naming the key, the value and what is allowed."""
-    if getattr(value, "ndim", None) == 0:  # a number of numpy's or torch's
-        value = value.item()
+    value = _of_python(value)
     complaints: list[str] = []
     for option in _options(hint) or [Any]:
         matched, result = _match(value, option)
@@ -104,6 +103,13 @@ def convert(value: Any, hint: Any, key: str) -> Any:
         raise InputError(f"{key}={shown(value)}: {_wanted(value, hint)}")
     rule = " or ".join(dict.fromkeys([*complaints, *_words(hint)]))
     raise InputError(f"{key}={shown(value)}: {rule}")
+
+
+def _of_python(value: Any) -> Any:
+    """The same with Python's numbers in the place of numpy's or torch's."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_of_python, value)) if type(value) in (list, tuple) else value
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def plain(value: Any) -> Any:
@@ -129,7 +135,12 @@ def _wanted(value: Any, hint: Any) -> str:
     if words and words != ["null"] and len(types) <= 1:
         also = "".join(f", or {name}{numbers}" for name in types)
         return f"must be one of {', '.join(words)}{also}{suggestion(shown(value), words)}"
-    kind = "null" if value is None else type(value).__name__
+    lists = [o for o in _options(hint) if typing.get_origin(o) in _SEQUENCES]
+    if lists and isinstance(value, list | tuple):
+        odd = next((item for item in value if not any(_match([item], o)[0] for o in lists)), None)
+        kind = "a list of other length" if odd is None and None not in value else f"[{shown(odd)}]"
+    else:
+        kind = "null" if value is None else type(value).__name__
     return f"must be {' or '.join([*types, *words])}{numbers}, not {kind}"
 
 

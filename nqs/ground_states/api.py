@@ -26,7 +26,7 @@ from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.lattices.lattice import Chain, Lattice
 from nqs.conf.sections import from_mapping
 from nqs.conf.values import convert
-from nqs.errors import InputError, require
+from nqs.errors import InputError, require, shown
 from nqs.ground_states import summary
 from nqs.ground_states.build import Job, build, check_own
 from nqs.ground_states.config import Config, TrainConfig
@@ -352,7 +352,7 @@ def ground_state(
         "exact": exact,
         "max_seconds": max_seconds,
         "start_from": None if start_from is None else str(start_from),
-        "grow": list(grow) if isinstance(grow, tuple) else grow,
+        "grow": list(grow) if isinstance(grow, Sequence) and not isinstance(grow, str) else grow,
         "stage_steps": stage_steps,
     }
     config = Config(
@@ -367,8 +367,11 @@ def ground_state(
         dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
     )
     if config.train.grow:
-        config.lattice.check_whole()
-        config.hamiltonian.check_whole()
+        try:
+            config.lattice.check_whole()
+            config.hamiltonian.check_whole()
+        except InputError as error:
+            raise InputError(f"grow={shown(config.train.grow)}: {error}") from None
     config = with_stages(with_source_patches(config))
     job = build(config, lattice=lattice, hamiltonian=hamiltonian)
     return train(job, dir=dir, quiet=quiet)

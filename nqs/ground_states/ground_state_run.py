@@ -178,6 +178,8 @@ class GroundStateRun(ResumableRun):
             file = None if self.path is None else self.path / START
             if file is not None and file.exists():
                 self._start = StartState.read(file)
+            elif file is not None:
+                self.log.say(f"{file} is missing: the run may have ended above its start")
         return self._start
 
     def advance(self, after_step: Callable[[Record], bool]) -> None:

@@ -72,10 +72,8 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
         warm = saved.get("train.start_from") or saved.get("train.grow")
         if key in ("model.patch", "model.sub_patch") and value == "auto" and warm:
             return True  # was that of the run it started from: see nqs.ground_states.start
-        if key == "train.grow" and value is True:
-            return _chooses_its_sizes(config)
-        if key == "train.grow" and isinstance(value, list | tuple):
-            value = list(map(str, value))
+        if key == "train.grow" and value is not False:
+            return _grows_so(config, value)
         return _is_same(path, key, there, value)
 
     for key, value in permitted_changes(path, saved, changes, RESUMABLE, is_same).items():
@@ -85,10 +83,10 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
     return Config.from_dict(config)
 
 
-def _chooses_its_sizes(config: Mapping[str, Any]) -> bool:
-    """Whether train.grow=true is what the configuration of a run has in its place."""
+def _grows_so(config: Mapping[str, Any], grow: Any) -> bool:
+    """Whether this train.grow stands for the sizes that the configuration of a run has."""
     try:
-        asked = Config.from_dict({**config, "train": {**config["train"], "grow": True}})
+        asked = Config.from_dict({**config, "train": {**config["train"], "grow": grow}})
         return bool(plain(with_stages(asked).train.grow) == config["train"]["grow"])
     except InputError:
         return False

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nqs.conf.sections import flatten
+from nqs.errors import InputError
 from nqs.ground_states import summary
 from nqs.ground_states.build import build
 from nqs.ground_states.config import Config
@@ -28,6 +29,7 @@ from nqs.ground_states.growth import Stage, stages
 from nqs.ground_states.run_folder import START, create, reopen, resumed_config
 from nqs.ground_states.start import starting_file
 from nqs.runfolder.atomic import write_bytes
+from nqs.runfolder.folder import holds_nothing
 from nqs.runfolder.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -109,6 +111,11 @@ def _opened(
     def settled() -> Config:
         if (folder / "config.yaml").exists():
             return resumed_config(folder, {**passed_on, "train.max_seconds": limit})
+        if not holds_nothing(folder):
+            raise InputError(
+                f"run.dir={session.path}: {FOLDER}/{folder.name} has no config.yaml; restore it, "
+                "or delete that folder, and the stage is trained anew"
+            )
         start = None if before is None else str(before)
         train = dataclasses.replace(stage.config.train, start_from=start, max_seconds=limit)
         run = dataclasses.replace(stage.config.run, dir=str(folder), resume=False)

@@ -35,6 +35,11 @@ def second(scan: Scan, point: Point, source: Path | None) -> Point:
     return dataclasses.replace(point, name=point.name + AGAIN, config=config)
 
 
+def beginning(point: Point) -> str:
+    """What a run of the point starts from that starts from no other."""
+    return "smaller arrays" if point.config["train"]["grow"] else "its product state"
+
+
 def is_second(point: Point) -> bool:
     """Whether this is a second attempt."""
     return point.name.endswith(AGAIN)

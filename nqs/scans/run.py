@@ -250,9 +250,11 @@ def run_chain(scan: Scan, chain: Sequence[Point], skipped: Sequence[str] = ()) -
             failed = outcomes[-1].status == "failed"
             if failed or (scan.keys.repeats and attempts.is_doubtful(scan, point)):
                 if place + 1 < len(chain):
-                    start = "from its product state" if source is None else f"from {source.name}"
+                    start = attempts.beginning(point) if source is None else source.name
                     why = "failed" if failed else "is doubtful"
-                    say(scan, f"{chain[place + 1].name} starts {start}, for {point.name} {why}")
+                    say(
+                        scan, f"{chain[place + 1].name} starts from {start}, for {point.name} {why}"
+                    )
             else:
                 source = point
     return outcomes
@@ -265,7 +267,7 @@ def run_attempts(scan: Scan, point: Point, source: Point | None) -> Outcome:
     if outcome.status != "finished" or attempts.is_second(point):
         return outcome
     if attempts.needs_second(scan, point) and attempts.started_warm(scan, point):
-        say(scan, f"{point.name} is doubtful: once more, from its product state")
+        say(scan, f"{point.name} is doubtful: once more, from {attempts.beginning(point)}")
         again = run_point(scan, attempts.second(scan, point, None), None)
         if again.status == "stopped":
             return Outcome(point.name, "stopped", signum=again.signum)

@@ -267,10 +267,12 @@ class Autoregressive(Wavefunction):
             self._plan = FlipPlan.of(self.patches, flips, walked=self.core.constant_state)
         return self._plan
 
+    @torch.no_grad()
     def has_compiled_flips(self) -> bool:
         """See Wavefunction.has_compiled_flips."""
         return self.core.branch_obstacle() is None
 
+    @torch.no_grad()
     def flip_pass(self) -> str:
         """See Wavefunction.flip_pass."""
         reason = self.core.branch_obstacle()

@@ -75,13 +75,27 @@ def test_all_that_matters_is_in_the_name(source: Path, cache: Path) -> None:
 
 @needs_compiler
 def test_a_damaged_library_is_made_anew(source: Path, cache: Path) -> None:
+    """Loading some of these would end the process."""
     library(source, ("MORE=4",))
     (kept,) = cache.iterdir()
-    kept.unlink()  # not overwritten: it is in use
-    kept.write_bytes(b"no library")
-    build._library.cache_clear()
-    handle = library(source, ("MORE=4",)).handle
-    assert handle is not None and handle.answer() == 44
+    content = kept.read_bytes()
+    middle = len(content) // 2
+    for damaged in (b"", b"no library", content[:middle], content[:middle] + bytes(middle)):
+        kept.unlink()  # not overwritten: it is in use
+        kept.write_bytes(damaged)
+        build._library.cache_clear()
+        handle = library(source, ("MORE=4",)).handle
+        assert handle is not None and handle.answer() == 44
+        assert build._is_whole(kept)
+
+
+@needs_compiler
+def test_another_library_under_its_name_is_not_loaded(source: Path, cache: Path) -> None:
+    library(source, ("MORE=4",))
+    library(source, ("MORE=5",))
+    one, other = cache.iterdir()
+    one.write_bytes(other.read_bytes())
+    assert build._is_whole(other) and not build._is_whole(one)
 
 
 @needs_compiler
@@ -89,8 +103,8 @@ def test_many_at_once(source: Path, cache: Path) -> None:
     """Each compiles for itself; one whole file is left."""
     command = [str(shutil.which(next(filter(shutil.which, COMPILERS)))), *build.FLAGS, "-DMORE=2"]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: build._compile(command, source, cache / "it.so"), range(4)))
-    assert [path.name for path in cache.iterdir()] == ["it.so"]
+        made = list(pool.map(lambda _: build._compile(command, source, cache, "it"), range(4)))
+    assert set(made) == set(cache.iterdir()) and all(map(build._is_whole, made))
 
 
 def test_switched_off(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +147,7 @@ def test_a_compiler_that_fails(
     assert said in there.description and "\n" not in there.description
 
 
-@pytest.mark.parametrize("named", ["'open", "silent"])
+@pytest.mark.parametrize("named", ["'open", "silent", " "])
 def test_a_compiler_that_is_none(
     named: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

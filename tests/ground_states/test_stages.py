@@ -289,10 +289,10 @@ def test_a_stage_that_is_not_finite_is_reported(
 def test_resuming_accepts_the_words_that_began_it(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for same in ([4, 6], ["4", "6"]):
+    for same in ([4, 6], ["4", "6"], [4, 6, 8], ("4", 6)):
         changes = {"train.grow": same, "model.patch": "auto"}
         assert resumed_config(whole, changes).train.grow == ("4", "6")
-    for other in ([4], False, True):
+    for other in ([4], [4, 5], [9], False, True, "no"):
         with pytest.raises(InputError, match=r"train\.grow=.*may only change"):
             resumed_config(whole, {"train.grow": other})
     monkeypatch.setattr(growth, "SMALLEST", 4)
@@ -301,6 +301,27 @@ def test_resuming_accepts_the_words_that_began_it(
     config = resumed_config(tmp_path / "run", {"train.grow": True, "train.steps": 2})
     assert config.train.grow == ("4",) and run_job(config, ["python", "train.py"]) == 0
     assert result(tmp_path / "run")["steps"] == 2
+
+
+def test_a_stage_without_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        in_stage(patch, 2, 3, kill)
+        with pytest.raises(Killed):
+            grown(tmp_path / "run")
+    (tmp_path / "run/stages/6/config.yaml").unlink()
+    with pytest.raises(InputError, match=r"stages/6 has no config\.yaml.* delete that folder"):
+        again(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/stages/6")
+    assert again(tmp_path / "run") == 0
+
+
+def test_a_start_that_is_lost_is_told(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / START).unlink()
+    assert again(tmp_path / "run", train__steps=9) == 0
+    assert "start.pt is missing: the run may have ended above" in capsys.readouterr().out
 
 
 def test_a_finished_run_is_extended(whole: Path, tmp_path: Path) -> None:
@@ -338,6 +359,8 @@ def test_from_python_in_memory_and_in_a_folder(
     options: dict[str, Any] = {"steps": 4, "samples": 16, "eval_samples": 32, "seed": 1}
     options |= {"model": {"name": "ptf", "patch": 2, "d_model": 4, "n_heads": 2}, "exact": False}
     options["stage_steps"] = 4
+    by_numpy = nqs.ground_state(hamiltonian, grow=[np.int64(4), np.int64(8)], **options)
+    assert by_numpy.energy == nqs.ground_state(hamiltonian, grow=range(4, 9, 4), **options).energy
     memory = nqs.ground_state(hamiltonian, grow=True, **options)
     folder = nqs.ground_state(hamiltonian, grow=("4", 8), dir=tmp_path / "run", **options)
     assert memory.config.train.grow == folder.config.train.grow == ("4", "8")
@@ -350,6 +373,9 @@ def test_from_python_in_memory_and_in_a_folder(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     with pytest.raises(ValueError, match=r"train\.grow=\[9,8\]: 9 does not grow to 8"):
         nqs.ground_state(hamiltonian, grow=["9", 8], **options)
+    pauli = nqs.PauliSum(4, [(1.0, "XXXX")])
+    with pytest.raises(ValueError, match=r"grow=\[4\]: hamiltonian=pauli"):
+        nqs.ground_state(pauli, grow=[4], **options)
     noisy = nqs.Rydberg(nqs.Chain(16), V=7, delta=[1.0] * 16)
     with pytest.raises(ValueError, match="a number for each site"):
         nqs.ground_state(noisy, grow=True, **options)

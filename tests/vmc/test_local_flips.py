@@ -122,6 +122,15 @@ def test_energy_error_and_variance(system: str, fraction: float) -> None:
     assert abs(measured.mean() - variance) < 5 * measured.std() / 40**0.5
 
 
+def test_a_hamiltonian_without_flips_is_its_diagonal() -> None:
+    hamiltonian = TransverseFieldIsing(Chain(6), J=1.0, h=0.0)
+    estimates = near().draw(network(), hamiltonian, 40, torch.Generator().manual_seed(0))
+    assert_close(estimates.e_loc, hamiltonian.diagonal(estimates.samples.configs))
+    assert estimates.samples.n_samples == 40 and estimates.noise is not None
+    assert not estimates.noise.any()
+    assert near().record(estimates) == {"added_variance": 0.0}
+
+
 def test_weights_make_any_average_that_of_p() -> None:
     """Sums of weighted bits, which are linear and so without any bias: the 6 means of 60
     repetitions within 5 of their errors, false alarm 4e-5 (Student's t, 59 degrees)."""

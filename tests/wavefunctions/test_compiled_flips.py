@@ -277,3 +277,13 @@ def test_other_devices_go_the_way_of_torch(device: torch.device) -> None:
     psi = factored(Patches.from_spec(Square(3, 4), "2x2"), d_model=8, n_heads=2).to(device)
     if device.type != "cpu":
         assert psi.flip_pass().startswith("torch (runs on ")
+
+
+@needs_compiler
+def test_what_runs_is_known_where_gradients_are_taken() -> None:
+    """As they are between the steps of a run; the flips themselves take none."""
+    psi = factored(Patches.from_spec(Chain(6), "2"), d_model=8, n_heads=2)
+    assert torch.is_grad_enabled()
+    assert psi.has_compiled_flips() and psi.flip_pass().startswith("compiled (")
+    psi.core.register_forward_hook(lambda *_: None)
+    assert not psi.has_compiled_flips() and psi.flip_pass().startswith("torch (")

@@ -1,8 +1,10 @@
 """Compiled code: C++ sources of this folder, compiled where they are first used and kept.
 
-A library lies in $XDG_CACHE_HOME/nqs (or ~/.cache/nqs) under a name made of its source, compiler,
-flags and processor, and appears there whole: several processes may compile it at once. Without a
-compiler, or with NQS_COMPILE=0 in the environment, there is none, and the callers do without.
+A library lies in $XDG_CACHE_HOME/nqs (or ~/.cache/nqs) as NAME-ORIGIN-CONTENT.so, with digests of
+its source, compiler, flags and processor, and of the file itself: loading what a full disk or a
+crash has left of one would end the process. It appears there whole, so that several processes may
+compile it at once. Without a compiler, or with NQS_COMPILE=0 in the environment, there is none, and
+the callers do without.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def cache_folder() -> Path:
 
 def _built(source: Path, defines: tuple[str, ...], named: str | None, cache: Path) -> Library:
     """Raises OSError, SubprocessError, or ValueError for a CXX whose quotes are open."""
-    names = ([named] if named else []) + list(COMPILERS)
+    names = ([named] if named and named.strip() else []) + list(COMPILERS)
     compiler = next(
         (words for name in names if shutil.which((words := shlex.split(name))[0])), None
     )
@@ -80,29 +82,35 @@ def _built(source: Path, defines: tuple[str, ...], named: str | None, cache: Pat
     command = [*compiler, *FLAGS, *(f"-D{name}" for name in defines)]
     texts = [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
     parts = [*texts, version, *command, processor()]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    target = cache / f"{source.stem}-{digest[:32]}.so"
-    if not target.exists():
-        _compile(command, source, target)
-    try:
-        handle = ctypes.CDLL(str(target))
-    except OSError:  # no such library: make it anew, once
-        _compile(command, source, target)
-        handle = ctypes.CDLL(str(target))
-    return Library(handle, version)
+    name = f"{source.stem}-{_digest(chr(0).join(parts).encode())}"
+    kept = next((file for file in sorted(cache.glob(f"{name}-*.so")) if _is_whole(file)), None)
+    return Library(ctypes.CDLL(str(kept or _compile(command, source, cache, name))), version)
 
 
-def _compile(command: list[str], source: Path, target: Path) -> None:
-    folder = target.parent
+def _compile(command: list[str], source: Path, folder: Path, name: str) -> Path:
+    """The file of a new library."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(suffix=".so", prefix=".building-", dir=folder)
     os.close(descriptor)
     try:
         _output(*command, "-o", temporary, str(source))
+        target = folder / f"{name}-{_digest(Path(temporary).read_bytes())}.so"
         os.replace(temporary, target)
+        return target
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a library has the content that its name says."""
+    with suppress(OSError):
+        return file.stem.endswith(f"-{_digest(file.read_bytes())}")
+    return False
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _output(*command: str) -> str:

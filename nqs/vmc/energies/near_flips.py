@@ -114,6 +114,11 @@ class NearFlips(Energies, kind="near_flips"):
         """Each rank draws and evaluates its share. TypeError for a wavefunction without ratios of
         near patches."""
         own = wavefunction.sample(ranks.shares(n_samples)[ranks.rank], generator, unique=True)
+        if not len(hamiltonian.flips):
+            e_loc = hamiltonian.diagonal(own.configs)
+            all_of_it = (own.configs, own.counts, own.log_psi, e_loc)
+            configs, counts, log_psi, e_loc = map(ranks.gathered, all_of_it)
+            return Estimates(Samples(configs, counts, log_psi), e_loc, torch.zeros_like(e_loc))
         own, subsets = self._moved(hamiltonian, wavefunction, own, generator)
         elements, near, exact = self._log_ratios(wavefunction, hamiltonian, own, subsets)
         in_subset = elements.gather(1, subsets)
