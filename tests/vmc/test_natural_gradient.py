@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from nqs.vmc.optimizers.natural_gradient import (
     implicit_energies,
     momentum_share,
     solve_shifted,
+    with_target_weights,
 )
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.patches import Patches
@@ -546,19 +548,44 @@ def test_gram_below_the_diagonal() -> None:
 
 
 def test_implicit_energies_are_those_of_the_implicit_step() -> None:
-    """exp(-dt g(x)) = 1 / (1 + dt x) above the mean; below it, and as dt falls, x itself.
+    """exp(-dt g(x)) = 1 / (1 + dt x) above the mean, 1 - dt x far below it; else, and as dt falls,
+    x itself.
 
     No amplitude is asked to grow by more than exp(10).
     """
     excess = torch.tensor([-49.0, -1.0, 0.0, 0.5, 1e6], dtype=torch.float64)
     damped = implicit_energies(excess, 0.2)
-    assert_close(damped[:3], excess[:3])
-    assert_close(implicit_energies(torch.tensor([-3e3, -51.0]), 0.2), torch.tensor([-50.0, -50.0]))
+    assert_close(damped[1:3], excess[1:3])
+    assert float((-0.2 * damped[0]).exp()) == pytest.approx(1 + 0.2 * 49)
+    near = torch.tensor(
+        [-4.9, -5.0, -5.1, -8.5], dtype=torch.float64
+    )  # it joins, and does not fall
+    assert_close(implicit_energies(near, 0.2), near.clamp(min=-5.0))
+    assert_close(implicit_energies(torch.tensor([-1e30, -3e9]), 0.2), torch.tensor([-50.0, -50.0]))
     assert_close((-0.2 * damped[3:]).exp(), 1 / (1 + 0.2 * excess[3:]))
     assert_close(implicit_energies(excess[:4], 1e-9), excess[:4], rtol=1e-8, atol=0.0)
     turned = torch.complex(excess, excess.flip(0))
     assert_close(implicit_energies(turned, 0.2).real, damped)
     assert_close(implicit_energies(turned, 0.2).imag, excess.flip(0))
+
+
+def test_what_was_emptied_weighs_as_what_it_is_to_be() -> None:
+    """psi of one configuration falls, H psi and so what a step makes of it does not: nor does the
+    weight of its row, which would else fall as |psi|^2."""
+    importance = torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64)
+    configs, ones = torch.eye(3).bool(), torch.ones(3, dtype=torch.int64)
+    found = []
+    for scale in (1e-3, 1e-6):
+        log_psi = torch.tensor([0.0, 0.0, math.log(scale)], dtype=torch.float64)
+        ratios = torch.tensor([1.0, 1.0, scale**2], dtype=torch.float64)  # |psi|^2
+        samples = Samples(configs, ones, log_psi, importance * ratios)
+        excess = torch.tensor([0.3, -0.2, -0.7 / scale], dtype=torch.float64)
+        found.append(with_target_weights(samples, excess, 0.1).importance)
+    assert found[0] is not None and found[1] is not None
+    assert_close(found[0], found[1])
+    assert_close(found[0], torch.tensor([1.0, 1.0, 0.5 * 0.07**2], dtype=torch.float64))
+    mild = Samples(configs, ones, torch.zeros(3, dtype=torch.float64))
+    assert with_target_weights(mild, torch.tensor([-9.9, 5.0, 1e9]), 0.1) is mild
 
 
 def test_implicit_update_is_the_plain_one_of_implicit_energies() -> None:

@@ -24,7 +24,7 @@ delta the last direction and O of the new batch,
 is the slope of -E along delta where that step ended, which is unbiased, in units of its standard
 error. Far below 0 the step went too far: noise carried it past the lowest energy on its way. So
 
-    ln f <- min(0, ln f + 0.2 clip(t + 2, -1, 1)),      step = f learning_rate
+    ln f <- min(0, ln f + 0.2 clip(t + 1, -1, 1)),      step = f learning_rate
 
 (`adaptive`; a gradient of the energy with respect to the learning rate, as in Baydin et al.,
 arXiv:1703.04782, of which only the sign counts that is not noise; steps for which t is 0 on the
@@ -41,6 +41,7 @@ Letters: U samples, R rows (U, or 2 U for complex ln psi), P parameters.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, final
@@ -76,7 +77,7 @@ GAIN = 0.2
 """Change of the logarithm of the step where the last one was certainly too long or too short."""
 MEASURED_EVERY = 5
 """Steps between measurements of the spectrum, which takes ten times as long as the solution."""
-TOO_FAR = 2.0
+TOO_FAR = 1.0
 """Standard errors by which the slope may be negative where a step ends."""
 SHORTER = 0.5
 """Factor on the step when the energy has risen."""
@@ -262,7 +263,8 @@ class NaturalGradient(Optimizer, kind="minsr"):
         n_sites, weights = wavefunction.n_sites, samples.weights
         trust = momentum_share(self.learning_rate * excess, weights, shift, n_sites)
         if self.implicit:
-            excess = centred(implicit_energies(excess, rate), weights)
+            samples = with_target_weights(samples, excess, rate)
+            excess = centred(implicit_energies(excess, rate), samples.weights)
         jacobian = Jacobian(wavefunction, samples, self.workspace, ranks)
         errors = jacobian.rows(excess)  # e, (R,)
         old = self.direction
@@ -401,20 +403,41 @@ def momentum_share(steps: Tensor, weights: Tensor, shift: float, n_sites: int) -
 
 
 def implicit_energies(excess: Tensor, time_step: float) -> Tensor:
-    """x -> ln(1 + dt x) / dt where x = Re(E_loc - E) > 0, x >= -LARGEST_GAIN / dt; (U,).
+    """What a plain step, ln psi <- ln psi - dt x, is given instead of x = E_loc - E, (U,):
 
-    A step of plain imaginary time changes ln psi by -dt x; at dt x > 1 that leaps past the balance
-    with the neighbours, momentum carries it on, and once |psi|^2 is far below the diagonal shift
-    no gradient brings the configuration back: the run converges, with small variance, to the ground
-    state of what is left. The implicit step psi <- psi / (1 + dt x) decays as slowly as it must;
-    for small dt x they are the same. Below the mean a plain step is right, psi <- (1 - dt x) psi;
-    only where a draw comes upon a configuration that was empty, at x of -10^4 and more, it would
-    carry all others along. (docs/decisions.md, Time steps.)
+        ln(1 + dt x) / dt                        where Re x > 0,
+        -max(1, ln(1 - dt x)) / dt               where dt Re x < -1,
+        x                                        else.
+
+    At dt x > 1 a plain step leaps past the balance with the neighbours, momentum carries it on, and
+    once |psi|^2 is far below the diagonal shift no gradient brings the configuration back: the run
+    converges, with small variance, to the ground state of what is left. The implicit step
+    psi <- psi / (1 + dt x) decays as slowly as it must; for small dt x they are the same. Far below
+    the mean psi <- (1 - dt x) psi is meant, for a draw of a configuration that was empty has an x
+    of -10^4 and more; it grows by no more than exp(LARGEST_GAIN). (docs/decisions.md, Time steps.)
     """
     above = excess.real.clamp(min=0)
-    below = excess.real.clamp(min=-LARGEST_GAIN / time_step, max=0)
+    below = excess.real.clamp(max=0)
+    far = torch.log1p(-time_step * below).clamp(min=1.0, max=LARGEST_GAIN) / time_step
+    below = torch.maximum(below, -far)
     damped = torch.log1p(time_step * above) / time_step + below
     return torch.complex(damped, excess.imag) if excess.is_complex() else damped
+
+
+def with_target_weights(samples: Samples, excess: Tensor, time_step: float) -> Samples:
+    """The samples with weights w (dt x)^2 where x = Re(E_loc - E) < -1 / dt.
+
+    There the step asks for an amplitude psi_T = (1 - dt x) psi that is a multiple of the one that
+    is there, and |psi|^2 says nothing of how much that matters: the weight of a configuration that
+    has become empty vanishes with psi, so that no gradient would ever bring it back, though psi_T,
+    dt times its neighbours' amplitudes, is far from 0. So such a row counts as |psi_T|^2 does.
+    (docs/decisions.md, Strong repulsion.)
+    """
+    gain = (-time_step * excess.real).clamp(min=1.0)
+    if not bool((gain > 1).any()):  # CPU-GPU sync
+        return samples
+    importance = gain.square() if samples.importance is None else samples.importance * gain.square()
+    return dataclasses.replace(samples, importance=importance)
 
 
 def solve_shifted(gram: Tensor, right: Tensor, shift: float) -> Tensor:
