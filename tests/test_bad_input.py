@@ -73,6 +73,7 @@ CASES = [
     ("train.grow=[4x4,true]", ["train.grow=[4x4,true]", "not [true]"]),
     ("train.grow=[null]", ["train.grow=[null]", "not [null]"]),
     ("train.grow=[[4]]", ["train.grow=[[4]]", "a list, each entry text", "not [[4]]"]),
+    ("train.stage_steps=5", ["train.stage_steps=5", "train.grow; give that too"]),
     ("train.stage_steps=0", ["train.stage_steps=0", ">= 1"]),
     ("train.grow=[9x9]", ["train.grow=[9x9]", "does not grow to 4x4"]),
     ("model.dmodel=32", ["model.dmodel", "did you mean model.d_model?"]),

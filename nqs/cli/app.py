@@ -121,6 +121,8 @@ def plot_run(run: RunFolder) -> None:
 
     result = summary.read(run / "summary.json")
     content = read(run / "run.h5")
+    if not content.columns.get("energy"):
+        raise InputError(f"{run}: has done no step of its own yet; resume the run first")
     draw(run, content, result)
     print(run / "convergence.png")
     if content.evaluations:

@@ -33,7 +33,7 @@ from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.evaluations import evaluated
 from nqs.ground_states.ground_state_run import GroundStateRun
 from nqs.ground_states.groups import ENERGIES, HAMILTONIAN, LATTICE, MODEL, OPTIMIZER
-from nqs.ground_states.growth import with_stages
+from nqs.ground_states.growth import remarks, with_stages
 from nqs.ground_states.run import built, open_folder, program
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.run_folder import create, read_config
@@ -372,14 +372,20 @@ def ground_state(
             config.hamiltonian.check_whole()
         except InputError as error:
             raise InputError(f"grow={shown(config.train.grow)}: {error}") from None
+    asked = config
     config = with_stages(with_source_patches(config))
     job = build(config, lattice=lattice, hamiltonian=hamiltonian)
-    return train(job, dir=dir, quiet=quiet)
+    return _trained(job, dir, quiet, remarks(asked, config))
 
 
 def train(job: Job, *, dir: str | Path | None = None, quiet: bool = True) -> Result:
     """Optimises and evaluates, in memory or in a new folder; the numbers are the same. Raises
     FloatingPointError for a step that is not finite."""
+    return _trained(job, dir, quiet, [])
+
+
+def _trained(job: Job, dir: str | Path | None, quiet: bool, notes: list[str]) -> Result:
+    """notes: what is to be said beforehand."""
     folder = None
     if dir is not None:
         with tempfile.TemporaryDirectory() as inputs:
@@ -388,6 +394,7 @@ def train(job: Job, *, dir: str | Path | None = None, quiet: bool = True) -> Res
             folder = create(config, job.wavefunction, list(sys.orig_argv), start)
         job = dataclasses.replace(job, config=read_config(folder))
     session = GroundStateRun(job)
+    session.notes += notes
     with session.at_work(folder, quiet=quiet, signals=False):
         session.work(resumes=False)
     return _finished(session)
@@ -402,6 +409,7 @@ def run(config: Config, command: Sequence[str] | None = None, *, quiet: bool = T
     """
     words = list(sys.orig_argv) if command is None else list(command)
     session = GroundStateRun(built(ALONE, config), program(words))
+    session.notes += remarks(config, session.job.config)
     path = open_folder(session, words)
     with session.at_work(path, quiet=quiet, signals=False):
         session.work(session.job.config.run.resume)

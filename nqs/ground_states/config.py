@@ -56,14 +56,15 @@ class TrainConfig:
     checkpoint_every: Annotated[int, "1 .. 1e9"] = 100
     """Steps between checkpoints (and never more than five minutes apart)."""
     start_from: str | None = None
-    """Folder of another run with the same model, on a lattice of the same kind and any size: start
-    from the parameters of its newest checkpoint; null starts from the best product state. The
-    optimizer starts afresh. model.patch=auto takes the patches of that run."""
+    """Folder of another run with the same model, on a lattice of the same kind and of any size that
+    leaves the same remainder by the patches: start from the parameters of its newest checkpoint;
+    null starts from the best product state. The optimizer starts afresh. model.patch=auto takes the
+    patches of that run."""
     grow: bool | tuple[str | int, ...] = False
     """Train smaller arrays first, the smallest from the product state, each next one and at last
     the lattice itself from the one before: true chooses the sizes, [4x4,8x8] names them, or [16,32]
-    of a chain. All of it is one run; max_seconds counts it whole. model.patch=auto is about four
-    sites."""
+    of a chain; the lattice's own may be left out. All of it is one run: max_seconds counts it whole
+    and gives a smaller array a third of what is left. model.patch=auto is about four sites."""
     stage_steps: Annotated[int, "1 .. 1e9"] | Literal["auto"] = "auto"
     """Steps of each of the smaller arrays of train.grow at most; auto: 150 of the first, 300 of
     each next one."""

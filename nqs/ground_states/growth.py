@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hamiltonians.lattices.lattice import Lattice
-from nqs.errors import InputError, shown
+from nqs.errors import InputError, require, shown
 from nqs.ground_states.build import build, build_lattice
 from nqs.ground_states.config import Config
 from nqs.ground_states.patch_choice import groups_tokens, written_out
@@ -66,10 +66,13 @@ def with_stages(config: Config) -> Config:
 
     auto is about four sites, as small arrays have them, whatever costs least on the lattice itself.
     Raises InputError, one line, for lattices without sizes, sizes whose patches have no
-    counterpart, and couplings that the smaller arrays cannot have.
+    counterpart, couplings that the smaller arrays cannot have, and steps of stages without any.
     """
     grow = config.train.grow
     if grow is False:
+        rule = "are steps of the smaller arrays of train.grow; give that too, or leave these out"
+        none = config.train.stage_steps == "auto"
+        require(none, "train.stage_steps", config.train.stage_steps, rule)
         return config
     with _naming(grow):
         lattice = build_lattice(config.lattice)
@@ -88,6 +91,13 @@ def with_stages(config: Config) -> Config:
         config = config.replace(train=train)
         check(config)
     return config
+
+
+def remarks(asked: Config, settled: Config) -> list[str]:
+    """What is to be said of a configuration that asked for growth, as `with_stages` settled it."""
+    if not asked.train.grow or settled.train.grow:
+        return []
+    return ["train.grow: there is no smaller array to grow from; trained as it is"]
 
 
 def stages(config: Config) -> list[Stage]:

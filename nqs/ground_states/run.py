@@ -16,7 +16,7 @@ from nqs.ground_states.build import Job, build
 from nqs.ground_states.config import Config, TrainConfig
 from nqs.ground_states.distributed import together
 from nqs.ground_states.ground_state_run import GroundStateRun
-from nqs.ground_states.growth import with_stages
+from nqs.ground_states.growth import remarks, with_stages
 from nqs.ground_states.run_folder import create, reopen
 from nqs.ground_states.start import starting_file, with_source_patches
 from nqs.runfolder.console import tell
@@ -64,6 +64,7 @@ def run_on(ranks: Ranks, config: Config, command: Sequence[str]) -> int:
     """`run` on processes that have joined."""
     job = built(ranks, config)
     session = GroundStateRun(job, distributed.started_by(program(command)))
+    session.notes += remarks(config, job.config)
     words = distributed.started_by(command)
     path = Path(agreed(ranks, lambda: str(open_folder(session, words))))
     with session.at_work(path):

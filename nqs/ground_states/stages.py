@@ -143,7 +143,8 @@ def _train(session: GroundStateRun, run: GroundStateRun, folder: Path) -> None:
             run.conclude()
         except Interrupted:
             run.report(run.status or "interrupted")
-            session.log.say(f"stopped in stage {folder.name}, at its step {run.step}")
+            session.notes.append(f"stopped in stage {folder.name}, at its step {run.step}")
+            session.log.say(session.notes[-1])
             raise
         except FloatingPointError as error:
             run.report("failed")

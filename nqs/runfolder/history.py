@@ -185,7 +185,7 @@ def array(value: Any) -> np.ndarray:
 
 
 def read(
-    path: Path,
+    path: str | Path,
     layout: Sequence[Column] = (STEP,),
     required: Collection[str] = (STEP.name,),
     check: Callable[[Evaluation], None] = lambda evaluation: None,
@@ -198,7 +198,7 @@ def read(
     Raises InputError if it cannot be read, is not as it was written, or holds anything that a run
     does not write.
     """
-    content = RunFile(tuple(layout))
+    content, path = RunFile(tuple(layout)), Path(path)
     if not path.exists():
         return content
     try:

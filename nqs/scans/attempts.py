@@ -30,7 +30,7 @@ def second(scan: Scan, point: Point, source: Path | None) -> Point:
     start = None if source is None else str(source)
     train = {**point.config["train"], "start_from": start}
     if source is not None:
-        train["grow"] = False
+        train |= {"grow": False, "stage_steps": "auto"}
     config = {**point.config, "train": train}
     return dataclasses.replace(point, name=point.name + AGAIN, config=config)
 

@@ -120,7 +120,8 @@ class Scan:
         if source is None:
             return cold
         steps = self.keys.warm_steps or -(-cold.train.steps // 4)
-        warm = {"steps": steps, "start_from": str(self.folder(source)), "grow": False}
+        warm = {"steps": steps, "start_from": str(self.folder(source))}
+        warm |= {"grow": False, "stage_steps": "auto"}
         return Config.from_dict({**mapping, "train": {**point.config["train"], **warm}})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -16,6 +17,7 @@ from nqs.ground_states.config import Config
 from nqs.ground_states.growth import (
     LARGEST_SHARE,
     patch_periods,
+    remarks,
     smaller_shapes,
     stages,
     with_stages,
@@ -113,6 +115,10 @@ def test_a_grown_configuration_says_what_is_trained() -> None:
 def test_nothing_smaller_is_no_growth() -> None:
     config = grown(lattice=SQUARE | {"Lx": 4, "Ly": 4}, train__grow=True)
     assert config.train.grow is False and not config.train.starts_warm
+    asked = config.replace(train=dataclasses.replace(config.train, grow=True))
+    (line,) = remarks(asked, config)
+    assert "no smaller array" in line
+    assert remarks(config, config) == remarks(asked, asked) == []
 
 
 def test_the_filling_is_kept() -> None:

@@ -204,6 +204,9 @@ def test_a_signal_in_a_stage_saves_and_says_how_to_go_on(
     assert f"resume with: python train.py run.dir={path} run.resume=true" in out
     assert result(path)["status"] == result(path / "stages" / name)["status"] == "interrupted"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert f"stopped in stage {name}, at its step 5" in result(path)["notes"]
+    assert command(["plot", str(path)]) == 2
+    assert "has done no step of its own yet" in capsys.readouterr().err
     assert again(path) == 0
     assert ("done in an earlier session" in capsys.readouterr().out) == (number == 2)
     assert_same_growth(path, whole)

@@ -127,8 +127,10 @@ class NaturalGradient(Optimizer, kind="minsr"):
     Args:
         learning_rate: imaginary time of a step at the top of the schedule, in 1 over the couplings'
             unit, at least 1e-9 of auto, which is what the terms that flip spins allow, 0.2 over
-            their spectral width per site, <= 0.2, and twice that after train.start_from.
-        diagonal_shift: lambda, added to the quantum metric, at least; less is lost in its rounding.
+            their spectral width per site, <= 0.2, and twice that in a run that starts from another
+            (train.start_from, train.grow); steps are shorter where max_norm or adaptive says so.
+        diagonal_shift: lambda, added to the quantum metric, at the first step and at least; less is
+            lost in its rounding.
         leverage: lambda is larger where else a batch of n draws would settle more than leverage n
             directions of the parameters, and so fit its own noise; 1 is no such bound.
         momentum: mu, the share of the last direction that is kept, at most; 0 is plain minSR; less
@@ -148,14 +150,14 @@ class NaturalGradient(Optimizer, kind="minsr"):
         adaptive: learning_rate is the longest step: shorten it where the last step went too far,
             lengthen it again where it did not, and go back to the lowest energy where that of ten
             steps has risen by more than its noise.
-        final_shift_fraction: the same for diagonal_shift, which falls geometrically, and no lower
-            than to 1e-12.
+        final_shift_fraction: diagonal_shift at the last step as a fraction of that at the first;
+            it falls geometrically, and no lower than to 1e-12.
     """
 
     columns = (
         *Optimizer.columns,
-        Column("diagonal_shift", "1", "shift of the metric in the step"),
-        Column("steps_back", "1", "returns to the lowest energy so far"),
+        Column("diagonal_shift", "1", "lambda of the step, 0 of a step back"),
+        Column("steps_back", "1", "times so far that the energy rose and the step went back"),
     )
 
     def __init__(
