@@ -22,13 +22,13 @@ delta the last direction and O of the new batch,
     t = sum_s e_s x_s / sqrt(sum_s e_s^2 x_s^2 / counts_s)
 
 is the slope of -E along delta where that step ended, which is unbiased, in units of its standard
-error. Far below 0 the step went too far: noise carried it past the lowest energy on its way. So
+error. Below 0 the step went too far: noise carried it past the lowest energy on its way. So
 
     ln f <- min(0, ln f + 0.2 clip(t + 1, -1, 1)),      step = f learning_rate
 
 (`adaptive`; a gradient of the energy with respect to the learning rate, as in Baydin et al.,
-arXiv:1703.04782, of which only the sign counts that is not noise; steps for which t is 0 on the
-average would lower the energy most at once, and end higher). Where the energy rises
+arXiv:1703.04782, in units of its noise; steps for which t is 0 on the average lower the energy most
+at once, and stop too early). Where the energy rises
 nevertheless, by more than its noise (`EnergyWatch`), the state goes back to where it was lowest.
 
 O, its memory and what several processes do of it are `Jacobian`'s. The system is small and solved
