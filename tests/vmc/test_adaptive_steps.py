@@ -94,6 +94,21 @@ def trained(psi: Autoregressive, optimizer: NaturalGradient) -> list[float]:
     return factors
 
 
+@pytest.mark.parametrize("warm", [False, True])
+def test_the_first_step_of_a_warm_start_minds_the_shift(warm: bool) -> None:
+    """Shorter by the root of what the leverage raises the shift by, if it raises it at all."""
+    for leverage, raises in ((0.2, True), (1.0, False)):
+        psi = build("ptf-factored")
+        samples, e_loc = draw(psi)
+        optimizer = minsr(0.1, adaptive=True, leverage=leverage, diagonal_shift=1e-6)
+        optimizer.prepare(HAMILTONIAN, n_steps=10, warm_start=warm)
+        optimizer.update(psi, samples, e_loc)
+        ratio = 1e-6 / optimizer.diagnostics["diagonal_shift"]
+        assert (ratio < 0.1) == raises
+        expected = 0.1 * ratio**0.5 if warm and raises else 0.1
+        assert optimizer.diagnostics["learning_rate"] == pytest.approx(expected)
+
+
 def test_the_step_is_the_factor_times_the_rate() -> None:
     psi = build("gru-2")
     samples, e_loc = draw(psi)

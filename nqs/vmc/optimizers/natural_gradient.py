@@ -26,10 +26,12 @@ error. Below 0 the step went too far: noise carried it past the lowest energy on
 
     ln f <- min(0, ln f + 0.2 clip(t + 1, -1, 1)),      step = f learning_rate
 
-(`adaptive`; a gradient of the energy with respect to the learning rate, as in Baydin et al.,
-arXiv:1703.04782, in units of its noise; steps for which t is 0 on the average lower the energy most
-at once, and stop too early). Where the energy rises
-nevertheless, by more than its noise (`EnergyWatch`), the state goes back to where it was lowest.
+from f = 1, or, where parameters are trained already, from the root of the ratio by which the
+leverage raises the shift: what few draws say of many directions is to be followed in small steps,
+and nothing is left to collapse (`adaptive`; a gradient of the energy with respect to the learning
+rate, as in Baydin et al., arXiv:1703.04782, in units of its noise; steps for which t is 0 on the
+average lower the energy most at once, and stop too early). Where the energy rises nevertheless, by
+more than its noise (`EnergyWatch`), the state goes back to where it was lowest.
 
 O, its memory and what several processes do of it are `Jacobian`'s. The system is small and solved
 on every rank.
@@ -203,6 +205,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         self.best: Tensor | None = None  # parameters where the watched energy was lowest, (P,)
         self.n_back = 0
         self.factor = 1.0  # f
+        self._starts_warm = False
         self.least_shift = 0.0  # what keeps the leverage, as last measured
         self.workspace = Workspace(memory_gb * 2**30)
         self.diagnostics = {}
@@ -232,6 +235,7 @@ class NaturalGradient(Optimizer, kind="minsr"):
         automatic = time_step(hamiltonian)
         if self.learning_rate == "auto":
             self.learning_rate = automatic * (WARM_RATE if warm_start else 1.0)
+        self._starts_warm = warm_start
         if self.learning_rate < LEAST_STEP * automatic:
             raise ValueError(
                 f"learning_rate={self.learning_rate:g}: changes nothing; auto is {automatic:.3g} "
@@ -279,6 +283,9 @@ class NaturalGradient(Optimizer, kind="minsr"):
         measured = (direction.length, direction.force, direction.slope)
         length, force, slope = torch.stack(measured).tolist()  # CPU-GPU sync
         self.least_shift = direction.least_shift
+        if self.adaptive and self._starts_warm and self.step == 0 and direction.least_shift > shift:
+            self.factor = (shift / direction.least_shift) ** 0.5
+            rate *= self.factor
         shortening = self._shortening(rate * length)
         rate *= shortening
         self.step += 1
