@@ -548,20 +548,14 @@ def test_gram_below_the_diagonal() -> None:
 
 
 def test_implicit_energies_are_those_of_the_implicit_step() -> None:
-    """exp(-dt g(x)) = 1 / (1 + dt x) above the mean, 1 - dt x far below it; else, and as dt falls,
-    x itself.
+    """exp(-dt g(x)) = 1 / (1 + dt x) above the mean; below it, and as dt falls, x itself.
 
-    No amplitude is asked to grow by more than exp(10).
+    No amplitude is asked to grow by more than exp(1).
     """
-    excess = torch.tensor([-49.0, -1.0, 0.0, 0.5, 1e6], dtype=torch.float64)
+    excess = torch.tensor([-4.9, -1.0, 0.0, 0.5, 1e6], dtype=torch.float64)
     damped = implicit_energies(excess, 0.2)
-    assert_close(damped[1:3], excess[1:3])
-    assert float((-0.2 * damped[0]).exp()) == pytest.approx(1 + 0.2 * 49)
-    near = torch.tensor(
-        [-4.9, -5.0, -5.1, -8.5], dtype=torch.float64
-    )  # it joins, and does not fall
-    assert_close(implicit_energies(near, 0.2), near.clamp(min=-5.0))
-    assert_close(implicit_energies(torch.tensor([-1e30, -3e9]), 0.2), torch.tensor([-50.0, -50.0]))
+    assert_close(damped[:3], excess[:3])
+    assert_close(implicit_energies(torch.tensor([-1e30, -5.1]), 0.2), torch.tensor([-5.0, -5.0]))
     assert_close((-0.2 * damped[3:]).exp(), 1 / (1 + 0.2 * excess[3:]))
     assert_close(implicit_energies(excess[:4], 1e-9), excess[:4], rtol=1e-8, atol=0.0)
     turned = torch.complex(excess, excess.flip(0))

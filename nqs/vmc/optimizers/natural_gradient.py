@@ -65,7 +65,7 @@ from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import mean_and_error
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
-LARGEST_GAIN = 10.0
+LARGEST_GAIN = 1.0
 """Most that ln psi of a configuration is asked to gain in a step."""
 
 LINEAR = 0.1
@@ -415,20 +415,17 @@ def implicit_energies(excess: Tensor, time_step: float) -> Tensor:
     """What a plain step, ln psi <- ln psi - dt x, is given instead of x = E_loc - E, (U,):
 
         ln(1 + dt x) / dt                        where Re x > 0,
-        -max(1, ln(1 - dt x)) / dt               where dt Re x < -1,
-        x                                        else.
+        max(x, -LARGEST_GAIN / dt)               else.
 
     At dt x > 1 a plain step leaps past the balance with the neighbours, momentum carries it on, and
     once |psi|^2 is far below the diagonal shift no gradient brings the configuration back: the run
     converges, with small variance, to the ground state of what is left. The implicit step
-    psi <- psi / (1 + dt x) decays as slowly as it must; for small dt x they are the same. Far below
-    the mean psi <- (1 - dt x) psi is meant, for a draw of a configuration that was empty has an x
-    of -10^4 and more; it grows by no more than exp(LARGEST_GAIN). (docs/decisions.md, Time steps.)
+    psi <- psi / (1 + dt x) decays as slowly as it must; for small dt x they are the same. A draw of
+    a configuration that was empty has an x of -10^4 and more: it would carry all others along, and
+    momentum multiplies what it gains. (docs/decisions.md, Time steps and Strong repulsion.)
     """
     above = excess.real.clamp(min=0)
-    below = excess.real.clamp(max=0)
-    far = torch.log1p(-time_step * below).clamp(min=1.0, max=LARGEST_GAIN) / time_step
-    below = torch.maximum(below, -far)
+    below = excess.real.clamp(min=-LARGEST_GAIN / time_step, max=0)
     damped = torch.log1p(time_step * above) / time_step + below
     return torch.complex(damped, excess.imag) if excess.is_complex() else damped
 
