@@ -137,7 +137,7 @@ def _make_at(path: Path, fill: Callable[[Path], object]) -> None:
     """Fills a temporary folder and renames it to `path`, which must be absent or empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_killed_starts(path)
-    with _temporary_folder(path) as temporary:
+    with temporary_folder(path) as temporary:
         temporary.chmod(0o777 & ~atomic.umask())  # mkdtemp's 0700 would hide it from colleagues
         fill(temporary)
         os.replace(temporary, path)
@@ -145,7 +145,7 @@ def _make_at(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 @contextlib.contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` that is locked, and so not taken for a killed start, and that is gone
     at the end unless it has been renamed."""
     while True:
@@ -156,12 +156,12 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if temporary.exists():  # not removed before it was locked
                 break
-            os.close(descriptor)
+            _released(descriptor)
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        os.close(descriptor)
+        _released(descriptor)
 
 
 def _remove_killed_starts(path: Path) -> None:
@@ -179,7 +179,7 @@ def _remove_killed_starts(path: Path) -> None:
                 if all(_is_ours(entry.name) for entry in folder.iterdir()):
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
-                os.close(descriptor)
+                _released(descriptor)
 
 
 def _is_ours(name: str) -> bool:
@@ -260,7 +260,15 @@ def locked(path: Path) -> Iterator[None]:
             pass  # a file system without locks (some NFS): nothing to hold
         yield
     finally:
-        os.close(descriptor)
+        _released(descriptor)
+
+
+def _released(descriptor: int) -> None:
+    """Closes the descriptor and gives its lock up. Closing alone would leave the folder locked as
+    long as a child has a copy: one that another thread starts has all of them until its exec."""
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 @contextlib.contextmanager

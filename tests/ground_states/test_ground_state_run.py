@@ -384,6 +384,25 @@ def test_two_processes_on_one_run(tmp_path: Path) -> None:
         run(tmp_path / "run", run__resume=True)
 
 
+def test_a_lock_ends_where_it_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although a child that another thread has just started still has a copy of its descriptor."""
+    opened: list[int] = []
+    monkeypatch.setattr(
+        os, "open", lambda *a, _open=os.open: opened.append(_open(*a)) or opened[-1]
+    )
+    with folder.locked(tmp_path):
+        copy = os.dup(opened[-1])
+    with folder.locked(tmp_path):
+        pass
+    os.close(copy)
+    with folder.temporary_folder(tmp_path / "run") as temporary:
+        copy = os.dup(opened[-1])
+        temporary.rename(tmp_path / "run")
+    with folder.locked(tmp_path / "run"):
+        pass
+    os.close(copy)
+
+
 def test_positive_state_of_a_frustrated_system_is_flagged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
