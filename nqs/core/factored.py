@@ -24,40 +24,90 @@ from nqs.core.attention import Attention, Frozen, Repeated
 
 LONGEST_RANGE = 4.0
 """Decay length, in nearest distances, of the head that looks farthest at the start."""
+PLACE_SHARE = 0.1
+"""How much of a pair's weight is its own, as a share of what it has in common with others."""
+SAME_PLACE = 1e-4
+"""Differences of places, in nearest distances, that are rounding."""
 
 
 @final
 class PairWeights(nn.Module):
-    """Mixes values with one learned weight per head and pair of positions.
+    """Mixes values with one learned weight per head and pair of positions,
 
-    At the start a(i, j) falls off as exp(-r_ij / xi_h), r the distance of the place that is
-    predicted at i from the place whose token is read at j, and the weights of each i sum to 1.
+        a_h(i, j) = shared_h[c(i, j)] + s own_h(i, j),        s^2 = PLACE_SHARE
+
+    where c numbers the displacements r_i - r_j that several pairs have (r_i the place that is
+    predicted at i, r_j that whose token is read at j); pairs that read the start token, which has
+    no place, count as having the same. A pair that is alone has a = own sqrt(1 + PLACE_SHARE). So
+    what translation invariance leaves to be learned is learned from all places at once, and what a
+    weight does differently from those of its kind in small steps: the gradient flow, natural or
+    not, is that of a in the metric PLACE_SHARE + [same displacement] (see docs/decisions.md).
+
+    At the start a(i, j) falls off as exp(-r_ij / xi_h) and the weights of each i sum to 1.
 
     Args:
         n_heads: H; decay lengths are spread geometrically from 1/2 to LONGEST_RANGE.
         max_length: T.
         coordinates: (T, dims) place that each position predicts; its index by default.
+
+    Attributes:
+        shared: (H, C).
+        own: (H, M), M = T (T + 1) / 2.
     """
 
     rows: Tensor
     columns: Tensor
+    kinds: Tensor
+    scales: Tensor
 
     def __init__(self, n_heads: int, max_length: int, coordinates: Tensor | None = None) -> None:
         super().__init__()
         rows, columns = torch.tril_indices(max_length, max_length)
         self.n_heads, self.max_length = n_heads, max_length
-        self.register_buffer("rows", rows, persistent=False)  # (M,) with M = T (T + 1) / 2
+        kinds, n_kinds = displacements(rows, columns, coordinates)
+        dtype = torch.get_default_dtype()
+        scales = torch.where(kinds < n_kinds, PLACE_SHARE, 1 + PLACE_SHARE).sqrt().to(dtype)
+        self.register_buffer("rows", rows, persistent=False)  # (M,)
         self.register_buffer("columns", columns, persistent=False)
-        dense = decaying(n_heads, distances(max_length, coordinates))
-        self.weights = nn.Parameter(dense[:, rows, columns].to(torch.get_default_dtype()))  # (H, M)
+        self.register_buffer("kinds", kinds, persistent=False)  # (M,), C for pairs that are alone
+        self.register_buffer("scales", scales, persistent=False)  # (M,)
+        self.shared = nn.Parameter(torch.empty(n_heads, n_kinds, dtype=dtype))
+        self.own = nn.Parameter(torch.empty(n_heads, len(rows), dtype=dtype))
+        self.set(decaying(n_heads, distances(max_length, coordinates))[:, rows, columns])
+
+    @torch.no_grad()
+    def set(self, weights: Tensor) -> None:
+        """Makes a(i, j) these weights (H, M): each kind shares its mean."""
+        weights = weights.to(self.own)
+        self.shared.copy_(self.of_kinds(weights) / self.kinds.bincount()[: self.shared.shape[1]])
+        self.own.copy_((weights - self._of_pairs(slice(None))) / self.scales)
+
+    @property
+    def weights(self) -> Tensor:
+        """a, (H, M)."""
+        return self.among_pairs(slice(None))
+
+    def among_pairs(self, pairs: slice) -> Tensor:
+        """a of some pairs, (H, m)."""
+        return torch.addcmul(self._of_pairs(pairs), self.own[:, pairs], self.scales[pairs])
+
+    def _of_pairs(self, pairs: slice) -> Tensor:
+        """shared_h[c(i, j)] of some pairs, 0 of those that are alone, (H, m)."""
+        return nn.functional.pad(self.shared, (0, 1))[:, self.kinds[pairs]]
+
+    def of_kinds(self, numbers: Tensor) -> Tensor:
+        """Sums of numbers (..., M) over the pairs of each kind, (..., C)."""
+        n_kinds = self.shared.shape[1]
+        sums = numbers.new_zeros(*numbers.shape[:-1], n_kinds + 1)
+        return sums.scatter_add_(-1, self.kinds.expand(numbers.shape), numbers)[..., :n_kinds]
 
     def dense(self, begin: int, end: int) -> Tensor:
         """(H, end - begin, end): the weights of positions begin .. end - 1, zero above j = i."""
         first, last = begin * (begin + 1) // 2, end * (end + 1) // 2
-        table = self.weights.new_zeros(self.n_heads, end - begin, end)
+        table = self.own.new_zeros(self.n_heads, end - begin, end)
         heads = torch.arange(self.n_heads, device=self.rows.device)
         index = (self.rows[first:last] - begin, self.columns[first:last])
-        return table.index_put((heads[:, None], *index), self.weights[:, first:last])
+        return table.index_put((heads[:, None], *index), self.among_pairs(slice(first, last)))
 
     def among(self, places: Tensor) -> Tensor:
         """(H, S, S): the weights of positions places (S,), ascending, on each other."""
@@ -90,7 +140,8 @@ class PairWeights(nn.Module):
     def jacobian(
         self, values: Tensor, gradients: Tensor, heads: slice, n_read: int | None = None
     ) -> Tensor:
-        """Derivative of each sample's output along `gradients`, both (B, I T, D) -> (B, heads M).
+        """Derivative with respect to a of each sample's output along `gradients`, both (B, I T, D):
+        (B, heads, M).
 
         I sequences of T = n_read positions (one of all by default) belong to a sample; their
         derivatives are summed.
@@ -106,7 +157,26 @@ class PairWeights(nn.Module):
         dense = gradients @ values.transpose(2, 3)  # (B, h, T, T)
         n_pairs = n_read * (n_read + 1) // 2
         seen = dense[:, :, self.rows[:n_pairs], self.columns[:n_pairs]]
-        return nn.functional.pad(seen, (0, len(self.rows) - n_pairs)).flatten(1)
+        return nn.functional.pad(seen, (0, len(self.rows) - n_pairs))
+
+
+def displacements(rows: Tensor, columns: Tensor, coordinates: Tensor | None) -> tuple[Tensor, int]:
+    """Kinds of pairs of positions (M,): those with the same displacement, see PairWeights.
+
+    Returns their numbers (M,), C for a pair that is alone, and C.
+    """
+    length = int(rows.max()) + 1
+    places = torch.arange(length)[:, None] if coordinates is None else coordinates.cpu()
+    places = places.to(torch.float64)
+    between = torch.cdist(places, places)
+    unit = between[between > 0].min() if length > 1 else 1.0
+    apart = ((places[rows] - places[columns - 1]) / unit / SAME_PLACE).round()  # (M, dims)
+    apart[columns == 0] = torch.inf
+    _, kinds, counts = apart.unique(dim=0, return_inverse=True, return_counts=True)
+    several = counts > 1
+    n_kinds = int(several.sum())
+    numbers = torch.where(several, several.cumsum(0) - 1, n_kinds)
+    return numbers[kinds], n_kinds
 
 
 def distances(max_length: int, coordinates: Tensor | None) -> Tensor:

@@ -301,5 +301,8 @@ def _copy_pairs(source: nn.Module, target: PairWeights, match: Correspondence) -
         raise ValueError(
             f"attention heads: {source.n_heads} in one and {target.n_heads} in the other"
         )
-    pairs = match.pairs.to(source.weights.device)
-    target.weights.copy_(source.weights[:, pairs.clamp(min=0)] * (pairs >= 0))
+    pairs = match.pairs.to(source.own.device)
+    if torch.equal(pairs, torch.arange(source.own.shape[1], device=pairs.device)):
+        target.load_state_dict(source.state_dict())  # the same places: to the last bit
+        return
+    target.set(source.weights[:, pairs.clamp(min=0)] * (pairs >= 0))

@@ -34,7 +34,7 @@ from nqs.wavefunctions.symmetrised import Symmetrised
 LATTICE = Square(2, 3)
 HAMILTONIAN = Rydberg(LATTICE, V=7.0, delta=1.0, Omega=1.0)
 NEAR = NearFlips(flip_radius=1.0, exact_fraction=0.5)
-LAUNCHES = 1_163
+LAUNCHES = 1_245
 
 
 def run(

@@ -182,7 +182,7 @@ def test_a_short_ranged_state_is_kept() -> None:
     with torch.no_grad():
         for weights in modules:
             t, u = weights.rows, weights.columns
-            weights.weights[:] = 0.7 * (u == t)
+            weights.set(0.7 * (u == t).expand(weights.n_heads, -1))
         source.core.positions.table[:] = source.core.positions.table[2].clone()
         source.bias.table[:] = source.bias.table[2].clone()
     transfer(source, target, Chain(6), Chain(9))

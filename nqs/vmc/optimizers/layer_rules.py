@@ -143,6 +143,10 @@ def added_table(layer: AddedTable, seen: Seen, span: Span, out: Tensor) -> None:
 
 @layer_rule(PairWeights)
 def pair_weights(layer: PairWeights, seen: Seen, span: Span, out: Tensor) -> None:
-    """J_a(i, j) = g_i . x_j on the channels of a head."""
-    heads = span.rows(layer.weights.shape[1])
-    out[:] = layer.jacobian(seen.inputs, seen.gradients, heads, seen.length)
+    """J_a(i, j) = g_i . x_j on the channels of a head; J_own = s J_a, J_shared its sums."""
+    heads = span.rows(getattr(layer, span.parameter).shape[1])
+    weights = layer.jacobian(seen.inputs, seen.gradients, heads, seen.length)  # (B, h, M)
+    if span.parameter == "own":
+        torch.mul(weights, layer.scales, out=out.view(weights.shape))
+    else:
+        out[:] = layer.of_kinds(weights).flatten(1)
