@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from hamiltonians import Triangular as Triangular
     from nqs.core.sequence import SequenceModel as SequenceModel
     from nqs.errors import InputError as InputError
+    from nqs.families.family import Family as Family
+    from nqs.families.family import family as family
+    from nqs.families.family import load_family as load_family
     from nqs.ground_states.api import Result as Result
     from nqs.ground_states.api import exact as exact
     from nqs.ground_states.api import ground_state as ground_state
@@ -46,6 +49,7 @@ _HOMES = {
         *("Chain", "Square", "Triangular", "Honeycomb", "Kagome", "Positions"),
     ),
     "nqs.ground_states.api": ("ground_state", "load", "exact", "Result"),
+    "nqs.families.family": ("family", "load_family", "Family"),
     "nqs.core.sequence": ("SequenceModel",),
     "nqs.vmc.observables": ("Observable",),
     "nqs.errors": ("InputError",),

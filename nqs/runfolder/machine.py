@@ -17,6 +17,7 @@ STREAMS: Final = (
     "batches",
     "split",
     "start",
+    "perceptron",
 )
 
 

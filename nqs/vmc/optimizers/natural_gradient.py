@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, final
 
@@ -57,12 +58,14 @@ from nqs.vmc.columns import Column
 from nqs.vmc.optimizers.energy_watch import EnergyWatch
 from nqs.vmc.optimizers.gradient import centred, flat_parameters
 from nqs.vmc.optimizers.jacobian import Jacobian, Workspace
+from nqs.vmc.optimizers.joint_jacobian import JointJacobian
 from nqs.vmc.optimizers.layer_jacobians import layers_with_rules
 from nqs.vmc.optimizers.leverage import least_shift
 from nqs.vmc.optimizers.optimizer import Optimizer, ScheduleKind, check_range
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.vmc.statistics import mean_and_error
+from nqs.wavefunctions.conditional import Conditional
 from nqs.wavefunctions.wavefunction import Samples, Wavefunction
 
 LARGEST_GAIN = 1.0
@@ -263,19 +266,66 @@ class NaturalGradient(Optimizer, kind="minsr"):
         back = self._back(wavefunction, samples, local_energies, ranks)
         if back is not None:
             return back
-        shift = self.diagonal_shift * self.shift_schedule(self.step)
-        rate = self.learning_rate * self.schedule(self.step) * self.factor
-        excess = centred(local_energies, samples.weights)  # (U,)
-        n_sites, weights = wavefunction.n_sites, samples.weights
-        trust = momentum_share(self.learning_rate * excess, weights, shift, n_sites)
+        rate, weights = self._rate(), samples.weights
+        excess = centred(local_energies, weights)  # (U,)
+        trust = self._trust(excess, weights, wavefunction.n_sites)
         if self.implicit:
             samples = with_target_weights(samples, excess, rate)
             excess = centred(implicit_energies(excess, rate), samples.weights)
         jacobian = Jacobian(wavefunction, samples, self.workspace, ranks)
         errors = jacobian.rows(excess)  # e, (R,)
-        old = self.direction
-        if old is None:
-            old = torch.zeros_like(flat_parameters(wavefunction))
+        return self._step(jacobian, errors, trust, flat_parameters(wavefunction), ranks)
+
+    def update_family(
+        self, family: Conditional, parts: Sequence[tuple[Tensor, Samples, Tensor]]
+    ) -> Tensor:
+        """The increment of a family's parameters, (P,), from couplings (n,), samples and local
+        energies at some of its couplings: one system for all. Its energy is not watched, as that of
+        other couplings is another."""
+        if self.learning_rate == "auto" or self.momentum == "auto":
+            raise ValueError("learning_rate or momentum is auto: call `prepare` before `update`")
+        rate = self._rate()
+        excesses = [centred(e_loc, samples.weights) for _, samples, e_loc in parts]
+        weights = torch.cat([samples.weights / len(parts) for _, samples, _ in parts])
+        trust = self._trust(torch.cat(excesses), weights, family.n_sites)
+        kept = [samples for _, samples, _ in parts]
+        if self.implicit:
+            pairs = zip(kept, excesses, strict=True)
+            kept = [with_target_weights(samples, excess, rate) for samples, excess in pairs]
+            pairs = zip(kept, excesses, strict=True)
+            excesses = [
+                centred(implicit_energies(excess, rate), samples.weights)
+                for samples, excess in pairs
+            ]
+        couplings = (c for c, _, _ in parts)
+        jacobian = JointJacobian(family, list(zip(couplings, kept, strict=True)), self.workspace)
+        errors = jacobian.rows(excesses)
+        return self._step(jacobian, errors, trust, flat_parameters(family), ALONE)
+
+    def _rate(self) -> float:
+        """Time step that is asked for."""
+        assert self.learning_rate != "auto"
+        return self.learning_rate * self.schedule(self.step) * self.factor
+
+    def _trust(self, excess: Tensor, weights: Tensor, n_sites: int) -> float:
+        """`momentum_share` at this step."""
+        assert self.learning_rate != "auto"
+        shift = self.diagonal_shift * self.shift_schedule(self.step)
+        return momentum_share(self.learning_rate * excess, weights, shift, n_sites)
+
+    def _step(
+        self,
+        jacobian: Jacobian | JointJacobian,
+        errors: Tensor,
+        trust: float,
+        parameters: Tensor,
+        ranks: Ranks,
+    ) -> Tensor:
+        """Solves for the direction of errors e (R,), and goes along it as far as it is trusted."""
+        assert self.momentum != "auto"
+        shift = self.diagonal_shift * self.shift_schedule(self.step)
+        rate = self._rate()
+        old = torch.zeros_like(parameters) if self.direction is None else self.direction
         fewer = fewer_parameters(jacobian.n_parameters, jacobian.n_rows)
         solve = in_parameter_space if fewer else in_sample_space
         bound = _Shift(shift, self.leverage, self._known_shift())
@@ -354,7 +404,12 @@ class NaturalGradient(Optimizer, kind="minsr"):
 
 
 def in_sample_space(
-    jacobian: Jacobian, errors: Tensor, bound: _Shift, mu: float, old: Tensor, ranks: Ranks
+    jacobian: Jacobian | JointJacobian,
+    errors: Tensor,
+    bound: _Shift,
+    mu: float,
+    old: Tensor,
+    ranks: Ranks,
 ) -> _Direction:
     """delta = O^T a + mu delta_old with (O O^T + lambda) a = e - mu O delta_old."""
     gram, explained = jacobian.gram(old)
@@ -369,7 +424,12 @@ def in_sample_space(
 
 
 def in_parameter_space(
-    jacobian: Jacobian, errors: Tensor, bound: _Shift, mu: float, old: Tensor, ranks: Ranks
+    jacobian: Jacobian | JointJacobian,
+    errors: Tensor,
+    bound: _Shift,
+    mu: float,
+    old: Tensor,
+    ranks: Ranks,
 ) -> _Direction:
     """(O^T O + lambda) (delta - mu delta_old) = O^T (e - mu O delta_old)."""
     metric, force = jacobian.metric(errors)

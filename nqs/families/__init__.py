@@ -1,0 +1,1 @@
+"""One state for a whole family of Hamiltonians."""

@@ -1,0 +1,196 @@
+"""Families from Python, against enumeration and exact diagonalisation."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import nqs
+from hamiltonians.exact.configurations import basis
+from hamiltonians.exact.matrix import dense_matrix
+from hamiltonians.exact.product import Product
+from nqs.families.family import Family
+from nqs.vmc.optimise_family import drawn_couplings
+
+SIGMAS = 5
+"""One estimate in 1.7e6 is further off by chance."""
+
+
+def chain(h: float, J: float = 1.0) -> nqs.TransverseFieldIsing:
+    return nqs.TransverseFieldIsing(nqs.Chain(6), h=h, J=J)
+
+
+SMALL: dict[str, Any] = {
+    "model": {"name": "ptf", "d_model": 8, "patch": "2", "symmetry": "none"},
+    "steps": 80,
+    "couplings": 6,
+    "samples": 64,
+    "width": 8,
+    "dtype": "float64",
+}
+
+
+@pytest.fixture(scope="module")
+def trained() -> Family:
+    return nqs.family(chain, h=(0.8, 2.0), J=(0.8, 1.2), seed=1, **SMALL)
+
+
+def amplitudes(family: Family, **couplings: float) -> Tensor:
+    with torch.no_grad():
+        return family.at(**couplings).log_psi(basis(6)).exp()
+
+
+def energy(family: Family, psi: Tensor, **couplings: float) -> float:
+    return float(psi @ Product(family.hamiltonian(**couplings))(psi))
+
+
+@pytest.mark.parametrize("h", [0.8, 0.97, 1.3, 2.0])
+def test_between_and_at_the_ends(trained: Family, h: float) -> None:
+    """The exact energy of the state is within 2e-3 of the ground state's, at h never drawn too."""
+    couplings = {"h": h, "J": 1.1}
+    psi = amplitudes(trained, **couplings)
+    torch.testing.assert_close(psi @ psi, torch.tensor(1.0).double())
+    exact = nqs.exact(chain(**couplings)).energies[0]
+    assert 0 <= energy(trained, psi, **couplings) - exact < 2e-3 * abs(exact)
+
+
+def test_evaluation(trained: Family) -> None:
+    couplings = {"h": 1.1, "J": 0.9}
+    psi = amplitudes(trained, **couplings)
+    found = trained.evaluate(4000, seed=3, **couplings)
+    away = found.energy - energy(trained, psi, **couplings)
+    assert abs(away) < SIGMAS * found.energy_error
+    assert "magnetisation" in found.observables
+
+
+def test_fidelity_and_its_susceptibility(trained: Family) -> None:
+    here, there = {"h": 0.9, "J": 1.0}, {"h": 1.6, "J": 1.0}
+    exact = float(amplitudes(trained, **here) @ amplitudes(trained, **there))
+    found = trained.fidelity(here, there, 4000)
+    assert abs(float(found.value) - exact) < SIGMAS * float(found.error)
+    assert float(trained.fidelity(here, here, 100).value) == 1
+    small = 1e-3
+    states = [amplitudes(trained, h=1.0 + sign * small, J=1.0).log() for sign in (1, -1)]
+    slope = (states[0] - states[1]) / (2 * small)
+    p = amplitudes(trained, h=1.0, J=1.0).square()
+    chi = float(p @ slope.square() - (p @ slope) ** 2)
+    estimate = trained.susceptibility("h", 20_000, h=1.0, J=1.0)
+    assert abs(float(estimate.value) - chi) < SIGMAS * float(estimate.error) + 1e-3 * chi
+    assert 0 < float(estimate.error) < 0.1 * chi
+
+
+@pytest.mark.parametrize("coupling", ["h", "J"])
+def test_slope_is_that_of_the_hamiltonian(trained: Family, coupling: str) -> None:
+    """Hellmann-Feynman: <dH/dc>, H linear in both."""
+    at = {"h": 1.2, "J": 0.9}
+    psi = amplitudes(trained, **at)
+    more = trained.hamiltonian(**{**at, coupling: at[coupling] + 0.2})
+    matrices = [torch.as_tensor(dense_matrix(H)) for H in (more, trained.hamiltonian(**at))]
+    exact = float(psi @ ((matrices[0] - matrices[1]).to(psi) @ psi)) / 0.2
+    found = trained.slope(coupling, 4000, **at)
+    assert abs(float(found.value) - exact) < SIGMAS * float(found.error)
+
+
+def test_complex_states() -> None:
+    """Overlaps with phases, against enumeration."""
+    model = {**SMALL["model"], "phase": True}
+    family = nqs.family(
+        lambda D: nqs.XXZ(nqs.Chain(6), Delta=D),
+        D=(0.5, 1.5),
+        **{**SMALL, "model": model, "steps": 3},
+    )
+    with torch.no_grad():
+        for parameter in family.psi.perceptron.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(2))
+    states = [amplitudes(family, D=D) for D in (0.6, 1.4)]
+    exact = abs(complex(states[0].conj() @ states[1]))
+    found = family.fidelity({"D": 0.6}, {"D": 1.4}, 20_000)
+    assert abs(float(found.value) - exact) < SIGMAS * float(found.error)
+
+
+def test_same_seed_same_state(trained: Family, tmp_path: Path) -> None:
+    again = nqs.family(chain, h=(0.8, 2.0), J=(0.8, 1.2), seed=1, **{**SMALL, "steps": 2})
+    other = nqs.family(chain, h=(0.8, 2.0), J=(0.8, 1.2), seed=1, **{**SMALL, "steps": 2})
+    psi = amplitudes(again, h=1.0, J=1.0)
+    assert torch.equal(amplitudes(other, h=1.0, J=1.0), psi)
+    read = nqs.load_family(again.save(tmp_path / "deep" / "family.pt"), chain)
+    assert torch.equal(amplitudes(read, h=1.0, J=1.0), psi)
+    assert read.ranges == again.ranges
+
+
+def test_couplings_are_stratified() -> None:
+    """Each part of each range has one, and the ends are drawn themselves."""
+    low, high = torch.tensor([0.0, 5.0]), torch.tensor([1.0, 7.0])
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.stack([drawn_couplings(low, high, 10, generator) for _ in range(200)])
+    share = ((drawn - low) / (high - low)).double()  # (200, 10, 2)
+    assert bool(((share >= 0) & (share <= 1)).all())
+    assert bool((share.sort(1).values.diff(dim=1) < 0.21).all())
+    assert int((share == 0).sum()) > 20 and int((share == 1).sum()) > 20
+    mean = share.mean((0, 1))
+    assert bool(((mean - 0.5).abs() < 0.01).all())
+
+
+def test_outside_of_the_ranges_is_said(trained: Family) -> None:
+    with pytest.warns(UserWarning, match=r"h=2.5 is outside of 0.8 .. 2"):
+        trained.at(h=2.5, J=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained.at(h=2.0, J=0.8)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({}, "no coupling has a range"),
+        ({"h": (2, 1)}, r"h=.*low < high"),
+        ({"h": (1, 1)}, r"h=.*low < high"),
+        ({"h": 1.0}, r"h=1.*a pair"),
+        ({"h": ("a", 2)}, r"h=.*a pair"),
+        ({"h": (1, float("inf"))}, r"h=.*low < high"),
+        ({"h": (1, float("nan"))}, r"h=.*low < high"),
+        ({"h": (1, 2, 3)}, r"h=.*a pair"),
+    ],
+)
+def test_bad_ranges(ranges: dict[str, Any], message: str) -> None:
+    with pytest.raises(nqs.InputError, match=message) as caught:
+        nqs.family(chain, **ranges, **SMALL)
+    assert len(str(caught.value)) <= 400 and "\n" not in str(caught.value)
+
+
+def test_bad_families(trained: Family, tmp_path: Path) -> None:
+    def of_size(n: float) -> nqs.Hamiltonian:
+        return nqs.Rydberg(nqs.Chain(round(n)), V=1)
+
+    bad: list[tuple[Any, dict[str, Any], str]] = [
+        (3, {"h": (1, 2)}, "must be a function"),
+        (lambda h: h, {"h": (1, 2)}, "must be a function"),
+        (of_size, {"n": (4, 6)}, "one state cannot serve both"),
+        (chain, {"h": (1, 2), "couplings": 0}, "couplings=0"),
+        (chain, {"h": (1, 2), "width": 1.5}, "width=1.5"),
+        (chain, {"h": (1, 2), "optimizer": "adam"}, "takes minsr alone"),
+        (chain, {"h": (1, 2), "steps": 0}, "steps=0"),
+    ]
+    for make, keys, message in bad:
+        with pytest.raises(nqs.InputError, match=message):
+            nqs.family(make, **{**SMALL, **keys})
+    for call, message in (
+        (lambda: trained.at(h=1.0), "J is missing"),
+        (lambda: trained.at(h=1.0, J=1.0, V=2.0), "no coupling of this family"),
+        (lambda: trained.at(h="x", J=1.0), "h=x"),
+        (lambda: trained.susceptibility("V", h=1.0, J=1.0), "no coupling of this family"),
+        (lambda: nqs.load_family(tmp_path / "none.pt", chain), "no such file"),
+    ):
+        with pytest.raises(nqs.InputError, match=message):
+            call()
+    path = trained.save(tmp_path / "family.pt")
+    with pytest.raises(nqs.InputError, match="do not fit"):
+        nqs.load_family(path, lambda h, J: nqs.TransverseFieldIsing(nqs.Chain(8), h=h, J=J))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(nqs.InputError, match="cannot be read"):
+        nqs.load_family(path, chain)
