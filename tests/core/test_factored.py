@@ -109,6 +109,12 @@ def test_metric_of_the_weights() -> None:
     assert_close(layer.weights.detach() - before, expected, rtol=0, atol=1e-6)
 
 
+def test_a_single_place_shares_nothing() -> None:
+    layer = PairWeights(N_HEADS, 1)
+    assert layer.shared.shape == (N_HEADS, 0)
+    assert_close(layer.weights, torch.ones(N_HEADS, 1))
+
+
 @torch.no_grad()
 def test_set() -> None:
     layer = PairWeights(N_HEADS, LENGTH, torch.rand(LENGTH, 2)).double()

@@ -200,6 +200,8 @@ class LayerJacobians:
             for name, parameter in self._layers[layer].named_parameters(recurse=False):
                 column = offsets[f"{layer}.{name}" if layer else name]
                 size = parameter.numel()
+                if size == 0:  # weights that no pair shares, of a single patch
+                    continue
                 row = size // len(parameter) if parameter.dim() else 1
                 step = size if self._rules[layer].whole else row * max(1, max_columns // row)
                 for first in range(0, size, step):
