@@ -142,7 +142,9 @@ def badly(warm: bool, careless: bool = True) -> Any:
 
     def spoilt(config: Any, command: Any) -> int:
         if config.hamiltonian.delta == 1 and (config.train.start_from is not None) == warm:
-            wild = config.optimizer.replace(learning_rate=100.0, implicit=False)
+            wild = config.optimizer.replace(
+                learning_rate=100.0, implicit=False, adaptive=False, max_norm=0.5
+            )
             config = config.replace(optimizer=wild)
         with pytest.MonkeyPatch.context() as patch:
             if careless:
@@ -255,7 +257,9 @@ def test_models_and_lattices_that_differ_are_not_compared() -> None:
 def test_both_directions_are_compared_but_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(config: Any, command: Any) -> int:
         if config.run.dir.endswith("delta=1,backward"):
-            wild = config.optimizer.replace(learning_rate=100.0, implicit=False)
+            wild = config.optimizer.replace(
+                learning_rate=100.0, implicit=False, adaptive=False, max_norm=0.5
+            )
             config = config.replace(optimizer=wild)
         return run_job(config, command)
 
