@@ -218,10 +218,10 @@ def _chunks(n_samples: int) -> list[int]:
 def family(
     hamiltonian: Callable[..., Hamiltonian],
     model: Kind = "ptf",
-    steps: int = 400,
+    steps: int = 200,
     seed: int = 0,
     *,
-    couplings: int = 12,
+    couplings: int = 8,
     samples: int = 128,
     width: int = 32,
     optimizer: Kind = "minsr",

@@ -16,9 +16,9 @@ from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.statistics import sample_statistics
 from nqs.wavefunctions.conditional import Conditional
 
-BEYOND = 0.02
-"""Share of the range beyond each of its ends from which couplings are drawn, and moved to the end:
-no strangers to the state lie beside an end, so that it is drawn itself."""
+BEYOND = 0.1
+"""Share of a range beyond each of its ends from which couplings are drawn, and moved to the end,
+which has neighbours on one side alone (docs/families.md)."""
 
 
 @dataclass(frozen=True)
