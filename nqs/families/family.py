@@ -37,7 +37,6 @@ from nqs.ground_states.build import Job
 from nqs.ground_states.config import TrainConfig
 from nqs.runfolder import checkpoint, digests
 from nqs.runfolder.atomic import write_bytes
-from nqs.runfolder.folder import writing
 from nqs.vmc.energies.local_energy import connected, local_energy
 from nqs.vmc.evaluation import Evaluation, evaluate
 from nqs.vmc.optimise_family import FamilyRecord
@@ -92,7 +91,7 @@ class Family:
         return evaluate(
             self.psi.moved_to(c),
             self._member(c),
-            convert(n_samples, int, "n_samples"),
+            _number_of(n_samples, 2),
             self._generator(seed),
             lattice=self.job.lattice,
             thorough=True,
@@ -130,7 +129,7 @@ class Family:
         psi, total = self.psi.moved_to(c), RunningMoments()
         ends = [self._member(c + sign * step / 2) for sign in (1, -1)]
         generator, width = self._generator(seed), float(step.norm())
-        for n in _chunks(convert(n_samples, int, "n_samples")):
+        for n in _chunks(_number_of(n_samples, 2)):
             samples = psi.sample(n, generator, unique=True)
             above, below = (
                 local_energy(end, samples.configs, *connected(psi, end, samples, CHUNK)).real
@@ -140,23 +139,25 @@ class Family:
         return total.estimate()
 
     def save(self, path: str | Path) -> Path:
-        """Writes the parameters into one file, which `nqs.load_family` reads. Returns its path."""
+        """Writes the parameters into one file, which `nqs.load_family` reads; returns its path.
+        Raises InputError where that cannot be."""
         path, content = Path(path).expanduser(), io.BytesIO()
         state = {name: x.detach().cpu() for name, x in self.psi.state_dict().items()}
         ranges = {name: list(pair) for name, pair in self.ranges.items()}
         config = self.job.config.to_dict()
         saved = {"format": FORMAT, "ranges": ranges, "config": config, "psi": state}
         torch.save(saved, content)
-        with writing(path):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, digests.sealed(content.getvalue()))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
         return path
 
     @torch.no_grad()
     def _overlap(self, here: Tensor, there: Tensor, n_samples: int, seed: int) -> Estimate:
         """|<psi(here) | psi(there)>|, see the head of this file."""
-        n_each = convert(n_samples, int, "n_samples") // 2
-        require(n_each >= 2, "n_samples", n_samples, "must be at least 4")
+        n_each = _number_of(n_samples, 4) // 2
         states, generator = [self.psi.at(c) for c in (here, there)], self._generator(seed)
         halves = []
         for psi in states:
@@ -177,6 +178,8 @@ class Family:
     def _vector(self, couplings: Mapping[str, float]) -> Tensor:
         """(n,) float64 in the family's order, with a warning outside of the ranges."""
         names = ", ".join(self.ranges)
+        rule = f"must be a mapping with the numbers of {names}"
+        require(isinstance(couplings, Mapping), "couplings", couplings, rule)
         for name in couplings:
             if name not in self.ranges:
                 raise InputError(f"{shown(name)}: no coupling of this family; it has {names}")
@@ -209,6 +212,13 @@ class Family:
         return torch.Generator(self.job.device).manual_seed(convert(seed, SEED, "seed"))
 
 
+def _number_of(n_samples: Any, least: int) -> int:
+    """Draws that suffice for an error bar. Raises InputError."""
+    checked = convert(n_samples, int, "n_samples")
+    require(checked >= least, "n_samples", n_samples, f"must be at least {least}")
+    return int(checked)
+
+
 def _chunks(n_samples: int) -> list[int]:
     """n_samples in parts of at most CHUNK, of two or more."""
     n_parts = -(-n_samples // CHUNK)
@@ -234,7 +244,7 @@ def family(
     """One state for all Hamiltonians with couplings within ranges, by variational Monte Carlo.
 
     hamiltonian: a function of the couplings, by name, that returns a Hamiltonian.
-    ranges: (low, high) of each of them.
+    ranges: (low, high) of each of them, whose names are none of the other arguments'.
     model: as for `ground_state`; couplings move its token vectors and output biases.
     steps, couplings, samples: optimisation steps, couplings that each takes (stratified, anew each
         time), draws of each.
@@ -246,6 +256,7 @@ def family(
     Raises InputError, one line, for what cannot be run, and FloatingPointError for a state whose
     energy is no longer a number.
     """
+    seed = convert(seed, SEED, "seed")
     rule = "must be a function of the couplings that returns a Hamiltonian"
     require(callable(hamiltonian), "hamiltonian", hamiltonian, rule)
     for name, value in (("couplings", couplings), ("width", width)):
@@ -258,7 +269,7 @@ def family(
         model,
         from_mapping(TrainConfig, train_keys, "train"),
         optimizer,
-        seed=convert(seed, SEED, "seed"),
+        seed=seed,
         device=convert(device, Device, "device"),
         dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
     )

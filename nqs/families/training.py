@@ -13,6 +13,7 @@ from torch import Tensor
 from hamiltonians.hamiltonian import Hamiltonian
 from hamiltonians.invariance import check_invariance
 from hamiltonians.lattices.lattice import Chain
+from nqs.conf.values import convert
 from nqs.errors import InputError, require, shown
 from nqs.ground_states.api import Kind
 from nqs.ground_states.build import (
@@ -57,9 +58,14 @@ class Members:
         return torch.tensor([high for _, high in self.ranges.values()], dtype=torch.float64)
 
     def at(self, couplings: Tensor) -> Hamiltonian:
-        """H for couplings (n,). Raises InputError where `make` returns something else."""
+        """H for couplings (n,). Raises InputError where `make` refuses them, or returns something
+        else."""
         named = dict(zip(self.ranges, couplings.tolist(), strict=True))
-        hamiltonian = self.make(**named)
+        try:
+            hamiltonian = self.make(**named)
+        except (TypeError, ValueError) as error:
+            given = " ".join(f"{name}={value:g}" for name, value in named.items())
+            raise InputError(f"hamiltonian of {given}: {error}") from error
         if not isinstance(hamiltonian, Hamiltonian):
             raise InputError(
                 f"hamiltonian={shown(type(hamiltonian).__name__)}: must be a function of the "
@@ -71,14 +77,14 @@ class Members:
     def probes(self) -> list[Hamiltonian]:
         """H in the middle of the ranges, at their lower and at their upper ends.
 
-        Raises InputError unless all have the same sites and flips, so that one state can serve.
+        Raises InputError unless all have as many sites, so that one state can serve.
         """
         middle, *ends = (self.at(c) for c in ((self.low + self.high) / 2, self.low, self.high))
         for end in ends:
-            if end.n_sites != middle.n_sites or not torch.equal(end.flips, middle.flips):
+            if end.n_sites != middle.n_sites:
                 raise InputError(
                     f"{', '.join(self.ranges)}: {end.describe()} and {middle.describe()} differ in "
-                    "their sites or in the terms that flip spins; one state cannot serve both"
+                    "their number of sites; one state cannot serve both"
                 )
         return [middle, *ends]
 
@@ -90,10 +96,8 @@ def checked_ranges(ranges: Mapping[str, Any]) -> Ranges:
     checked: dict[str, tuple[float, float]] = {}
     for name, given in ranges.items():
         rule = "must be a pair of numbers (low, high) with low < high"
-        pair = list(given) if isinstance(given, list | tuple) else []
-        numbers = [x for x in pair if isinstance(x, int | float) and not isinstance(x, bool)]
-        require(len(pair) == len(numbers) == 2, name, given, rule)
-        low, high = float(numbers[0]), float(numbers[1])
+        require(isinstance(given, list | tuple) and len(given) == 2, name, given, rule)
+        low, high = (convert(end, float, name) for end in given)
         require(low < high and abs(low) < 1e30 and abs(high) < 1e30, name, given, rule)
         checked[name] = (low, high)
     return checked

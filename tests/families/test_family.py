@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -136,6 +137,13 @@ def test_couplings_are_stratified() -> None:
     assert bool(((mean - 0.5).abs() < 0.01).all())
 
 
+def test_terms_that_vanish_at_an_end() -> None:
+    """And numbers of numpy's."""
+    family = nqs.family(chain, h=(np.float64(0), np.int64(1)), **{**SMALL, "steps": 2})
+    assert len(family.hamiltonian(h=0.0).flips) < len(family.hamiltonian(h=np.float32(0.5)).flips)
+    assert family.evaluate(100, h=0.0).energy < 0
+
+
 def test_outside_of_the_ranges_is_said(trained: Family) -> None:
     with pytest.warns(UserWarning, match=r"h=2.5 is outside of 0.8 .. 2"):
         trained.at(h=2.5, J=1.0)
@@ -151,15 +159,16 @@ def test_outside_of_the_ranges_is_said(trained: Family) -> None:
         ({"h": (2, 1)}, r"h=.*low < high"),
         ({"h": (1, 1)}, r"h=.*low < high"),
         ({"h": 1.0}, r"h=1.*a pair"),
-        ({"h": ("a", 2)}, r"h=.*a pair"),
-        ({"h": (1, float("inf"))}, r"h=.*low < high"),
-        ({"h": (1, float("nan"))}, r"h=.*low < high"),
+        ({"h": ("a", 2)}, r"h=a: must be a number"),
+        ({"h": (1, float("inf"))}, r"h=inf"),
+        ({"h": (1, float("nan"))}, r"h=nan"),
+        ({"seed": (1, 2)}, r"seed=\[1,2\]"),
         ({"h": (1, 2, 3)}, r"h=.*a pair"),
     ],
 )
 def test_bad_ranges(ranges: dict[str, Any], message: str) -> None:
     with pytest.raises(nqs.InputError, match=message) as caught:
-        nqs.family(chain, **ranges, **SMALL)
+        nqs.family(chain, **{**SMALL, **ranges})
     assert len(str(caught.value)) <= 400 and "\n" not in str(caught.value)
 
 
@@ -171,6 +180,8 @@ def test_bad_families(trained: Family, tmp_path: Path) -> None:
         (3, {"h": (1, 2)}, "must be a function"),
         (lambda h: h, {"h": (1, 2)}, "must be a function"),
         (of_size, {"n": (4, 6)}, "one state cannot serve both"),
+        (chain, {"g": (1, 2)}, r"hamiltonian of g=1.5: .*unexpected keyword"),
+        (lambda Rb: nqs.Rydberg(nqs.Chain(4), Rb=Rb), {"Rb": (-1, 1)}, "hamiltonian of Rb=-?[01]"),
         (chain, {"h": (1, 2), "couplings": 0}, "couplings=0"),
         (chain, {"h": (1, 2), "width": 1.5}, "width=1.5"),
         (chain, {"h": (1, 2), "optimizer": "adam"}, "takes minsr alone"),
@@ -183,6 +194,10 @@ def test_bad_families(trained: Family, tmp_path: Path) -> None:
         (lambda: trained.at(h=1.0), "J is missing"),
         (lambda: trained.at(h=1.0, J=1.0, V=2.0), "no coupling of this family"),
         (lambda: trained.at(h="x", J=1.0), "h=x"),
+        (lambda: trained.evaluate(1, h=1.0, J=1.0), "n_samples=1"),
+        (lambda: trained.slope("h", 0, h=1.0, J=1.0), "n_samples=0"),
+        (lambda: trained.fidelity({"h": 1.0, "J": 1.0}, 3), "couplings=3"),
+        (lambda: trained.save(tmp_path), "cannot be written"),
         (lambda: trained.susceptibility("V", h=1.0, J=1.0), "no coupling of this family"),
         (lambda: nqs.load_family(tmp_path / "none.pt", chain), "no such file"),
     ):
