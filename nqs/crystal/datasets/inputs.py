@@ -60,7 +60,7 @@ def digests(data: DataConfig) -> dict[str, Any]:
     """By key, the digests of the tables."""
     tables = {"data.train": data.train, "data.validation": data.validation}
     return {
-        key: _digest(Path(table))
+        key: digest_of(Path(table))
         for key, table in tables.items()
         if table is not None and table != EXAMPLES
     }
@@ -71,8 +71,8 @@ def vocabulary_digest(tokeniser: Tokeniser) -> dict[str, str]:
     return {"sha256": hashlib.sha256("\0".join(tokeniser.vocabulary).encode()).hexdigest()}
 
 
-def _digest(path: Path) -> dict[str, Any]:
-    """Of a file's bytes, or of a folder's CIF files and their names."""
+def digest_of(path: Path) -> dict[str, Any]:
+    """Of a file's bytes, or of a folder's CIF files and their names. Raises InputError."""
     files = cif_files(path) if path.is_dir() else [path]
     digest, size = hashlib.sha256(), 0
     for file in files:

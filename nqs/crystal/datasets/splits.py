@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import functools
 import io
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Final
 
 import torch
 
+from nqs.crystal.datasets.canonical_table import canonical_table
 from nqs.crystal.datasets.data import Encoded, encode_one
 from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.examples import examples
-from nqs.crystal.datasets.tables import Record, Refusal, Table, read_table
-from nqs.crystal.parallel import mapped
-from nqs.crystal.structures.structure import CrystalError, Structure
-from nqs.crystal.structures.symmetry import canonical
+from nqs.crystal.datasets.tables import Record, Table, read_table
+from nqs.crystal.structures.structure import CrystalError
 from nqs.crystal.tokens import Tokeniser, make_tokeniser
 from nqs.errors import InputError, require, shown
 from nqs.runfolder.machine import build_generator
@@ -155,29 +153,9 @@ def read(path: str, data: DataConfig) -> Table:
 def _read(path: str, reduce: bool, workers: int) -> Table:
     if path != EXAMPLES and not Path(path).exists():
         raise InputError(f"{shown(path)}: no such file; give the path of a table of crystals")
-    table = Table(examples()) if path == EXAMPLES else read_table(path)
-    if not reduce:
-        return table
-    reduced = list(mapped(_reduced, table.records, workers))
-    found = [record for record in reduced if isinstance(record, Record)]
-    refused = [record for record in reduced if isinstance(record, Refusal)]
-    if not found:
-        raise InputError(f"{shown(path)}: holds no crystal ({refused[0].reason})")
-    return Table(found, [*table.refusals, *refused], Counter(table.notes))
-
-
-def _reduced(record: Record) -> Record | Refusal:
-    """The crystal in its canonical cell, or why there is none."""
-    try:
-        return of_cell(record, canonical(record.structure))
-    except CrystalError as error:
-        return Refusal(shown(record.name), str(error))
-
-
-def of_cell(record: Record, structure: Structure) -> Record:
-    """The same crystal in another cell: its composition is that of the cell."""
-    conditions = dataclasses.replace(record.conditions, composition=structure.composition)
-    return Record(record.name, structure, conditions)
+    if reduce:
+        return canonical_table(path, workers)
+    return Table(examples()) if path == EXAMPLES else read_table(path)
 
 
 def check_known(found: Sequence[Record], data: DataConfig) -> None:
