@@ -1,4 +1,4 @@
-"""What is kept on disk of a table: bit for bit what is computed, and never trusted when in doubt."""
+"""What is kept on disk of a table: bit for bit what is computed, never trusted when in doubt."""
 
 from __future__ import annotations
 

@@ -22,11 +22,10 @@ from prototypes import (
 from nqs.crystal.metrics.matching import (
     Matcher,
     Tolerances,
+    first_alike,
     match_all,
-    novel,
     reduced_composition,
     to_pymatgen,
-    unique,
 )
 from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.structure import Structure
@@ -136,13 +135,23 @@ def test_processes_do_not_change_the_result() -> None:
     assert not np.isnan(alone.own).any()
 
 
-def test_unique_and_novel() -> None:
+def test_the_first_of_each_kind() -> None:
     matcher = Matcher()
-    crystals = [SALT, CAESIUM, rock_salt_primitive(6.0), rock_salt(cation=19), SALT]
+    crystals = [SALT, CAESIUM, rock_salt_primitive(6.0), rock_salt(cation=19), SALT, CAESIUM]
     reduced = [matcher.reduced(crystal) for crystal in crystals]
-    assert unique(reduced, matcher).tolist() == [True, True, False, True, False]
-    known = [rock_salt(7.0), perovskite(4, 38, 22)]
-    assert novel(reduced, known, matcher).tolist() == [False, True, False, True, False]
+    assert first_alike(reduced, matcher).tolist() == [0, 1, 0, 3, 0, 1]
+    assert first_alike([None, None, reduced[0]], matcher).tolist() == [0, 1, 2]
+
+
+def test_only_what_counts_matches() -> None:
+    """Leaving a pair out shows in every later guess, and nowhere before it."""
+    near = [shaken(CAESIUM, size, 3) for size in (0.08, 0.05, 0.02)]
+    found = match_all([near, [SALT]], [CAESIUM, SALT], 3)
+    left = found.only(lambda reference, guess: guess != (0, 2))
+    assert math.isnan(left.own[0, 2]) and not math.isnan(found.own[0, 2])
+    assert_array_equal(left.nearest[0], [*found.nearest[0, :2], found.nearest[0, 1]])
+    assert_array_equal(left.nearest[1], found.nearest[1])
+    assert np.isnan(found.only(lambda *pair: False).nearest).all()
 
 
 def test_wrong_input() -> None:

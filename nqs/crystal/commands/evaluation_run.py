@@ -3,25 +3,38 @@
 Samples that were asked for the compositions of known crystals (`like`) are matched with these;
 others are judged as a set (validity, novelty, distributions). A run's model is judged by its
 perplexity and by how much it minds where a crystal stands in its cell (model.translations).
-The table is printed, and written as evaluation.json and evaluation.csv into the folder.
+The table is printed, and written into the folder as evaluation.json and evaluation.csv; the rows
+that its totals are sums of as verdicts.csv (a line a sample) and references.csv (a line a reference
+and way of guessing it), see nqs.crystal.commands.verdict_tables. evaluation.json comes last and has
+the digests of these two, so that rows and totals of different evaluations are told apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nqs.conf.sections import from_mapping
 from nqs.crystal.commands.config import Config
-from nqs.crystal.commands.generation_run import compositions_of, remarks_on
+from nqs.crystal.commands.generation_run import crystals_of, remarks_on
 from nqs.crystal.commands.run_folder import read_config, read_trained
-from nqs.crystal.commands.samples_folder import TABLE, FoundSamples, read_samples
+from nqs.crystal.commands.samples_folder import (
+    REFERENCES,
+    TABLE,
+    VERDICTS,
+    FoundSamples,
+    read_samples,
+)
 from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
+from nqs.crystal.commands.verdict_tables import Names, references_table, verdicts_table
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.data import encode
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
+from nqs.crystal.datasets.tables import Record
 from nqs.crystal.metrics.coverage import CUTOFFS
 from nqs.crystal.metrics.evaluation import evaluate_matches, evaluate_samples
 from nqs.crystal.metrics.report import Report, quantity
@@ -50,45 +63,60 @@ def run(path: Path, config: EvaluateConfig) -> int:
 
     Raises InputError for a folder that is neither, and for crystals that cannot be read.
     """
-    judged = judged_samples if (path / TABLE).exists() else judged_model
-    report = judged(path, config)
+    tables: dict[str, str] = {}
+    if (path / TABLE).exists():
+        report, tables = judged_samples(path, config)
+    else:
+        report = judged_model(path, config)
     print(report.table())
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in tables.items()}
+    content = json.dumps(report.content() | {"rows": digests}, indent=2) + "\n"
     with folder.writing(path):
-        write_text(path / "evaluation.json", report.json())
+        for name, text in tables.items():
+            write_text(path / name, text)
         write_text(path / "evaluation.csv", report.csv())
+        write_text(path / "evaluation.json", content)
+        for name in {VERDICTS, REFERENCES} - {*tables}:  # of an earlier evaluation of another kind
+            (path / name).unlink(missing_ok=True)
     return 0
 
 
-def judged_samples(path: Path, config: EvaluateConfig) -> Report:
-    """The report on a folder of samples."""
+def judged_samples(path: Path, config: EvaluateConfig) -> tuple[Report, dict[str, str]]:
+    """The report on a folder of samples, and the tables of its rows by their names."""
     asked = folder.saved_mapping(path)
     source = Path(str(asked.pop("run", "")))
     asked.pop("step", None)
     trained_on = with_workers(read_config(source), config.workers)
     found = read_samples(path)
     inputs.check(source, trained_on.data)
-    train = [record.structure for record in split("train", trained_on.data, trained_on.seed)]
-    baseline = train if config.baselines else None
+    known = split("train", trained_on.data, trained_on.seed)
+    train = [record.structure for record in known]
     request = from_mapping(GenerateConfig, asked)
     if request.like is not None and config.against is None:
-        references = compositions_of(request, trained_on)
+        references = crystals_of(request, trained_on)
         check_requests(path, found, references)
         guesses: list[list[Structure | None]] = [[] for _ in references]
         for sample in found.samples:
             guesses[sample.request].append(sample.structure)
         report = evaluate_matches(
             guesses,
-            references,
-            baseline,
+            [record.structure for record in references],
+            train,
             n=config.n,
+            baselines=config.baselines,
             kept=found.kept,
             oxidation_states=config.oxidation_states,
+            at_most=config.at_most,
             workers=config.workers,
+            seed=config.seed,
         )
-        return remarked(report, *found.remarks, *remarks_on(request, trained_on))
+        report = remarked(report, *found.remarks, *remarks_on(request, trained_on))
+        order = sorted(range(len(found.samples)), key=lambda i: found.samples[i].request)
+        return report, row_tables(report, found, order, known, references)
+    others = compared_with(config, trained_on)
     report = evaluate_samples(
         found.structures,
-        compared_with(config, trained_on),
+        [record.structure for record in others],
         train,
         cutoffs=None if config.coverage is None else CUTOFFS[config.coverage],
         oxidation_states=config.oxidation_states,
@@ -98,7 +126,24 @@ def judged_samples(path: Path, config: EvaluateConfig) -> Report:
         workers=config.workers,
         seed=config.seed,
     )
-    return remarked(report, *found.remarks, *said_of(config, trained_on))
+    report = remarked(report, *found.remarks, *said_of(config, trained_on))
+    return report, row_tables(report, found, range(len(found.samples)), known, others)
+
+
+def row_tables(
+    report: Report,
+    found: FoundSamples,
+    order: Sequence[int],
+    train: Sequence[Record],
+    references: Sequence[Record],
+) -> dict[str, str]:
+    """The rows of a report as tables; `order`: which sample each of its verdicts is on."""
+    names = Names([found.samples[i].file for i in order], train, references)
+    requests = [found.samples[i].request for i in order]
+    tables = {VERDICTS: verdicts_table(report.rows["verdicts"], requests, names)}
+    if "references" in report.rows:
+        tables[REFERENCES] = references_table(report.rows["references"], names)
+    return tables
 
 
 def remarked(report: Report, *lines: str) -> Report:
@@ -119,11 +164,11 @@ def with_workers(run: Config, workers: int) -> Config:
     return dataclasses.replace(run, data=dataclasses.replace(run.data, workers=workers))
 
 
-def check_requests(path: Path, found: FoundSamples, references: Sequence[Structure]) -> None:
+def check_requests(path: Path, found: FoundSamples, references: Sequence[Record]) -> None:
     """Raises InputError unless the samples were asked for the compositions of the references."""
     for sample in found.samples:
         known = sample.request < len(references)
-        if not known or sample.asked_formula != references[sample.request].formula:
+        if not known or sample.asked_formula != references[sample.request].structure.formula:
             raise InputError(
                 f"{path}: request {sample.request} asked for "
                 f"{shown(sample.asked_formula) or 'nothing'}, which the table of `like` does not "
@@ -131,14 +176,14 @@ def check_requests(path: Path, found: FoundSamples, references: Sequence[Structu
             )
 
 
-def compared_with(config: EvaluateConfig, run: Config) -> list[Structure]:
+def compared_with(config: EvaluateConfig, run: Config) -> list[Record]:
     """The crystals to compare with."""
     name = config.against or ("test" if run.data.validation is None else "validation")
     if name in NAMES:
-        return [record.structure for record in split(name, run.data, run.seed)]
+        return split(name, run.data, run.seed)
     exists = Path(name).exists()
     require(exists, "against", name, f"no such table; give a path or {', '.join(NAMES)}")
-    return [record.structure for record in records(name, run.data)]
+    return records(name, run.data)
 
 
 def judged_model(path: Path, config: EvaluateConfig) -> Report:
@@ -147,8 +192,8 @@ def judged_model(path: Path, config: EvaluateConfig) -> Report:
     data = trained.config.data
     if config.against in (None, *NAMES):
         inputs.check(path, trained.config.data)
-    structures = compared_with(config, with_workers(trained.config, config.workers))
-    nothing = [(structure, Conditions()) for structure in structures]
+    others = compared_with(config, with_workers(trained.config, config.workers))
+    nothing = [(record.structure, Conditions()) for record in others]
     crystals, refused = encode(trained.tokeniser, nothing)
     require(bool(crystals), "against", config.against, "holds no crystal that can be written")
     found = quality(trained.model, trained.tokeniser, crystals, data.batch_tokens)

@@ -1,7 +1,8 @@
 """nqs crystal generate: crystals from a trained run, as CIF files and a table.
 
     <out>/config.yaml     what was asked for, and of which run
-    <out>/samples.csv     one line a crystal: file, request, formula, space group, ln p, ...
+    <out>/samples.csv     one line a crystal: file, request, formula, space group, ln p, ...,
+                          and the verdict on it (nqs.crystal.commands.verdict_tables)
     <out>/cif/000001.cif  ...
     <out>/SHA256SUMS      of these
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,16 +28,19 @@ from nqs.crystal.commands.config import Config
 from nqs.crystal.commands.run_folder import Trained, read_trained
 from nqs.crystal.commands.samples_folder import MOST_SAMPLES, TABLE, write_checksums
 from nqs.crystal.commands.task_config import GenerateConfig
+from nqs.crystal.commands.verdict_tables import VERDICT, Names, encodable, verdict_cells
 from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
+from nqs.crystal.datasets.tables import Record
+from nqs.crystal.metrics.matching import Matcher
+from nqs.crystal.metrics.verdicts import Judge, Verdict
 from nqs.crystal.model import memory
 from nqs.crystal.model.generation import Filters, Request, Sample, generate
 from nqs.crystal.structures.cif import cif_text, read_cif
 from nqs.crystal.structures.elements import SYMBOLS
-from nqs.crystal.structures.structure import CrystalError, Structure, formula_of
-from nqs.crystal.structures.symmetry import space_group
+from nqs.crystal.structures.structure import formula_of
 from nqs.crystal.tokens.tokeniser import Conditions
-from nqs.errors import InputError, require
+from nqs.errors import InputError, one_line, require
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import make
 from nqs.runfolder.machine import build_generator
@@ -44,9 +48,8 @@ from nqs.runfolder.machine import build_generator
 COLUMNS: Final = (
     *("file", "request", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
     *("log_likelihood", "n_tokens", "n_rejected"),
+    *VERDICT,
 )
-GROUP_TOLERANCE: Final = 0.1
-"""Angstrom by which symmetry may be off: coordinates are rounded to about 0.03."""
 
 
 def run(path: Path, config: GenerateConfig) -> int:
@@ -65,12 +68,18 @@ def run(path: Path, config: GenerateConfig) -> int:
     given = config.out or numbered(path)
     taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
     require(not taken, "out", given, "exists and is not an empty folder; choose another one")
+    judge = Judge(Matcher(), at_most=config.at_most, seed=config.seed)
+    judge.alone([None])  # a library that is missing is missed before anything is drawn
+    train = known_crystals(path, trained.config)
     samples = list(drawn(trained, requests, config))
+    references = None if config.like is None else crystals_of(config, trained.config)
+    verdicts = verdicts_on(samples, judge, train, references)
+    names = Names([f"cif/{n:06d}.cif" for n in range(1, len(samples) + 1)], train, references)
 
     def fill(folder: Path) -> None:
         description = to_mapping(config) | {"run": str(path.resolve()), "step": trained.step}
         write_text(folder / "config.yaml", yaml.safe_dump(description, sort_keys=False))
-        write_samples(folder, samples, requests)
+        write_samples(folder, samples, requests, verdicts, names)
         write_checksums(folder)
 
     try:
@@ -110,12 +119,12 @@ def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
         rule = f"the run was trained with the conditions {', '.join(known) or 'none'} alone"
         require(name in known, name, value, rule)
     if config.like is not None:
-        structures = compositions_of(config, trained.config)
+        records_asked_for = crystals_of(config, trained.config)
         for line in remarks_on(config, trained.config):
             print(line)
         return [
-            Request(config.n, Conditions(composition=structure.composition, **others))
-            for structure in structures
+            Request(config.n, Conditions(composition=record.structure.composition, **others))
+            for record in records_asked_for
         ]
     composition = None if config.formula is None else read_formula(config.formula)
     partial = None if config.partial is None else read_cif(Path(config.partial))
@@ -123,7 +132,7 @@ def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
     return [Request(config.n, conditions, partial)]
 
 
-def compositions_of(config: GenerateConfig, run: Config) -> list[Structure]:
+def crystals_of(config: GenerateConfig, run: Config) -> list[Record]:
     """The crystals of `like`."""
     assert config.like is not None
     if config.like in NAMES:
@@ -133,7 +142,7 @@ def compositions_of(config: GenerateConfig, run: Config) -> list[Structure]:
         require(exists, "like", config.like, f"no such table; give a path or {', '.join(NAMES)}")
         found = records(config.like, run.data)
     require(bool(found), "like", config.like, "holds no crystal")
-    fitting = [r.structure for r in found if r.structure.n_atoms <= run.data.max_atoms]
+    fitting = [record for record in found if record.structure.n_atoms <= run.data.max_atoms]
     return fitting[: config.limit]
 
 
@@ -196,20 +205,54 @@ def drawn(
             bar.advance(task, len(batch))
 
 
-def write_samples(folder: Path, samples: Sequence[Sample], requests: Sequence[Request]) -> None:
+def known_crystals(path: Path, run: Config) -> list[Record] | None:
+    """The training crystals of the run in folder `path`; None, with a line that says why, where
+    they are not to be had any more: generation does without."""
+    try:
+        inputs.check(path, run.data)
+        return split("train", run.data, run.seed)
+    except InputError as error:
+        print(one_line(f"note: samples.csv says nothing of novelty: {error}"))
+        return None
+
+
+def verdicts_on(
+    samples: Sequence[Sample],
+    judge: Judge,
+    train: Sequence[Record] | None,
+    references: Sequence[Record] | None,
+) -> list[Verdict]:
+    """A verdict on each sample."""
+    crystals = [sample.structure for sample in samples]
+    known = None if train is None else [record.structure for record in train]
+    verdicts = judge.compared(crystals, judge.alone(crystals), known)
+    if references is None:
+        return verdicts
+    made_for = [sample.request for sample in samples]
+    return judge.matched(crystals, verdicts, [r.structure for r in references], made_for)
+
+
+def write_samples(
+    folder: Path,
+    samples: Sequence[Sample],
+    requests: Sequence[Request],
+    verdicts: Sequence[Verdict],
+    names: Names,
+) -> None:
     """The CIF files and samples.csv. Raises OSError."""
     (folder / "cif").mkdir()
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for number, sample in enumerate(samples, start=1):
-        name = f"cif/{number:06d}.cif"
+    for number, (sample, verdict) in enumerate(zip(samples, verdicts, strict=True), start=1):
+        name = names.files[number - 1]
         (folder / name).write_text(cif_text(sample.structure, f"sample_{number}"))
-        writer.writerow(entry(name, sample, requests[sample.request]))
-    write_text(folder / TABLE, text.getvalue())
+        said = entry(name, sample, requests[sample.request])
+        writer.writerow(said | verdict_cells(verdict, names))
+    write_text(folder / TABLE, encodable(text.getvalue()))
 
 
-def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:
+def entry(name: str, sample: Sample, request: Request) -> dict[str, Any]:
     """One line of samples.csv; asked_formula is empty where none was asked for."""
     structure, asked = sample.structure, request.conditions or Conditions()
     return {
@@ -217,18 +260,9 @@ def entry(name: str, sample: Sample, request: Request) -> Mapping[str, Any]:
         "request": sample.request,
         "asked_formula": formula_of(dict(asked.formula)),
         "formula": structure.formula,
-        "space_group": group_or_nothing(structure),
         "n_atoms": structure.n_atoms,
         "volume": f"{structure.volume:.3f}",
         "log_likelihood": f"{sample.log_likelihood:.4f}",
         "n_tokens": len(sample.tokens),
         "n_rejected": sample.n_rejected,
     }
-
-
-def group_or_nothing(structure: Structure) -> int | str:
-    """spglib's space group, empty where it finds none (atoms on one another)."""
-    try:
-        return space_group(structure, GROUP_TOLERANCE)
-    except CrystalError:
-        return ""

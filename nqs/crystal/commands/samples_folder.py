@@ -27,6 +27,9 @@ from nqs.runfolder.atomic import write_text
 
 TABLE: Final = "samples.csv"
 CHECKSUMS: Final = "SHA256SUMS"
+VERDICTS: Final = "verdicts.csv"
+REFERENCES: Final = "references.csv"
+"""What an evaluation adds, beside evaluation.json and evaluation.csv."""
 MOST_SAMPLES: Final = 1_000_000
 """Crystals in a folder."""
 LARGEST: Final = 512 * 2**20
@@ -35,9 +38,10 @@ LARGEST: Final = 512 * 2**20
 
 @dataclass(frozen=True)
 class FoundSample:
-    """A line of samples.csv: which request it answers, the formula that was asked for ('': none),
-    its crystal (None where the file holds none) and why it has none."""
+    """A line of samples.csv: its file, which request it answers, the formula that was asked for
+    ('': none), its crystal (None where the file holds none) and why it has none."""
 
+    file: str
     request: int
     asked_formula: str
     structure: Structure | None
@@ -104,7 +108,8 @@ def read_samples(folder: Path) -> FoundSamples:
             structure, reason = structure_from_cif(text_file.decoded(data)), ""
         except InputError as error:
             structure, reason = None, f"{shown(line['file'])}: {error}"
-        samples.append(FoundSample(request, line.get("asked_formula", ""), structure, reason))
+        asked = line.get("asked_formula", "")
+        samples.append(FoundSample(line["file"], request, asked, structure, reason))
     if all(sample.structure is None for sample in samples):
         raise InputError(f"{folder}: not one file holds a crystal ({samples[0].reason})")
     share = len(lines) / (len(lines) + n_rejected) if n_rejected else math.nan

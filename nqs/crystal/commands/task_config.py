@@ -49,6 +49,9 @@ class GenerateConfig:
     min_distance: float | None = 0.5
     """Least distance of two atoms in Angstrom, images included, > 0: crystals with closer ones are
     drawn again, and counted; null keeps them."""
+    at_most: int = 1000
+    """Crystals that are compared for the verdicts of samples.csv (unique, novel, matched), >= 0,
+    drawn from more."""
     batch_size: int = 256
     """Crystals drawn side by side, >= 1."""
     seed: int = 0
@@ -63,6 +66,7 @@ class GenerateConfig:
             value, most = getattr(self, key), MOST.get(key)
             rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
             require(value is None or 1 <= value <= (most or value), key, value, rule)
+        require(self.at_most >= 0, "at_most", self.at_most, "must be a whole number >= 0")
         apart = self.min_distance is None or self.min_distance > 0
         require(apart, "min_distance", self.min_distance, "must be a number > 0, or null")
         warm = COLDEST <= self.temperature <= HOTTEST
@@ -88,7 +92,7 @@ class EvaluateConfig:
     n: tuple[int, ...] = (1, 20)
     """Numbers of guesses a composition for which match rates are given, each >= 1."""
     at_most: int = 1000
-    """Crystals compared in pairs (uniqueness, novelty, coverage), >= 1; drawn from more."""
+    """Crystals compared with others (unique, novel, coverage), >= 1; drawn from more."""
     oxidation_states: str = "smact14"
     """Table of compositional validity: smact14 (what papers use), icsd16, icsd24 or pymatgen."""
     coverage: str | None = None

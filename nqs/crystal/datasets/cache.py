@@ -1,14 +1,14 @@
 """What takes minutes to compute from a table, kept in one file and computed anew when in doubt.
 
-    nqs_cache/TABLE.KIND                       beside the table, or, where its folder is read-only,
-    $XDG_CACHE_HOME/nqs/crystals/HASH-TABLE.KIND   (or ~/.cache/nqs/...; HASH: of the table's path)
+    nqs_cache/TABLE.KIND                           beside the table; where its folder is read-only
+    $XDG_CACHE_HOME/nqs/crystals/HASH-TABLE.KIND   (or ~/.cache/nqs/...; HASH of the table's path)
 
-A file is a line of JSON (format, key, shapes, notes), the arrays' bytes, and a seal with the SHA-256
-of all before it (nqs.runfolder.digests). The key says what the content was computed from: digests of
-the table and of the code that computes. A file with another key, without a right seal, or whose
-content makes no sense is never used: one line says so, and it is replaced. Files may be deleted at
-any time. A seal vouches against damage, not against malice: who can write beside a table can change
-the table too.
+A file is a line of JSON (format, key, shapes, notes), the bytes of the arrays, and a seal with the
+SHA-256 of all before it (nqs.runfolder.digests). The key says what the content was computed from:
+digests of the table and of the code that computes. A file with another key, without a right seal,
+or whose content makes no sense is never used: one line says so, and it is replaced. Files may be
+deleted at any time. A seal vouches against damage, not against malice: who can write beside a table
+can change the table too.
 """
 
 from __future__ import annotations

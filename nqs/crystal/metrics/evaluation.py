@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,15 @@ from nqs.crystal.metrics.coverage import (
     fingerprints,
 )
 from nqs.crystal.metrics.distributions import density_distance, elements_distance
-from nqs.crystal.metrics.matching import Matcher, Matches, Tolerances, match_all, novel, unique
+from nqs.crystal.metrics.matching import Guess, Matcher, Matches, Tolerances, match_all
+from nqs.crystal.metrics.reference_rows import (
+    MatchMetrics,
+    ReferenceRow,
+    reference_rows,
+    reference_totals,
+)
 from nqs.crystal.metrics.report import Report, quantity
-from nqs.crystal.metrics.validity import validity
+from nqs.crystal.metrics.verdicts import Judge, Verdict, choice, totals
 from nqs.crystal.structures.structure import Structure
 from nqs.errors import require
 
@@ -63,6 +70,7 @@ class SampleMetrics:
     unique: float = quantity("unique among them", 1, percent=True)
     novel: float = quantity("novel among them", 1, percent=True)
     unique_and_novel: float = quantity("unique and novel", 1, percent=True)
+    rediscovered: float = quantity("match a test crystal, of them", 1, percent=True)
     n_fingerprints: float = quantity("samples in coverage", 0)
     recall: float = quantity("COV-R", 1, percent=True)
     precision: float = quantity("COV-P", 1, percent=True)
@@ -80,14 +88,9 @@ class _SampleSettings:
 
     test: Sequence[Structure]
     train: Sequence[Structure] | None
-    oxidation_states: str
-    self_images: bool
+    judge: Judge
     cutoffs: Cutoffs | None
     test_fingerprints: Fingerprints | None
-    at_most: int
-    matcher: Matcher
-    workers: int
-    seed: int
 
 
 def evaluate_samples(
@@ -130,37 +133,37 @@ def evaluate_samples(
     require(len(samples) > 0, "samples", len(samples), "at least one is needed")
     require(len(test) > 0, "test", len(test), "at least one crystal is needed")
     require(at_most >= 1, "at_most", at_most, "must be at least 1")
+    judge = Judge(Matcher(tolerances), oxidation_states, self_images, at_most, workers, seed)
     drawn = _drawn(test, at_most, seed)
     prints = fingerprints(drawn, workers=workers) if cutoffs else None
-    matcher = Matcher(tolerances)
-    settings = _SampleSettings(
-        test, train, oxidation_states, self_images, cutoffs, prints, at_most, matcher, workers, seed
-    )
-    judged = dataclasses.replace(_sample_metrics(samples, settings), kept=kept)
+    settings = _SampleSettings(test, train, judge, cutoffs, prints)
+    verdicts = judge.compared(samples, judge.alone(samples), train, test)
+    judged = dataclasses.replace(_sample_metrics(samples, verdicts, settings), kept=kept)
     columns = {"samples": judged}
     if baselines:
-        columns["test set"] = _sample_metrics(test, settings)
+        columns["test set"] = _baseline_metrics(test, settings)
         if train:
-            seen = _drawn(train, len(samples), seed)
-            columns["training set"] = _sample_metrics(seen, settings)
+            columns["training set"] = _baseline_metrics(_drawn(train, len(samples), seed), settings)
     return Report(
         "Generated crystals against a test set",
         columns,
         _sample_conditions(settings, len(drawn)),
         _novelty_remarks(train),
+        {"verdicts": verdicts},
     )
 
 
 def _sample_conditions(settings: _SampleSettings, n_prints: int) -> dict[str, float | str]:
-    t = settings.matcher.tolerances
+    judge = settings.judge
+    t = judge.matcher.tolerances
     conditions: dict[str, float | str] = {
         "test crystals": len(settings.test),
-        "oxidation states": settings.oxidation_states,
-        "self-images": "count" if settings.self_images else "ignored (CDVAE)",
+        "oxidation states": judge.oxidation_states,
+        "self-images": "count" if judge.self_images else "ignored (CDVAE)",
         "ltol": t.ltol,
         "stol": t.stol,
         "angle_tol": t.angle_tol,
-        "seed": settings.seed,
+        "seed": judge.seed,
     }
     if settings.cutoffs:
         conditions["COV structure"] = settings.cutoffs.structure
@@ -175,44 +178,25 @@ def _novelty_remarks(train: Sequence[Structure] | None) -> tuple[str, ...]:
     return ("No novelty without training crystals.",)
 
 
+def _baseline_metrics(crystals: Sequence[Structure], settings: _SampleSettings) -> SampleMetrics:
+    """Crystals of a table judged as if they had been generated."""
+    judge = settings.judge
+    alone = judge.alone(crystals, groups=False)
+    verdicts = judge.compared(crystals, alone, settings.train, settings.test)
+    return _sample_metrics(crystals, verdicts, settings)
+
+
 def _sample_metrics(
-    samples: Sequence[Structure | None], settings: _SampleSettings
+    samples: Sequence[Structure | None], verdicts: Sequence[Verdict], settings: _SampleSettings
 ) -> SampleMetrics:
-    verdict = validity(
-        samples, oxidation_states=settings.oxidation_states, self_images=settings.self_images
-    )
-    both = verdict.both
-    valid = [s for s, good in zip(samples, both, strict=True) if good and s is not None]
+    valid = [s for s, v in zip(samples, verdicts, strict=True) if v.valid and s is not None]
     return SampleMetrics(
-        n_samples=len(samples),
         kept=NAN,
-        structural=float(verdict.structural.mean()),
-        compositional=float(verdict.compositional.mean()),
-        valid=float(both.mean()),
         density_distance=density_distance(valid, settings.test),
         elements_distance=elements_distance(valid, settings.test),
-        **_comparisons(valid, settings),
-        **_coverage(samples, both, settings),
+        **totals(verdicts),
+        **_coverage(samples, np.array([v.valid for v in verdicts]), settings),
     )
-
-
-def _comparisons(valid: Sequence[Structure], settings: _SampleSettings) -> dict[str, float]:
-    """Uniqueness and novelty among valid samples."""
-    if not valid:
-        return {"n_compared": 0, "unique": NAN, "novel": NAN, "unique_and_novel": NAN}
-    crystals = [settings.matcher.reduced(s) for s in _drawn(valid, settings.at_most, settings.seed)]
-    first = unique(crystals, settings.matcher)
-    new = (
-        novel(crystals, settings.train, settings.matcher)
-        if settings.train
-        else np.full(len(first), NAN)
-    )
-    return {
-        "n_compared": len(crystals),
-        "unique": float(first.mean()),
-        "novel": float(new.mean()),
-        "unique_and_novel": float((first * new).mean()),
-    }
 
 
 def _coverage(
@@ -229,11 +213,11 @@ def _coverage(
             ),
             NAN,
         )
-    chosen = _choice(len(samples), settings.at_most, settings.seed)
+    chosen = choice(len(samples), settings.judge.at_most, settings.judge.seed)
     if samples is settings.test:  # the same draw
         prints = settings.test_fingerprints
     else:
-        prints = fingerprints([samples[i] for i in chosen], workers=settings.workers)
+        prints = fingerprints([samples[i] for i in chosen], workers=settings.judge.workers)
     found = coverage(prints, settings.test_fingerprints, settings.cutoffs)
     structures, compositions = diversity(prints.chosen(valid[chosen]))
     return {
@@ -244,32 +228,8 @@ def _coverage(
     }
 
 
-def _choice(n: int, at_most: int, seed: int) -> NDArray[np.int64]:
-    """Indices of all n, or of a random at_most of them, ascending."""
-    if n <= at_most:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, at_most, replace=False))
-
-
 def _drawn(structures: Sequence[Structure], at_most: int, seed: int) -> list[Structure]:
-    return [structures[i] for i in _choice(len(structures), at_most, seed)]
-
-
-@dataclass(frozen=True)
-class MatchMetrics:
-    """Of n guesses for each of S reference crystals; NaN where nothing matched."""
-
-    n_references: float = quantity("references", 0)
-    match_rate: float = quantity("match rate", 2, percent=True)
-    match_rate_error: float = quantity("  its standard error", 2, percent=True)
-    rmse: float = quantity("RMSE of those matched", 4)
-    valid_match_rate: float = quantity("match rate, valid only", 2, percent=True)
-    valid_rmse: float = quantity("  its RMSE", 4)
-    metre: float = quantity("METRe", 2, percent=True)
-    metre_rmse: float = quantity("  its RMSE", 4)
-    crmse: float = quantity("cRMSE", 4)
-    n_guesses: float = quantity("guesses", 0)
-    not_compared: float = quantity("crystals too long to compare", 0)
+    return [structures[i] for i in choice(len(structures), at_most, seed)]
 
 
 def evaluate_matches(
@@ -278,114 +238,129 @@ def evaluate_matches(
     train: Sequence[Structure] | None = None,
     *,
     n: Sequence[int] = (1, 20),
+    baselines: bool = True,
     kept: float = NAN,
     oxidation_states: str = "smact14",
     self_images: bool = False,
     tolerances: Tolerances | None = None,
+    at_most: int = 1_000,
     workers: int = 1,
+    seed: int = 0,
 ) -> Report:
-    """Structures guessed for the compositions of a test set; columns of `MatchMetrics`.
+    """Structures guessed for the compositions of a test set; columns of `MatchMetrics`, each the
+    sum of `ReferenceRow`s; a `Verdict` for each guess.
 
-    Match rate: share of references i of which one of the first n guesses made for i matches; RMSE:
-    the mean over these of the least root mean square displacement, in (V / A)^(1/3). "Valid only"
-    counts guess and reference only if both are valid (DiffCSP), which caps MP-20 at about 91 %.
-
-    METRe (Martirossyan et al., arXiv:2509.12178): share of references matched by any guess of their
-    composition, whichever reference it was made for: polymorphs need not come in the right order.
-    cRMSE: the mean of the least displacement over all references, with stol where nothing matches;
-    it cannot be improved by matching only what is easy.
+    Rates and displacements are defined in nqs.crystal.metrics.reference_rows. "Valid only" counts
+    guess and reference only if both are valid (DiffCSP), which caps MP-20 at about 91 %; the rate
+    of valid references has these alone in its denominator.
 
     Args:
         predictions: for each reference its guesses, the first ones first. None is no crystal; it,
             and a guess that is missing, matches nothing.
         test: S references.
-        train: training crystals, for the baselines; without them there are none.
+        train: training crystals, for novelty and the baselines; without them there is neither.
         n: numbers of guesses to report.
+        baselines: judge the guesses that need no model as well.
         kept: share of draws that were kept, if close atoms were thrown away: said with the table.
         oxidation_states, self_images: of validity; the default is CDVAE's.
         tolerances: of the matcher.
+        at_most: valid guesses compared for uniqueness and novelty, drawn from more.
         workers: processes.
+        seed: of that draw.
 
     Raises InputError if predictions and test differ in length, or for n < 1.
     """
     require(len(test) > 0, "test", len(test), "at least one crystal is needed")
     sizes = sorted(set(n))
     require(bool(sizes) and sizes[0] >= 1, "n", list(n), "numbers of guesses, at least 1")
-    chosen = tolerances or Tolerances()
-    methods: dict[str, Sequence[Sequence[Structure | None]]] = {"guesses": predictions}
-    remarks: tuple[str, ...] = ()
-    if train:
-        methods["nearest template"] = template_guesses(train, test, sizes[-1])
-        if are_perovskites([*train, *test]):
-            methods["constant cell"] = perovskite_guesses(train, test)
-            methods["hedged cell"] = hedged_guesses(train, test)
-            remarks = (SITE_ORDER_REMARK,)
-    columns = {}
+    judge = Judge(Matcher(tolerances), oxidation_states, self_images, at_most, workers, seed)
+    chosen = judge.matcher.tolerances
+    valid_references = np.array([v.valid for v in judge.alone(test, groups=False)])
+    methods = _methods(predictions, test, train if baselines else None, sizes[-1])
+    columns: dict[str, MatchMetrics] = {}
+    rows: list[ReferenceRow] = []
+    verdicts: list[Verdict] = []
     for name, guesses in methods.items():
         most = max((len(row) for row in guesses), default=0)
         useful = sorted({min(size, max(most, 1)) for size in sizes})
         matches = match_all(guesses, test, useful[-1], tolerances=chosen, workers=workers)
-        valid = _valid_matches(guesses, test, matches, oxidation_states, self_images)
+        valid = _valid_matches(guesses, valid_references, matches, judge)
         for size in useful:
-            n_guesses = sum(guess is not None for row in guesses for guess in row[:size])
-            columns[f"{name}, n={size}"] = _match_metrics(matches, valid, size, n_guesses)
+            column = f"{name}, n={size}"
+            found = reference_rows(column, test, valid_references, guesses, matches, valid, size)
+            columns[column] = reference_totals(found, chosen.stol, matches.not_compared)
+            rows += found
+        if name == "guesses":
+            verdicts = _guess_verdicts(predictions, train, matches, judge)
+    return Report(
+        "Guessed structures against the true ones",
+        columns,
+        _match_conditions(judge, kept),
+        (SITE_ORDER_REMARK,) if "constant cell" in methods else (),
+        {"verdicts": verdicts, "references": rows},
+    )
+
+
+def _methods(
+    predictions: Sequence[Sequence[Structure | None]],
+    test: Sequence[Structure],
+    train: Sequence[Structure] | None,
+    n: int,
+) -> dict[str, Sequence[Sequence[Structure | None]]]:
+    """The guesses, and those that need no model."""
+    methods: dict[str, Sequence[Sequence[Structure | None]]] = {"guesses": predictions}
+    if train:
+        methods["nearest template"] = template_guesses(train, test, n)
+        if are_perovskites([*train, *test]):
+            methods["constant cell"] = perovskite_guesses(train, test)
+            methods["hedged cell"] = hedged_guesses(train, test)
+    return methods
+
+
+def _match_conditions(judge: Judge, kept: float) -> dict[str, float | str]:
+    t = judge.matcher.tolerances
     conditions: dict[str, float | str] = {
-        "ltol": chosen.ltol,
-        "stol": chosen.stol,
-        "angle_tol": chosen.angle_tol,
-        "oxidation states": oxidation_states,
-        "self-images": "count" if self_images else "ignored (CDVAE)",
+        "ltol": t.ltol,
+        "stol": t.stol,
+        "angle_tol": t.angle_tol,
+        "oxidation states": judge.oxidation_states,
+        "self-images": "count" if judge.self_images else "ignored (CDVAE)",
     }
     if not math.isnan(kept):
         conditions["draws kept, atoms apart"] = f"{100 * kept:.2f} %"
-    title = "Guessed structures against the true ones"
-    return Report(title, columns, conditions, remarks)
+    return conditions
 
 
 def _valid_matches(
     guesses: Sequence[Sequence[Structure | None]],
-    test: Sequence[Structure],
+    valid_references: NDArray[np.bool_],
     matches: Matches,
-    oxidation_states: str,
-    self_images: bool,
-) -> NDArray[np.float64]:
-    """(S, n): `matches.own` where guess and reference are valid, NaN elsewhere."""
-    own = np.full_like(matches.own, np.nan)
-    for i, g in np.argwhere(~np.isnan(matches.own)):
-        pair = [guesses[i][g], test[i]]
-        verdict = validity(pair, oxidation_states=oxidation_states, self_images=self_images)
-        if verdict.both.all():
-            own[i, g] = matches.own[i, g]
-    return own
+    judge: Judge,
+) -> Matches:
+    """What is left if guess and reference must be valid."""
+
+    @cache
+    def is_valid(guess: Guess) -> bool:
+        structure = guesses[guess[0]][guess[1]]
+        return judge.alone([structure], groups=False)[0].valid
+
+    return matches.only(lambda i, guess: bool(valid_references[i]) and is_valid(guess))
 
 
-def _match_metrics(
-    matches: Matches, valid: NDArray[np.float64], size: int, n_guesses: int
-) -> MatchMetrics:
-    """Metrics of the first `size` guesses."""
-    own = np.fmin.reduce(matches.own[:, :size], axis=1)  # (S,) NaN: no match
-    own_valid = np.fmin.reduce(valid[:, :size], axis=1)
-    nearest = matches.nearest[:, size - 1]
-    rate, rmse = _rate_and_mean(own)
-    valid_rate, valid_rmse = _rate_and_mean(own_valid)
-    metre, metre_rmse = _rate_and_mean(nearest)
-    missing = np.where(np.isnan(nearest), matches.tolerances.stol, nearest)
-    return MatchMetrics(
-        n_references=len(own),
-        match_rate=rate,
-        match_rate_error=math.sqrt(rate * (1 - rate) / len(own)),
-        rmse=rmse,
-        valid_match_rate=valid_rate,
-        valid_rmse=valid_rmse,
-        metre=metre,
-        metre_rmse=metre_rmse,
-        crmse=float(missing.mean()),
-        n_guesses=n_guesses,
-        not_compared=matches.not_compared,
-    )
-
-
-def _rate_and_mean(rms: NDArray[np.float64]) -> tuple[float, float]:
-    """Share of numbers that are not NaN, and their mean (NaN if there is none)."""
-    matched = ~np.isnan(rms)
-    return float(matched.mean()), float(rms[matched].mean()) if matched.any() else math.nan
+def _guess_verdicts(
+    predictions: Sequence[Sequence[Structure | None]],
+    train: Sequence[Structure] | None,
+    matches: Matches,
+    judge: Judge,
+) -> list[Verdict]:
+    """A row for each guess, by reference and in order; beyond those compared nothing is matched."""
+    made = [(i, g) for i, row in enumerate(predictions) for g in range(len(row))]
+    samples = [predictions[i][g] for i, g in made]
+    verdicts = []
+    for (i, g), verdict in zip(
+        made, judge.compared(samples, judge.alone(samples), train), strict=True
+    ):
+        rmse = float(matches.own[i, g]) if g < matches.own.shape[1] else NAN
+        looked = not math.isnan(rmse) if g < matches.own.shape[1] else None
+        verdicts.append(dataclasses.replace(verdict, reference=i, matched=looked, rmse=rmse))
+    return verdicts

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -142,11 +142,16 @@ def _pymatgen() -> _Pymatgen:
     return _Pymatgen(Structure, Lattice, StructureMatcher)
 
 
+Guess = tuple[int, int]
+"""(reference it was made for, which guess)."""
+
+
 @dataclass(frozen=True)
 class Matches:
-    """What was found between S references and their guesses.
+    """What was found between S references and the first n guesses made for each.
 
     Attributes:
+        pairs: (reference, guess) -> rms of every pair that matches.
         own: (S, n) rms of reference i and guess g made for it, NaN without a match.
         nearest: (S, n) least rms of reference i and the first g + 1 guesses made for any reference,
             NaN without a match.
@@ -154,14 +159,32 @@ class Matches:
         tolerances: of the matcher.
     """
 
+    pairs: Mapping[tuple[int, Guess], float]
     own: Floats
     nearest: Floats
     not_compared: int
     tolerances: Tolerances
 
+    @staticmethod
+    def of(
+        pairs: Mapping[tuple[int, Guess], float],
+        shape: tuple[int, int],
+        not_compared: int,
+        tolerances: Tolerances,
+    ) -> Matches:
+        """The tables (S, n) of these pairs."""
+        own, nearest = np.full(shape, np.nan), np.full(shape, np.inf)
+        for (reference, (made_for, g)), rms in pairs.items():
+            nearest[reference, g:] = np.minimum(nearest[reference, g:], rms)
+            if made_for == reference:
+                own[reference, g] = rms
+        nearest[np.isinf(nearest)] = np.nan
+        return Matches(pairs, own, nearest, not_compared, tolerances)
 
-Guess = tuple[int, int]
-"""(reference it was made for, which guess)."""
+    def only(self, counts: Callable[[int, Guess], bool]) -> Matches:
+        """What is left if only the pairs (reference, guess) that count may match."""
+        pairs = {pair: rms for pair, rms in self.pairs.items() if counts(*pair)}
+        return Matches.of(pairs, self.own.shape, self.not_compared, self.tolerances)
 
 
 @dataclass(frozen=True)
@@ -193,18 +216,13 @@ def match_all(
     require(len(guesses) == len(references), "guesses", len(guesses), f"must be {len(references)}")
     require(n >= 1, "n", n, "must be at least 1")
     chosen = tolerances or Tolerances()
-    own = np.full((len(references), n), np.nan)
-    nearest = np.full((len(references), n), np.inf)
     tasks = list(_tasks(guesses, references, n, chosen))
+    pairs: dict[tuple[int, Guess], float] = {}
     not_compared = 0
     for found, skipped in mapped(_matched, tasks, workers):
         not_compared += skipped
-        for (reference, (made_for, g)), rms in found.items():
-            nearest[reference, g:] = np.minimum(nearest[reference, g:], rms)
-            if made_for == reference:
-                own[reference, g] = rms
-    nearest[np.isinf(nearest)] = np.nan
-    return Matches(own, nearest, not_compared, chosen)
+        pairs |= found
+    return Matches.of(pairs, (len(references), n), not_compared, chosen)
 
 
 def _tasks(
@@ -240,36 +258,18 @@ def _matched(task: _Task) -> tuple[dict[tuple[int, Guess], float], int]:
     return found, skipped
 
 
-def unique(crystals: Sequence[Reduced | None], matcher: Matcher) -> NDArray[np.bool_]:
-    """(S,): which crystals are the same as none before them (the first of its kind is unique).
+def first_alike(crystals: Sequence[Reduced | None], matcher: Matcher) -> NDArray[np.int64]:
+    """(S,): the first crystal that is the same as crystal i; i itself where none before it is.
 
-    Compared with the first of each kind only; a crystal too long to be compared counts as unique.
+    Compared with the first of each kind only; a crystal too long to be compared is its own kind.
     """
-    kinds: dict[Key, list[Reduced]] = defaultdict(list)
-    verdicts = []
-    for crystal in crystals:
+    kinds: dict[Key, list[int]] = defaultdict(list)
+    first = np.arange(len(crystals))
+    for i, crystal in enumerate(crystals):
         if crystal is None:
-            verdicts.append(True)
             continue
-        known = any(matcher.same(crystal, other) for other in kinds[crystal.key])
-        if not known:
-            kinds[crystal.key].append(crystal)
-        verdicts.append(not known)
-    return np.array(verdicts, dtype=np.bool_)
-
-
-def novel(
-    crystals: Sequence[Reduced | None], known: Sequence[Structure], matcher: Matcher
-) -> NDArray[np.bool_]:
-    """(S,): which crystals are the same as none of `known`; of these, only those with a composition
-    that occurs are reduced."""
-    wanted = {crystal.key for crystal in crystals if crystal is not None}
-    kinds: dict[Key, list[Reduced | None]] = defaultdict(list)
-    for structure in known:
-        key = reduced_composition(structure)
-        if key in wanted:
-            kinds[key].append(matcher.reduced(structure))
-    return np.array(
-        [c is None or not any(matcher.same(c, other) for other in kinds[c.key]) for c in crystals],
-        dtype=np.bool_,
-    )
+        known = (k for k in kinds[crystal.key] if matcher.same(crystal, crystals[k]))
+        first[i] = next(known, i)
+        if first[i] == i:
+            kinds[crystal.key].append(i)
+    return first

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
@@ -30,14 +30,17 @@ class Report:
         columns: name -> quantities; the samples first, then baselines.
         settings: what the numbers depend on.
         remarks: what a reader has to know, a sentence each.
+        rows: by the name of their table, the rows that quantities are sums of: dataclasses, all of
+            one kind in a table.
     """
 
     title: str
     columns: Mapping[str, Any]
     settings: Mapping[str, float | str]
     remarks: tuple[str, ...] = ()
+    rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
-    def rows(self) -> Iterator[tuple[dataclasses.Field[Any], list[float]]]:
+    def quantities(self) -> Iterator[tuple[dataclasses.Field[Any], list[float]]]:
         """(field, its value in each column)."""
         first = next(iter(self.columns.values()))
         for entry in dataclasses.fields(first):
@@ -46,7 +49,7 @@ class Report:
     def table(self) -> str:
         """Aligned plain text: title, quantities, settings, remarks."""
         cells = [["", *self.columns]]
-        for entry, values in self.rows():
+        for entry, values in self.quantities():
             shown = [_shown(value, entry.metadata) for value in values]
             if any(text != "-" for text in shown):
                 cells.append([entry.metadata["label"], *shown])
@@ -62,7 +65,7 @@ class Report:
     def content(self) -> dict[str, Any]:
         """All of it for JSON; NaN as None."""
         columns: dict[str, dict[str, float | None]] = {name: {} for name in self.columns}
-        for entry, values in self.rows():
+        for entry, values in self.quantities():
             for name, value in zip(self.columns, values, strict=True):
                 columns[name][entry.name] = None if math.isnan(value) else value
         return {
@@ -80,7 +83,7 @@ class Report:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["quantity", *self.columns])
-        for entry, values in self.rows():
+        for entry, values in self.quantities():
             writer.writerow([entry.name, *("" if math.isnan(v) else v for v in values)])
         return text.getvalue()
 

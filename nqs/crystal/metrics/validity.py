@@ -32,6 +32,9 @@ CLOSEST = 0.5
 SMALLEST = 0.1
 """Angstrom^3, least volume of a cell."""
 
+NO_CRYSTAL = "no crystal"
+"""The reason of a sample that is none."""
+
 OXIDATION_TABLES = {
     "smact14": "oxidation_states_smact14",
     "icsd16": "oxidation_states_icsd16",
@@ -49,12 +52,14 @@ class Validity:
     Attributes:
         structural: (S,) bool.
         compositional: (S,) bool.
+        reasons: (S,) what is wrong with those that are not valid, "" for the others.
         oxidation_states: table that the compositional verdicts rest on.
         self_images: whether an atom's own images counted.
     """
 
     structural: NDArray[np.bool_]
     compositional: NDArray[np.bool_]
+    reasons: tuple[str, ...]
     oxidation_states: str
     self_images: bool
 
@@ -73,28 +78,49 @@ def validity(
 
     Raises InputError for an unknown table, or without SMACT.
     """
-    structural = [
-        sample is not None and structurally_valid(sample, self_images=self_images)
-        for sample in samples
-    ]
-    compositional = [
-        sample is not None and compositionally_valid(sample.composition, oxidation_states)
-        for sample in samples
-    ]
+    structural, compositional = [], []
+    for sample in samples:
+        structural.append(
+            NO_CRYSTAL if sample is None else structural_fault(sample, self_images=self_images)
+        )
+        compositional.append(
+            NO_CRYSTAL
+            if sample is None
+            else compositional_fault(sample.composition, oxidation_states)
+        )
     return Validity(
-        np.array(structural, dtype=np.bool_),
-        np.array(compositional, dtype=np.bool_),
+        np.array([not fault for fault in structural], dtype=np.bool_),
+        np.array([not fault for fault in compositional], dtype=np.bool_),
+        tuple(
+            "; ".join(dict.fromkeys(filter(None, faults)))
+            for faults in zip(structural, compositional, strict=True)
+        ),
         oxidation_states,
         self_images,
     )
 
 
+def structural_fault(structure: Structure, *, self_images: bool = True) -> str:
+    """What a structure lacks of distances of at least CLOSEST and a volume of at least SMALLEST;
+    "" if it has both."""
+    if structure.volume < SMALLEST:
+        return f"a cell of {structure.volume:.3g} Angstrom^3, at least {SMALLEST}"
+    shortest = shortest_distance(structure.matrix, structure.positions, self_images=self_images)
+    if shortest >= CLOSEST:
+        return ""
+    return f"atoms {shortest:.3f} Angstrom apart, at least {CLOSEST}"
+
+
 def structurally_valid(structure: Structure, *, self_images: bool = True) -> bool:
     """Distances of at least CLOSEST and a volume of at least SMALLEST."""
-    if structure.volume < SMALLEST:
-        return False
-    shortest = shortest_distance(structure.matrix, structure.positions, self_images=self_images)
-    return shortest >= CLOSEST
+    return not structural_fault(structure, self_images=self_images)
+
+
+def compositional_fault(composition: Mapping[int, int], oxidation_states: str = "smact14") -> str:
+    """What a composition lacks; "" if it is valid."""
+    if compositionally_valid(composition, oxidation_states):
+        return ""
+    return f"no neutral oxidation states in {oxidation_states}"
 
 
 def compositionally_valid(
