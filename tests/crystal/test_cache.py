@@ -261,3 +261,47 @@ def test_content_round_trip(tmp_path: Path) -> None:
     for name, array in arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array)
         assert found.arrays[name].dtype == array.dtype
+
+
+def test_fingerprints_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same to the last bit; only crystals that are new are computed, and one that differs in
+    its last bit is."""
+    from nqs.crystal.metrics import coverage
+
+    computed: list[str] = []
+    original = coverage._fingerprint
+
+    def counted(sample):
+        computed.append(sample.formula)
+        return original(sample)
+
+    monkeypatch.setattr(coverage, "_fingerprint", counted)
+    monkeypatch.setattr(coverage, "FEWEST", 1)
+    crystals = [record.structure for record in examples()[:160:40]]
+    file = tmp_path / "deep" / "fingerprints"
+
+    def check(chosen, n_new: int) -> None:
+        computed.clear()
+        found = coverage.fingerprints(chosen, file=file)
+        assert len(computed) == n_new
+        plain = coverage.fingerprints(chosen)
+        assert found.structures.tobytes() == plain.structures.tobytes()
+        assert found.compositions.tobytes() == plain.compositions.tobytes()
+
+    check(crystals[:3], 3)
+    check([crystals[2], crystals[0], crystals[0]], 0)
+    check(crystals, 1)
+    nudged = crystals[0].positions + np.spacing(0.5)
+    moved = type(crystals[0])(crystals[0].lengths, crystals[0].angles, crystals[0].numbers, nudged)
+    check([moved], 1)
+    capsys.readouterr()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    check(crystals, 4)
+    assert capsys.readouterr().out.count("computed anew\n") == 1
+    monkeypatch.setattr(cache, "_library_version", lambda name: "9.9")
+    check(crystals, 4)
+    assert "of another table or another version" in capsys.readouterr().out

@@ -31,7 +31,7 @@ from nqs.crystal.commands.samples_folder import (
 )
 from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
 from nqs.crystal.commands.verdict_tables import Names, references_table, verdicts_table
-from nqs.crystal.datasets import inputs
+from nqs.crystal.datasets import cache, inputs
 from nqs.crystal.datasets.data import encode
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
 from nqs.crystal.datasets.tables import Record
@@ -123,6 +123,7 @@ def judged_samples(path: Path, config: EvaluateConfig) -> tuple[Report, dict[str
         at_most=config.at_most,
         baselines=config.baselines,
         kept=found.kept,
+        file=cache.file_of(trained_on.data.train, "fingerprints"),
         workers=config.workers,
         seed=config.seed,
     )

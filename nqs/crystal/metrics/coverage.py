@@ -13,14 +13,17 @@ to the number (CDVAE: 10 000 samples against the whole test set).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, pdist
 
+from nqs.crystal.datasets import cache
 from nqs.crystal.metrics.fingerprints import (
     COMPOSITION_SIZE,
     STRUCTURE_SIZE,
@@ -50,6 +53,11 @@ CUTOFFS = {
 
 ROWS = 1_000
 """Distances held at a time: ROWS x references."""
+
+SOURCES = ("metrics/fingerprints.py", "metrics/coverage.py", "metrics/matching.py", "structures")
+LIBRARIES = ("pymatgen", "pymatgen-core", "smact", "spglib", "numpy")
+FEWEST, MOST_KEPT = 50, 200_000
+"""New fingerprints that are worth keeping, and those that a file holds."""
 
 _SCALE = """
 21.194 58.202 37.008 36.527 13.351 29.469 16.358 20.19 20.516 16.817 7.9666 22.271
@@ -107,12 +115,51 @@ class Fingerprints:
         return Fingerprints(self.structures[which], self.compositions[which])
 
 
-def fingerprints(samples: Sequence[Structure | None], *, workers: int = 1) -> Fingerprints:
-    """Of each sample; None has none. Cost: about 20 ms an inequivalent site."""
-    rows = mapped(_fingerprint, samples, workers)
-    table = np.array(list(rows)).reshape(len(samples), STRUCTURE_SIZE + COMPOSITION_SIZE)
+def fingerprints(
+    samples: Sequence[Structure | None], *, file: Path | None = None, workers: int = 1
+) -> Fingerprints:
+    """Of each sample; None has none. Cost: about 20 ms an inequivalent site.
+
+    file: where those of these crystals are kept from one evaluation to the next
+    (nqs.crystal.datasets.cache); None: nowhere.
+    """
+    if file is None:
+        rows = list(mapped(_fingerprint, samples, workers))
+    else:
+        rows = _kept_rows([s for s in samples if s is not None], file, workers)
+    table = np.array(rows).reshape(len(samples), STRUCTURE_SIZE + COMPOSITION_SIZE)
     structures, compositions = table[:, :STRUCTURE_SIZE], table[:, STRUCTURE_SIZE:]
     return Fingerprints(structures, (compositions - MEANS) / DEVIATIONS)
+
+
+def _kept_rows(crystals: Sequence[Structure], file: Path, workers: int) -> list[Floats]:
+    """A row a crystal, from the file where it has that very crystal; the file gets the others."""
+    key = cache.code_version(SOURCES, LIBRARIES)
+    known = cache.read(file, key, _unpacked) or {}
+    names = [_digest(crystal) for crystal in crystals]
+    new = {n: c for n, c in zip(names, crystals, strict=True) if n not in known}
+    computed = zip(new, mapped(_fingerprint, list(new.values()), workers), strict=True)
+    known |= dict(computed)
+    if len(new) >= FEWEST:
+        kept = known if len(known) <= MOST_KEPT else {name: known[name] for name in names}
+        digests = np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), -1)
+        content = cache.Content({"digests": digests, "rows": np.array([*kept.values()])})
+        cache.write(file, key, content)
+    return [known[name] for name in names]
+
+
+def _unpacked(content: cache.Content) -> dict[bytes, Floats]:
+    """Digest of a crystal -> its row. Raises one of cache.NONSENSE for anything else."""
+    digests, rows = content.arrays["digests"], content.arrays["rows"]
+    if digests.shape != (len(rows), 32) or rows.shape[1:] != (STRUCTURE_SIZE + COMPOSITION_SIZE,):
+        raise ValueError("fingerprints of another shape")
+    return {digest.tobytes(): row for digest, row in zip(digests, rows, strict=True)}
+
+
+def _digest(crystal: Structure) -> bytes:
+    """Of the crystal as it is written, to the last bit."""
+    arrays = (crystal.lengths, crystal.angles, crystal.numbers, crystal.positions)
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).digest()
 
 
 def _fingerprint(sample: Structure | None) -> Floats:

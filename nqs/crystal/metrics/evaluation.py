@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,7 @@ class _SampleSettings:
     judge: Judge
     cutoffs: Cutoffs | None
     test_fingerprints: Fingerprints | None
+    file: Path | None
 
 
 def evaluate_samples(
@@ -105,6 +107,7 @@ def evaluate_samples(
     at_most: int = 1_000,
     baselines: bool = True,
     kept: float = NAN,
+    file: Path | None = None,
     workers: int = 1,
     seed: int = 0,
 ) -> Report:
@@ -125,7 +128,8 @@ def evaluate_samples(
         baselines: evaluate the test set and as many training crystals as if generated as well.
         kept: share of draws that were kept, if some were thrown away for atoms too close: the
             samples are the kept ones, so their structural validity alone would say too much.
-        workers: processes for fingerprints.
+        file: where fingerprints of test and training crystals are kept, None: nowhere.
+        workers: processes for fingerprints and for what concerns a crystal alone.
         seed: of all draws.
 
     Raises InputError for no samples, no test crystals, unknown tables or missing libraries.
@@ -135,8 +139,8 @@ def evaluate_samples(
     require(at_most >= 1, "at_most", at_most, "must be at least 1")
     judge = Judge(Matcher(tolerances), oxidation_states, self_images, at_most, workers, seed)
     drawn = _drawn(test, at_most, seed)
-    prints = fingerprints(drawn, workers=workers) if cutoffs else None
-    settings = _SampleSettings(test, train, judge, cutoffs, prints)
+    prints = fingerprints(drawn, file=file, workers=workers) if cutoffs else None
+    settings = _SampleSettings(test, train, judge, cutoffs, prints, file)
     verdicts = judge.compared(samples, judge.alone(samples), train, test)
     judged = dataclasses.replace(_sample_metrics(samples, verdicts, settings), kept=kept)
     columns = {"samples": judged}
@@ -183,11 +187,14 @@ def _baseline_metrics(crystals: Sequence[Structure], settings: _SampleSettings) 
     judge = settings.judge
     alone = judge.alone(crystals, groups=False)
     verdicts = judge.compared(crystals, alone, settings.train, settings.test)
-    return _sample_metrics(crystals, verdicts, settings)
+    return _sample_metrics(crystals, verdicts, settings, settings.file)
 
 
 def _sample_metrics(
-    samples: Sequence[Structure | None], verdicts: Sequence[Verdict], settings: _SampleSettings
+    samples: Sequence[Structure | None],
+    verdicts: Sequence[Verdict],
+    settings: _SampleSettings,
+    file: Path | None = None,
 ) -> SampleMetrics:
     valid = [s for s, v in zip(samples, verdicts, strict=True) if v.valid and s is not None]
     return SampleMetrics(
@@ -195,12 +202,15 @@ def _sample_metrics(
         density_distance=density_distance(valid, settings.test),
         elements_distance=elements_distance(valid, settings.test),
         **totals(verdicts),
-        **_coverage(samples, np.array([v.valid for v in verdicts]), settings),
+        **_coverage(samples, np.array([v.valid for v in verdicts]), settings, file),
     )
 
 
 def _coverage(
-    samples: Sequence[Structure | None], valid: NDArray[np.bool_], settings: _SampleSettings
+    samples: Sequence[Structure | None],
+    valid: NDArray[np.bool_],
+    settings: _SampleSettings,
+    file: Path | None,
 ) -> dict[str, float]:
     """Coverage of the test set by all samples, diversity among the valid ones."""
     if settings.cutoffs is None or settings.test_fingerprints is None:
@@ -217,7 +227,8 @@ def _coverage(
     if samples is settings.test:  # the same draw
         prints = settings.test_fingerprints
     else:
-        prints = fingerprints([samples[i] for i in chosen], workers=settings.judge.workers)
+        drawn = [samples[i] for i in chosen]
+        prints = fingerprints(drawn, file=file, workers=settings.judge.workers)
     found = coverage(prints, settings.test_fingerprints, settings.cutoffs)
     structures, compositions = diversity(prints.chosen(valid[chosen]))
     return {
