@@ -55,7 +55,7 @@ def scan_runs(context: typer.Context) -> int:
 
 @app.command("crystal", **(AS_TYPED | {"options_metavar": "COMMAND ..."}))
 def crystal(context: typer.Context) -> int:
-    """Learn, draw and judge inorganic crystals: nqs crystal train | generate | evaluate."""
+    """Learn, draw and judge inorganic crystals: nqs crystal train | generate | evaluate | plot."""
     try:
         with loading():
             from nqs.crystal.commands.app import app as commands

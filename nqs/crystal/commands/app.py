@@ -1,4 +1,4 @@
-"""nqs crystal train | generate | evaluate."""
+"""nqs crystal train | generate | evaluate | plot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nqs.conf.kinds import MISSING
 from nqs.conf.sections import documentation, from_mapping
 from nqs.conf.words import check_known, merged, parsed
 from nqs.crystal.commands.config import Config, known_keys, read_yaml
-from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
+from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig, PlotConfig
 from nqs.crystal.model.cores import CORES
 from nqs.errors import shown
 
@@ -23,7 +23,7 @@ Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="See
 
 @app.callback()
 def about() -> None:
-    """Learn, draw and judge inorganic crystals, written as sequences of tokens."""
+    """Learn, draw, judge and picture inorganic crystals, written as sequences of tokens."""
 
 
 def key_lines(section: Any, prefix: str = "") -> list[str]:
@@ -75,13 +75,18 @@ TRAIN = help_text(
 )
 GENERATE = help_text(
     "Draw crystals from a run: nqs crystal generate RUN n=1000; each is a CIF file and a line of "
-    "samples.csv.",
+    "samples.csv, with a verdict on it.",
     GenerateConfig,
 )
 EVALUATE = help_text(
     "Judge a folder of samples (validity, novelty, match rates beside baselines) or the model of a "
     "run (perplexity, translations).",
     EvaluateConfig,
+)
+PLOT = help_text(
+    "Pictures of a folder of samples (distributions beside the data, structures, matches) or of "
+    "the data of a run.",
+    PlotConfig,
 )
 
 
@@ -133,3 +138,15 @@ def evaluate_command(
     given = parsed(keys or [])
     check_known(given, names(EvaluateConfig))
     return evaluate(folder, from_mapping(EvaluateConfig, given))
+
+
+@app.command("plot", help=PLOT)
+def plot_command(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|SAMPLES", help="Folder of either.")],
+    keys: Keys = None,
+) -> int:
+    from nqs.crystal.commands.plot_run import run as plot
+
+    given = parsed(keys or [])
+    check_known(given, names(PlotConfig))
+    return plot(folder, from_mapping(PlotConfig, given))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -90,7 +90,7 @@ def read_samples(folder: Path) -> FoundSamples:
     Raises InputError for a table that is none, files that are missing, outside the folder, named
     twice or not those that were written, and where not one file holds a crystal.
     """
-    lines = _lines(folder / TABLE)
+    lines = read_lines(folder / TABLE)
     sums = _checksums(folder)
     for name in (TABLE, "config.yaml"):
         _check(
@@ -116,14 +116,15 @@ def read_samples(folder: Path) -> FoundSamples:
     return FoundSamples(samples, share)
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
+def read_lines(path: Path, needed: Collection[str] = ("file", "request")) -> list[dict[str, str]]:
+    """The lines of a table as mappings. Raises InputError for one without the columns `needed`."""
     reader = csv.reader(text_file.read_text(path, LARGEST).splitlines())
     try:
         header, *rows = [row for row in reader if row] or [[]]
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV table ({error})") from None
-    if not rows or not {"file", "request"} <= set(header) or len(set(header)) < len(header):
-        raise InputError(f"{path}: not a table of nqs crystal generate")
+    if not rows or not {*needed} <= set(header) or len(set(header)) < len(header):
+        raise InputError(f"{path}: not a table of nqs crystal generate or evaluate")
     if len(rows) > MOST_SAMPLES:
         raise InputError(f"{path}: {len(rows)} lines, at most {MOST_SAMPLES} are read")
     for number, row in enumerate(rows, start=2):

@@ -1,6 +1,6 @@
-"""The configuration of generation and evaluation: every key, its range and its default.
+"""The configuration of generation, evaluation and pictures: every key, its range and its default.
 
-`nqs crystal generate` and `nqs crystal evaluate` take them as KEY=VALUE.
+`nqs crystal generate`, `nqs crystal evaluate` and `nqs crystal plot` take them as KEY=VALUE.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nqs.errors import require, require_choice
 OXIDATION_STATES: Final = ("smact14", "icsd16", "icsd24", "pymatgen")
 DATA_SETS: Final = ("perov_5", "carbon_24", "mp_20")
 
-MOST: Final = {"n": 1_000_000, "batch_size": 65_536, "workers": 256}
+MOST: Final = {"n": 1_000_000, "batch_size": 65_536, "workers": 256, "structures": 200}
 """Largest values that make sense, of the keys that cost memory or processes."""
 HOTTEST, COLDEST = 1e6, 1e-6
 """Temperatures beyond them are an even draw or the likeliest token."""
@@ -121,3 +121,27 @@ class EvaluateConfig:
             require_choice("coverage", self.coverage, DATA_SETS)
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """What to draw."""
+
+    against: str | None = None
+    """Crystals to stand beside: train, validation or test of the run, or a table's path; null is
+    train, and validation for the pictures of a run."""
+    structures: int = 24
+    """Crystals of structures.png, the first ones, 1..200."""
+    at_most: int = 2000
+    """Crystals of each set that make up the distributions, >= 1; drawn from more."""
+    workers: int = 1
+    """Processes, >= 1."""
+    seed: int = 0
+    """Seed of what is drawn, >= 0."""
+
+    def __post_init__(self) -> None:
+        for key in ("structures", "at_most", "workers"):
+            value, most = getattr(self, key), MOST.get(key)
+            rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
+            require(1 <= value <= (most or value), key, value, rule)
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
