@@ -62,7 +62,7 @@ def test_pictures_are_the_same_each_time(
     contents = []
     for _ in range(2):
         capsys.readouterr()
-        assert crystal("plot", made / name, "structures=7", "at_most=20") == 0
+        assert crystal("plot", made / name, "structures=3", "at_most=9") == 0
         said = capsys.readouterr().out.splitlines()
         assert [Path(line).name for line in said] == pictures
         contents.append([(made / name / picture).read_bytes() for picture in pictures])
@@ -70,8 +70,7 @@ def test_pictures_are_the_same_each_time(
     for picture in pictures:
         image = imread(made / name / picture)
         assert image.shape[0] > 200 and np.ptp(image[..., :3]) > 0.5
-    assert crystal("plot", made / name, "structures=2", "at_most=20") == 0
-    assert (made / name / "structures.png").read_bytes() != contents[0][1]
+    assert contents[0][0] != contents[0][1]
 
 
 def words_of(figure) -> list[str]:
@@ -104,12 +103,13 @@ def test_shares_are_of_the_crystals_of_each_set() -> None:
 
 def test_a_sheet_has_every_cell_with_its_caption() -> None:
     crystals = [rock_salt(), caesium_chloride(), perovskite(3.9, 38, 22)] * 3
-    figure = contact_sheet(crystals, [f"caption {i} $x_{i}" for i in range(9)], "title")
+    crystals = crystals[:7]  # a row and one more
+    figure = contact_sheet(crystals, [f"caption {i} $x_{i}" for i in range(7)], "title")
     drawn = [axes for axes in figure.axes if axes.patches]
-    assert len(drawn) == 9
+    assert len(drawn) == 7
     for axes, structure in zip(drawn, crystals, strict=True):
         assert len(axes.patches) >= structure.n_atoms
-    assert {f"caption {i} $x_{i}" for i in range(9)} <= {*words_of(figure)}
+    assert {f"caption {i} $x_{i}" for i in range(7)} <= {*words_of(figure)}
 
 
 def test_a_curve_ends_at_the_match_rate() -> None:
@@ -145,7 +145,7 @@ def test_rows_of_another_evaluation_are_not_shown(
     rows = (folder / "references.csv").read_text()
     (folder / "references.csv").write_text(rows.replace("test", "best").replace("0", "1"))
     capsys.readouterr()
-    assert crystal("plot", folder, "structures=2", "at_most=20") == 0
+    assert crystal("plot", folder, "structures=2", "at_most=9") == 0
     said = capsys.readouterr().out
     assert "references.csv: not of this evaluation.json; evaluate the folder again" in said
     assert "matches.png" not in said
