@@ -33,6 +33,7 @@ from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
 from nqs.crystal.datasets.tables import Record
 from nqs.crystal.metrics.matching import Matcher
+from nqs.crystal.metrics.validity import compositionally_valid
 from nqs.crystal.metrics.verdicts import Judge, Verdict
 from nqs.crystal.model import memory
 from nqs.crystal.model.generation import Filters, Request, Sample, generate
@@ -69,8 +70,8 @@ def run(path: Path, config: GenerateConfig) -> int:
     taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
     require(not taken, "out", given, "exists and is not an empty folder; choose another one")
     judge = Judge(Matcher(), at_most=config.at_most, seed=config.seed)
-    judge.alone([None])  # a library that is missing is missed before anything is drawn
-    train = known_crystals(path, trained.config)
+    compositionally_valid({1: 1})  # without SMACT it ends here, before anything is drawn
+    train = known_crystals(path, trained.config) if config.at_most else None
     samples = list(drawn(trained, requests, config))
     references = None if config.like is None else crystals_of(config, trained.config)
     verdicts = verdicts_on(samples, judge, train, references)

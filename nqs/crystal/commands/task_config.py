@@ -50,8 +50,8 @@ class GenerateConfig:
     """Least distance of two atoms in Angstrom, images included, > 0: crystals with closer ones are
     drawn again, and counted; null keeps them."""
     at_most: int = 1000
-    """Crystals that are compared for the verdicts of samples.csv (unique, novel, matched), >= 0,
-    drawn from more."""
+    """Crystals that are compared for the verdicts of samples.csv (unique, novel, matched), drawn
+    from more, >= 0: with 0 the training table is not read."""
     batch_size: int = 256
     """Crystals drawn side by side, >= 1."""
     seed: int = 0
