@@ -66,6 +66,9 @@ def test_by_hand() -> None:
 def test_what_is_not_looked_at_is_not_counted() -> None:
     row = Verdict("NaCl", 225, True, True, "")
     assert all(math.isnan(totals([row])[name]) for name in ("unique", "novel", "rediscovered"))
+    row = Verdict("NaCl", 225, True, True, "", same_as=0, unique=True)
+    assert totals([row])["unique"] == 1 and math.isnan(totals([row])["unique_and_novel"])
+    assert all(math.isnan(totals([row])[name]) for name in ("novel", "rediscovered"))
     judge = Judge(Matcher(), at_most=0)
     assert judge.compared([rock_salt()], judge.alone([rock_salt()]), None)[0].unique is None
     few = Judge(Matcher(), at_most=3)
