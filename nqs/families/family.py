@@ -253,6 +253,7 @@ def family(
     Raises InputError, one line, for what cannot be run, and FloatingPointError for a state whose
     energy is no longer a number.
     """
+    seed = convert(seed, SEED, "seed")
     rule = "must be a function of the couplings that returns a Hamiltonian"
     require(callable(hamiltonian), "hamiltonian", hamiltonian, rule)
     family_keys = {"couplings": couplings, "context": context, "width": width}
@@ -269,7 +270,7 @@ def family(
             optimizer,
             family=from_mapping(FamilyConfig, keys, "family"),
             train=from_mapping(TrainConfig, train_keys, "train"),
-            seed=convert(seed, SEED, "seed"),
+            seed=seed,
             device=convert(device, Device, "device"),
             dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
         ),
