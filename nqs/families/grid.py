@@ -56,7 +56,9 @@ def collect_family(
             found = point_at(
                 job, members, psi, c, n_samples, seed, step, thorough=True, outside=outside
             )
-            if compares_with_exact(config.train.exact, found.job.hamiltonian, config.model.n_up):
+            if compares_with_exact(
+                config.train.exact or "auto", found.job.hamiltonian, config.model.n_up
+            ):
                 found.compare(ground_state)
             result = summarise(
                 status="finished",

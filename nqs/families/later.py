@@ -127,9 +127,9 @@ def _row(number: int, entry: Mapping[str, Any]) -> str:
 
 
 def _compare(point: Point) -> None:
-    """Exact diagonalisation where the run would have it."""
+    """Exact diagonalisation where it is quick, or was asked for in the run."""
     job = point.job
-    wanted = job.config.train.exact
+    wanted = job.config.train.exact or "auto"
     if compares_with_exact(wanted, job.hamiltonian, job.config.model.n_up):
         point.compare(ground_state)
 
