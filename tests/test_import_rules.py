@@ -27,7 +27,7 @@ ALLOWED = {  # package -> our packages it may import, besides itself
     "nqs.runfolder": {"nqs.errors", "nqs.conf"},
     "nqs.conf": {"nqs.errors"},
     "nqs.ground_states": _VMC | {"nqs.conf", "nqs.runfolder"},
-    "nqs.families": _VMC | {"nqs.conf", "nqs.runfolder", "nqs.ground_states"},
+    "nqs.families": _VMC | {"nqs.conf", "nqs.runfolder", "nqs.ground_states", "nqs.scans"},
     "nqs.scans": _VMC | {"nqs.conf", "nqs.runfolder", "nqs.ground_states"},
     "nqs.crystal": {"nqs.errors", "nqs.core", "nqs.conf", "nqs.runfolder"},
 }

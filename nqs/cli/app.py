@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.text import Text
 from nqs.cli.loading import find_modules_here, loading
 from nqs.errors import InputError, printable, require
 from nqs.runfolder.terminal import run_command
+
+if TYPE_CHECKING:
+    from nqs.scans.collect import Collected
 
 # click's UsageError; newer versions of typer carry click inside themselves
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -69,18 +72,47 @@ def crystal(context: typer.Context) -> int:
 @app.command("evaluate")
 def evaluate_run(
     run: RunFolder,
+    couplings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]", help="Of a family: hamiltonian.delta=1.37 ..."),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Fresh configurations, 2 .. 1e9.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the samples, >= 0.")] = 1,
     subsystem: Annotated[
         list[str] | None,
         typer.Option(help="Sites whose Renyi entropy to measure, 0,1,2; repeatable [half]."),
     ] = None,
+    draws: Annotated[
+        int | None, typer.Option(help="Of a family: energies at so many draws of its couplings.")
+    ] = None,
 ) -> None:
-    """Measure the newest checkpoint again and add the result, with all observables, to run.h5."""
+    """Measure the newest checkpoint again and add the result, with all observables, to run.h5.
+
+    A family (train family.hamiltonian.KEY=interval(LOW,HIGH)) is measured at the couplings that are
+    given, inside of its ranges and between all grids, or at draws of them, such as disorder.
+    """
     from nqs.ground_states.later_evaluation import evaluate_later
+    from nqs.ground_states.run_folder import read_config
 
     _check_samples("--samples", samples, 10**9)
-    evaluate_later(run, samples, seed, subsystem or ())
+    config = read_config(run)
+    if not config.family.ranges:
+        rule = "is for families; this run has one coupling"
+        require(not couplings, "KEY=VALUE", " ".join(couplings or ()), rule)
+        require(draws is None, "--draws", draws, rule)
+        evaluate_later(run, samples, seed, subsystem or ())
+        return
+    from nqs.cli.grammar import values_of
+    from nqs.families import later
+
+    if draws is None:
+        given = values_of(couplings or ())
+        later.evaluate_at(run, config, given, samples, seed, subsystem or ())
+        return
+    rule = "not beside --draws"
+    require(not couplings, "KEY=VALUE", " ".join(couplings or ()), rule)
+    require(not subsystem, "--subsystem", ",".join(subsystem or ()), rule)
+    later.evaluate_draws(run, config, draws, samples, seed)
 
 
 @app.command("reweight")
@@ -125,8 +157,8 @@ def plot_run(run: RunFolder) -> None:
         raise InputError(f"{run}: has done no step of its own yet; resume the run first")
     draw(run, content, result)
     print(run / "convergence.png")
-    if content.evaluations:
-        config = read_config(run)
+    config = read_config(run)
+    if content.evaluations and not config.family.ranges:
         lattice, also = build_lattice(config.lattice), own_observables(config.train.observables)
         save_observables(run / "observables.png", content.evaluations[-1], lattice, run.name, also)
         print(run / "observables.png")
@@ -135,11 +167,14 @@ def plot_run(run: RunFolder) -> None:
 @app.command("show")
 def show_run(run: RunFolder) -> None:
     """The summary of a run as a table."""
+    from nqs.families import summary as families
     from nqs.ground_states import summary
 
     require(not (run / "scan.json").exists(), "RUN", run, "is a scan; see nqs collect")
     table = Table(title=Text(printable(str(run))), show_header=False)
-    for name, text in summary.entries(summary.read(run / "summary.json")):
+    content = summary.read(run / "summary.json")
+    entries = families.entries if families.is_family(content) else summary.entries
+    for name, text in entries(content):
         table.add_row(Text(name), Text(text))  # plain: brackets in a name are no markup
     Console().print(table)
 
@@ -150,8 +185,18 @@ def collect_scan(
     observable: Annotated[
         list[str] | None, typer.Option(help="Draw this one; may be given several times.")
     ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a family: KEY=VALUES of an axis; may be given several times."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Of a family: draws a point, 4 .. 1e9.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of a family: seed of the samples, >= 0.")] = 1,
 ) -> None:
-    """All points of a scan as one dataset, collected.nc, and phase_diagram.png."""
+    """All points of a scan as one dataset, collected.nc, and phase_diagram.png.
+
+    Of a family the same at any resolution, --grid "hamiltonian.delta=range(0,3,0.05)", with the
+    susceptibility of the fidelity.
+    """
     try:
         import h5netcdf  # noqa: F401
 
@@ -160,11 +205,28 @@ def collect_scan(
         raise InputError(
             f"collect: needs the package {error.name}; pip install 'nqs[scan]'"
         ) from None
-    collected = collect.collect(scan)
+    if (scan / "scan.json").exists() or not (scan / "config.yaml").exists():
+        require(not grid, "--grid", " ".join(grid or ()), "is for the folder of a family")
+        collected = collect.collect(scan)
+    else:
+        collected = _family_on(scan, grid or [], samples, seed)
     for line in collect.lines(collected):
         print(printable(line))
     print(printable(str(collect.write(collected))))
     print(printable(str(plot.save(collected, observable or []))))
+
+
+def _family_on(folder: Path, words: list[str], samples: int, seed: int) -> Collected:
+    """A family on the grid of some words."""
+    from nqs.cli.scan import axes_of
+    from nqs.families.grid import collect_family
+    from nqs.ground_states.run_folder import read_config
+
+    require(4 <= samples <= 10**9, "--samples", samples, "must be a whole number >= 4 and <= 1e9")
+    require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
+    config = read_config(folder)
+    require(bool(config.family.ranges), "SCAN", folder, "is a single run; see nqs show")
+    return collect_family(folder, config, axes_of(words), samples, seed)
 
 
 def _check_samples(option: str, given: int, most: int) -> None:

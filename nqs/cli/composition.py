@@ -7,12 +7,14 @@ the values of the words, and last ${...} those of other keys.
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,11 +23,15 @@ from nqs.conf.kinds import Group
 from nqs.conf.sections import flatten, to_mapping
 from nqs.errors import InputError, shown, suggestion
 from nqs.ground_states.config import Config
+from nqs.ground_states.couplings import FORMS, Law
 from nqs.ground_states.groups import GROUPS
 from nqs.runfolder.invocation import program
 from nqs.scans.config import ScanConfig
 from nqs.scans.launchers import LAUNCHER
 
+FAMILY: Final = "family.hamiltonian."
+"""How the word of a family's range begins."""
+RANGES: Final = "family.ranges"
 SCAN_SECTIONS: Final = ("scan", "launcher")
 GROUPS_OF_SCANS: Final[dict[str, Group]] = GROUPS | {LAUNCHER.name: LAUNCHER}
 
@@ -49,6 +55,7 @@ def compose(
     scan: with the sections of a scan. resolve: whether to look up what ${...} refers to. Raises
     InputError.
     """
+    words, ranges = split_ranges(words)
     overrides = [parsed(word) for word in words]
     for override in overrides:
         if not scan and override.key_or_group.split(".")[0] in SCAN_SECTIONS:
@@ -62,11 +69,49 @@ def compose(
     for override in overrides:
         if not is_choice(override):
             put(mapping, override.key_or_group, override.value())
+    if ranges:
+        if any(o.key_or_group == RANGES for o in overrides):
+            raise InputError(f"{RANGES}: give the ranges here, or as family.hamiltonian.KEY=RANGE")
+        put(mapping, RANGES, ranges)
     if resolve:
         mapping = resolved(mapping, words)
     flat = flatten(mapping)
     keys = [o.key_or_group + (".name" if is_choice(o) else "") for o in overrides]
+    keys += [RANGES] * bool(ranges)
     return mapping, {key: flat[key] for key in keys}
+
+
+def split_ranges(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without family.hamiltonian.KEY=RANGE, and these as entries of family.ranges.
+    Raises InputError for what is no range."""
+    others, ranges = [], []
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key.startswith(FAMILY):
+            others.append(word)
+            continue
+        given: Any = value
+        if not re.match(r"\s*(interval|uniform|normal)\s*\(", value):
+            override = parsed(word, sweeps=True)
+            given = override.value()
+            if isinstance(given, ChoiceSweep | RangeSweep):
+                given = [parsed(f"{key}={each}").value() for each in sweep_texts(override)]
+        if not isinstance(given, str | list):
+            raise InputError(f"{shown(word)}: must be {FORMS}")
+        ranges.append(f"{key.removeprefix('family.')}={Law.parsed(key, given)}")
+    return others, ranges
+
+
+def sweep_texts(override: Override, most: int = 1_000) -> list[str]:
+    """The values of a sweep as text. Raises InputError for more than can be meant."""
+    line = shown(override.input_line)
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), most + 1))
+    except (ArithmeticError, ValueError) as error:
+        raise InputError(f"{line}: {' '.join(str(error).split())}") from None
+    if len(values) > most:
+        raise InputError(f"{line}: more than {most} values; use interval(LOW,HIGH)")
+    return values
 
 
 def is_choice(override: Override) -> bool:

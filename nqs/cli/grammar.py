@@ -70,3 +70,9 @@ def check_once(words: Sequence[str]) -> None:
             both = f"{shown(seen[key])} and {shown(word)}"
             raise InputError(f"{both}: {shown(key)} is given twice; write its values in one word")
         seen[key] = word
+
+
+def values_of(words: Sequence[str]) -> dict[str, Any]:
+    """{key: value} of key=value words, each key once. Raises InputError."""
+    check_once(words)
+    return {override.key_or_group: override.value() for override in map(parsed, words)}

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from nqs.cli.composition import GROUPS_OF_SCANS, is_choice
+from nqs.cli.composition import GROUPS_OF_SCANS, is_choice, split_ranges
 from nqs.cli.grammar import parsed
 from nqs.conf.kinds import MISSING, Group, Key
 from nqs.conf.sections import documentation
@@ -26,6 +26,7 @@ Ground states of spin systems: a run, or with -m (nqs scan) a run for each of se
     nqs scan "hamiltonian.delta=range(0,4,0.25)" hamiltonian.Rb=1.15,1.3,1.5 \\
         scan.dir=scans/first scan.warm_start=hamiltonian.delta
     nqs scan scan.dir=scans/first scan.resume=true
+    nqs train "family.hamiltonian.delta=interval(0,3)"      # one state for all of them
     torchrun --nproc-per-node=2 -m nqs train ...
     nqs train hamiltonian=tfim --help            # the keys of the kinds that are chosen
 
@@ -37,7 +38,7 @@ python train.py, in a checkout, is nqs train. The older code's command line work
 def help_text(words: Sequence[str] = ()) -> str:
     """Every group and key with its default, owners, bounds and line of documentation; of groups
     whose kind the words choose the keys of that kind alone. Raises InputError for unknown ones."""
-    overrides = [parsed(word) for word in words]
+    overrides = [parsed(word) for word in split_ranges(words)[0]]
     chosen = {o.key_or_group: str(o.value()) for o in overrides if is_choice(o)}
     config = Config()
     lines = [ABOUT, "", "keys (key=default):"]

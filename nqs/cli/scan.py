@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
-from nqs.cli.composition import GROUPS_OF_SCANS, SCAN_SECTIONS, compose, put, resolved
-from nqs.cli.grammar import parsed
+from nqs.cli.composition import GROUPS_OF_SCANS, SCAN_SECTIONS, compose, put, resolved, split_ranges
+from nqs.cli.grammar import check_once, parsed
 from nqs.cli.older_words import renamed
 from nqs.conf.kinds import Selection
 from nqs.conf.sections import from_mapping
@@ -30,6 +30,9 @@ FILES: Final = (("lattice", "file"), ("hamiltonian", "file"), ("train", "start_f
 def load_scan(typed: Sequence[str]) -> tuple[Scan, Selection, bool]:
     """The grid of a command line, what runs it, and whether it is there already."""
     words = renamed(typed)
+    ranges = split_ranges(words)[1]
+    if ranges:
+        raise InputError(f"family.{shown(ranges[0])}: a family is one run, not a scan; without -m")
     overrides = [parsed(word, sweeps=True) for word in words]
     check_words(overrides)
     sweeps = [override for override in overrides if override.is_sweep_override()]
@@ -156,6 +159,22 @@ def words_of(override: Override) -> list[str]:
     if len(values) > MOST_POINTS:
         raise InputError(f"{line}: more than {MOST_POINTS} values; use fewer, or several scans")
     return [f"{key}={text}" for text in values]
+
+
+def axes_of(words: Sequence[str]) -> list[Axis]:
+    """An axis for each key=values, one value too. Raises InputError for what is none, or too
+    large."""
+    check_once(words)
+    axes = []
+    for word in words:
+        override = parsed(word, sweeps=True)
+        if override.is_sweep_override():
+            check_sweep(override)
+            axes.append(Axis(override.key_or_group, sweep_values(override)))
+        else:
+            axes.append(Axis(override.key_or_group, (override.value(),)))
+    check_size(axes, ScanConfig())
+    return axes
 
 
 def sweep_values(override: Override, may_repeat: bool = False) -> tuple[Any, ...]:

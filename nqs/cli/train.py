@@ -15,13 +15,15 @@ from nqs.cli.help import help_text
 from nqs.cli.scan import load_scan
 from nqs.conf.kinds import naming
 from nqs.errors import InputError, one_line, printable
+from nqs.families import run as families
 from nqs.ground_states.config import Config
-from nqs.ground_states.run import run, run_loaded
+from nqs.ground_states.run import run, run_loaded, run_on
 from nqs.ground_states.run_folder import resumed_config
 from nqs.runfolder.folder import holds_nothing
 from nqs.runfolder.invocation import program
 from nqs.runfolder.terminal import leads
 from nqs.scans import run as scans
+from nqs.vmc.ranks import Ranks
 
 
 def job(arguments: Sequence[str]) -> int:
@@ -35,8 +37,13 @@ def job(arguments: Sequence[str]) -> int:
         return run_scan([word for word in arguments if word not in MULTIRUN])
     command = [*program(), *arguments]
     if os.environ.get("WORLD_SIZE", "1") != "1":  # what one of them refuses, all do
-        return run_loaded(lambda: load_config(arguments), command)
-    return run(load_config(arguments), command)
+        return run_loaded(lambda: load_config(arguments), command, work)
+    return run(load_config(arguments), command, work)
+
+
+def work(ranks: Ranks, config: Config, command: Sequence[str]) -> int:
+    """A ground-state run, or that of a family."""
+    return (families.run_on if config.family.ranges else run_on)(ranks, config, command)
 
 
 def load_config(arguments: Sequence[str]) -> Config:

@@ -7,6 +7,7 @@
     family.evaluate(delta=1.37, Rb=1.2)                    # energy, error, observables
     family.at(delta=1.37, Rb=1.2)                          # a wavefunction like any other
     family.susceptibility("delta", delta=1.37, Rb=1.2)     # of the fidelity
+    family = nqs.load_family("runs/family")                # of nqs train family.hamiltonian...
 
 States of two couplings are normalised and sampled exactly, so that overlaps between them need no
 ratio of norms: with Delta = ln psi'(s) - ln psi(s) and draws of either state in turn,
@@ -28,13 +29,18 @@ import torch
 from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
+from hamiltonians.lattices.lattice import Chain
 from nqs.conf.sections import from_mapping
 from nqs.conf.values import convert
 from nqs.errors import InputError, require, shown
-from nqs.families.training import Members, build_job, checked_ranges, train
+from nqs.families.family_run import FamilyRun
 from nqs.ground_states.api import SEED, Device, Kind
 from nqs.ground_states.build import Job
-from nqs.ground_states.config import TrainConfig
+from nqs.ground_states.config import Config, FamilyConfig, TrainConfig
+from nqs.ground_states.couplings import Coupling, Law
+from nqs.ground_states.groups import ENERGIES, HAMILTONIAN, LATTICE, MODEL, OPTIMIZER
+from nqs.ground_states.members import Members, build_family, conditional, trained_family
+from nqs.ground_states.run_folder import read_config
 from nqs.runfolder import checkpoint, digests
 from nqs.runfolder.atomic import write_bytes
 from nqs.vmc.energies.local_energy import connected, local_energy
@@ -50,7 +56,7 @@ STEP: Final = 0.01
 SLOPE_STEP: Final = 1e-3
 """The same for the derivative of a Hamiltonian."""
 CHUNK: Final = 16_384
-FORMAT: Final = "nqs family 1"
+FORMAT: Final = "nqs family 2"
 
 
 @final
@@ -67,14 +73,14 @@ class Family:
         self.psi, self.members, self.job = psi, members, job
 
     def __repr__(self) -> str:
-        ranges = ", ".join(f"{k} {low:g} .. {high:g}" for k, (low, high) in self.ranges.items())
+        ranges = ", ".join(f"{name} {law}" for name, law in self.ranges.items())
         n_parameters = sum(p.numel() for p in self.psi.parameters())
         return f"Family({ranges}; {self.psi.n_sites} sites, {n_parameters} parameters)"
 
     @property
-    def ranges(self) -> Mapping[str, tuple[float, float]]:
-        """(low, high) of each coupling."""
-        return self.members.ranges
+    def ranges(self) -> Mapping[str, Law]:
+        """How each coupling is distributed."""
+        return {each.name: each.law for each in self.members.couplings}
 
     def at(self, **couplings: float) -> Autoregressive | Symmetrised:
         """The wavefunction at these couplings, all of them named. Outside of the ranges a warning
@@ -117,7 +123,7 @@ class Family:
         """
         c, step = self._vector(couplings), STEP * self._unit(coupling)
         overlap = self._overlap(c - step / 2, c + step / 2, n_samples, seed)
-        width = float(step.norm())
+        width = float(step.abs().max())
         return Estimate(-2 * overlap.value.log() / width**2, 2 * overlap.error / width**2)
 
     @torch.no_grad()
@@ -128,7 +134,7 @@ class Family:
         c, step = self._vector(couplings), SLOPE_STEP * self._unit(coupling)
         psi, total = self.psi.moved_to(c), RunningMoments()
         ends = [self._member(c + sign * step / 2) for sign in (1, -1)]
-        generator, width = self._generator(seed), float(step.norm())
+        generator, width = self._generator(seed), float(step.abs().max())
         for n in _chunks(_number_of(n_samples, 2)):
             samples = psi.sample(n, generator, unique=True)
             above, below = (
@@ -143,7 +149,7 @@ class Family:
         Raises InputError where that cannot be."""
         path, content = Path(path).expanduser(), io.BytesIO()
         state = {name: x.detach().cpu() for name, x in self.psi.state_dict().items()}
-        ranges = {name: list(pair) for name, pair in self.ranges.items()}
+        ranges = [[each.name, str(each.law), each.size] for each in self.members.couplings]
         config = self.job.config.to_dict()
         saved = {"format": FORMAT, "ranges": ranges, "config": config, "psi": state}
         torch.save(saved, content)
@@ -175,35 +181,23 @@ class Family:
         assert isinstance(mean, Tensor)
         return Estimate(mean.norm(), error.norm())
 
-    def _vector(self, couplings: Mapping[str, float]) -> Tensor:
+    def _vector(self, couplings: Mapping[str, Any]) -> Tensor:
         """(n,) float64 in the family's order, with a warning outside of the ranges."""
-        names = ", ".join(self.ranges)
-        rule = f"must be a mapping with the numbers of {names}"
-        require(isinstance(couplings, Mapping), "couplings", couplings, rule)
-        for name in couplings:
-            if name not in self.ranges:
-                raise InputError(f"{shown(name)}: no coupling of this family; it has {names}")
-        values = []
-        for name, (low, high) in self.ranges.items():
-            if name not in couplings:
-                raise InputError(f"{name} is missing; give all of {names}")
-            value = convert(couplings[name], float, name)
-            if not low <= value <= high:
-                warnings.warn(
-                    f"{name}={value:g} is outside of {low:g} .. {high:g}, where the family was "
-                    "trained: nothing vouches for its state there",
-                    stacklevel=3,
-                )
-            values.append(value)
-        return torch.tensor(values, dtype=torch.float64)
+        values, outside = self.members.vector(couplings)
+        for line in outside:
+            warnings.warn(line, stacklevel=3)
+        return values
 
     def _unit(self, coupling: str) -> Tensor:
-        """(n,): the length of the range of one coupling, 0 for the others."""
+        """(n,): the length of the range of one coupling, at all its sites, 0 for the others."""
         if coupling not in self.ranges:
             known = ", ".join(self.ranges)
             raise InputError(f"{shown(coupling)}: no coupling of this family; it has {known}")
-        ends = [high - low if k == coupling else 0.0 for k, (low, high) in self.ranges.items()]
-        return torch.tensor(ends, dtype=torch.float64)
+        parts = []
+        for each in self.members.couplings:
+            low, high = each.law.ends
+            parts += [high - low if each.name == coupling else 0.0] * each.size
+        return torch.tensor(parts, dtype=torch.float64)
 
     def _member(self, couplings: Tensor) -> Hamiltonian:
         return self.members.at(couplings).to(self.job.device)
@@ -232,23 +226,26 @@ def family(
     seed: int = 0,
     *,
     couplings: int = 8,
-    samples: int = 128,
+    samples: int = 1024,
+    context: Literal["auto", "vector", "places", "encoder"] = "auto",
     width: int = 32,
     optimizer: Kind = "minsr",
     max_seconds: float | None = None,
     device: Device = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     on_step: Callable[[FamilyRecord], None] | None = None,
-    **ranges: tuple[float, float],
+    **ranges: Any,
 ) -> Family:
     """One state for all Hamiltonians with couplings within ranges, by variational Monte Carlo.
 
     hamiltonian: a function of the couplings, by name, that returns a Hamiltonian.
-    ranges: (low, high) of each of them, whose names are none of the other arguments'.
+    ranges: of each of them, whose names are none of the other arguments': (low, high), a list of
+        values, or disorder, ("uniform(-1,1)", 16) or ("normal(0,1)", 16): so many independent
+        numbers, which the function gets as a list.
     model: as for `ground_state`; couplings move its token vectors and output biases.
     steps, couplings, samples: optimisation steps, couplings that each takes (stratified, anew each
-        time), draws of each.
-    width: hidden numbers of the perceptron that reads the couplings.
+        time), draws of a step, which these share.
+    context, width: what reads the couplings, as family.context and family.width.
     optimizer: minsr, or a mapping with its keys.
     max_seconds: budget of the optimisation.
     on_step: is given the record of each step.
@@ -259,56 +256,116 @@ def family(
     seed = convert(seed, SEED, "seed")
     rule = "must be a function of the couplings that returns a Hamiltonian"
     require(callable(hamiltonian), "hamiltonian", hamiltonian, rule)
-    for name, value in (("couplings", couplings), ("width", width)):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole and 1 <= value <= 65_536, name, value, "must be a whole number, 1 .. 65536")
-    members = Members(hamiltonian, checked_ranges(ranges))
+    family_keys = {"couplings": couplings, "context": context, "width": width}
+    for name, value in family_keys.items():
+        require(not isinstance(value, bool), name, value, "must be a number")
     train_keys = {"steps": steps, "n_samples": samples, "max_seconds": max_seconds, "exact": False}
-    job = build_job(
+    members = Members(hamiltonian, checked_ranges(ranges))
+    ranges_here = [f"hamiltonian.{each.name}={each.law}" for each in members.couplings]
+    keys = family_keys | {"ranges": ranges_here}
+    run = FamilyRun(
+        _job(
+            members,
+            model,
+            optimizer,
+            family=from_mapping(FamilyConfig, keys, "family"),
+            train=from_mapping(TrainConfig, train_keys, "train"),
+            seed=seed,
+            device=convert(device, Device, "device"),
+            dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
+        ),
         members,
-        model,
-        from_mapping(TrainConfig, train_keys, "train"),
-        optimizer,
-        seed=seed,
-        device=convert(device, Device, "device"),
-        dtype=convert(dtype, Literal["float32", "float64"], "dtype"),
     )
-    psi = train(
-        members,
-        job,
-        width=width,
-        n_couplings=couplings,
-        max_seconds=job.config.train.max_seconds,
-        on_step=on_step,
+    if on_step is not None:
+        run.listener = on_step
+    with run.at_work(None, quiet=True, signals=False):
+        run.prepare(resumes=False)
+        run.optimise()
+    return Family(run.psi, members, run.job)
+
+
+def checked_ranges(ranges: Mapping[str, Any]) -> tuple[Coupling, ...]:
+    """The couplings of Python's ranges. Raises InputError, one line."""
+    if not ranges:
+        raise InputError("no coupling has a range; give at least one, e.g. delta=(0, 3)")
+    return tuple(_coupling(name, given) for name, given in ranges.items())
+
+
+def _coupling(name: str, given: Any) -> Coupling:
+    rule = 'must be a pair (low, high), a list of values, or disorder, ("uniform(-1,1)", 16)'
+    if (
+        isinstance(given, tuple)
+        and len(given) == 2
+        and isinstance(given[0], str)
+        and "(" in given[0]
+    ):
+        law = Law.parsed(name, given[0])
+        size = convert(given[1], int, name)
+        require(law.is_disorder and 1 <= size <= 1_000_000, name, given, rule)
+        return Coupling(name, law, size)
+    if isinstance(given, tuple):
+        require(len(given) == 2, name, given, rule)
+        ends = [convert(end, float, name) for end in given]
+        return Coupling(name, Law.of(name, given, "interval", ends))
+    require(isinstance(given, list), name, given, rule)
+    return Coupling(name, Law.of(name, given, "list", [convert(x, float, name) for x in given]))
+
+
+def _job(members: Members, model: Kind, optimizer: Kind, **rest: Any) -> Job:
+    """The run's objects for a function of couplings."""
+    middle = members.probes()[0]
+    lattice = middle.lattice or Chain(middle.n_sites)
+    config = Config(
+        lattice=LATTICE.selection_of(lattice),
+        hamiltonian=HAMILTONIAN.selection_of(middle),
+        model=MODEL.chosen(model),
+        optimizer=OPTIMIZER.chosen(optimizer),
+        energies=ENERGIES.chosen("blurred"),
+        **rest,
     )
-    return Family(psi, members, job)
+    return build_family(config, members, lattice=lattice)
 
 
 def load_family(
-    path: str | Path, hamiltonian: Callable[..., Hamiltonian], *, device: Device = "auto"
+    path: str | Path,
+    hamiltonian: Callable[..., Hamiltonian] | None = None,
+    *,
+    device: Device = "auto",
 ) -> Family:
-    """The family that `Family.save` wrote; hamiltonian: the function it was trained with.
+    """The family in the folder of a run, `nqs train family...`, at its newest sound checkpoint; or
+    the one that `Family.save` wrote, with the function `hamiltonian` that it was trained with.
 
-    Raises InputError, one line, for a file that is missing, damaged or no family, and for a
-    function whose Hamiltonians the state does not fit.
+    Raises InputError, one line, for what is missing, damaged or no family, and for a function whose
+    Hamiltonians the state does not fit.
     """
-    path = Path(path).expanduser()
+    path, device = Path(path).expanduser(), convert(device, Device, "device")
+    if path.is_dir():
+        config = read_config(path)
+        if not config.family.ranges:
+            raise InputError(f"{path}: is a run at one coupling; use nqs.load")
+        psi, members, job, _ = trained_family(path, config, device)
+        return Family(psi, members, job)
     content = _read(path)
+    rule = "must be the function that the family was trained with"
+    require(callable(hamiltonian), "hamiltonian", hamiltonian, rule)
+    assert hamiltonian is not None
     try:
-        members = Members(hamiltonian, checked_ranges(content["ranges"]))
+        laws = [(name, Law.parsed(name, law), size) for name, law, size in content["ranges"]]
+        members = Members(hamiltonian, tuple(Coupling(*each) for each in laws))
         config = content["config"]
-        model, training = config["model"], {"exact": False}
-        job = build_job(
+        job = _job(
             members,
-            model,
-            from_mapping(TrainConfig, training, "train"),
+            config["model"],
             config["optimizer"],
+            family=from_mapping(FamilyConfig, config["family"], "family"),
+            train=from_mapping(
+                TrainConfig, {"n_samples": config["train"]["n_samples"], "exact": False}, "train"
+            ),
             seed=config["seed"],
-            device=convert(device, Device, "device"),
+            device=device,
             dtype=config["dtype"],
         )
-        width = len(content["psi"]["perceptron.0.bias"])
-        psi = Conditional(job.wavefunction, members.low, members.high, width=width)
+        psi = conditional(job, members)
         psi.load_state_dict(content["psi"])
     except (KeyError, TypeError):
         raise InputError(f"{path}: is not a family of this version of the program") from None
@@ -316,7 +373,7 @@ def load_family(
         raise InputError(
             f"{path}: its parameters do not fit these Hamiltonians' sites, or this version's model"
         ) from None
-    return Family(psi.to(job.device), members, job)
+    return Family(psi, members, job)
 
 
 def _read(path: Path) -> dict[str, Any]:

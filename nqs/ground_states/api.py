@@ -435,6 +435,7 @@ def load(
     """
     path = Path(convert(str(run_dir) if isinstance(run_dir, Path) else run_dir, str, "run_dir"))
     config = read_config(path)
+    require(not config.family.ranges, "run_dir", path, "is a family; use nqs.load_family")
     job, step = trained_job(path, config, convert(device, Device, "device"), warn)
     content, file = read_run_file(path / "run.h5"), path / "summary.json"
     return Result(job, step, content, summary.read(file) if file.exists() else {}, path)

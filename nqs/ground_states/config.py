@@ -9,6 +9,7 @@ here.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
@@ -86,11 +87,48 @@ class TrainConfig:
         return self.start_from is not None or bool(self.grow)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FamilyConfig:
+    """One state for a family of Hamiltonians, for all couplings within ranges; see
+    docs/families.md."""
+
+    ranges: tuple[str, ...] = ()
+    """Which keys vary, hamiltonian.KEY=RANGE each; on the command line family.hamiltonian.KEY=RANGE
+    with RANGE interval(LOW,HIGH), a list [V1,V2,...], or of a number for each site or bond
+    uniform(LOW,HIGH) or normal(MEAN,SPREAD), drawn anew at each step."""
+    couplings: Annotated[int, "1 .. 65536"] = 8
+    """Couplings of each step, stratified, which share train.n_samples."""
+    context: Literal["auto", "vector", "places", "encoder"] = "auto"
+    """What reads the couplings: vector (a perceptron; the same vector for all places), places (a
+    perceptron with vectors for each place), encoder (a transformer over the couplings of each
+    patch, and cross-attention), or auto: encoder for couplings of each site, else vector."""
+    width: Annotated[int, "1 .. 65536"] = 32
+    """Width of what reads the couplings."""
+
+    def __post_init__(self) -> None:
+        for entry in self.ranges:
+            right = re.fullmatch(r"hamiltonian\.[A-Za-z_]\w*=.+", entry)
+            require(
+                bool(right), "family.ranges", [entry], "write hamiltonian.KEY=interval(LOW,HIGH)"
+            )
+        keys = [entry.partition("=")[0] for entry in self.ranges]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        require(twice is None, "family.ranges", list(self.ranges), f"has {twice} twice")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            rule = (
+                "is of a family; give it a range too, e.g. family.hamiltonian.delta=interval(0,3)"
+            )
+            alone = not self.ranges and value != field.default
+            require(not alone, f"family.{field.name}", value, rule)
+
+
 _SQUARE = LATTICE.read({"name": "square"})
 _RYDBERG = HAMILTONIAN.read({"name": "rydberg"})
 _PTF = MODEL.read({"name": "ptf"})
 _MINSR = OPTIMIZER.read({"name": "minsr"})
 _BLURRED = ENERGIES.read({"name": "blurred"})
+_FAMILY = FamilyConfig()
 _RUN = RunConfig()
 
 
@@ -110,6 +148,8 @@ class Config:
     """Where local energies come from."""
     train: TrainConfig = TrainConfig()
     """Optimisation and evaluation."""
+    family: FamilyConfig = _FAMILY
+    """One state for many couplings."""
     run: RunConfig = _RUN
     """Files."""
     seed: int = 0
@@ -125,11 +165,22 @@ class Config:
         rule = "rounds the products of float32 networks; use full with dtype=float64"
         allowed = self.dtype == "float32" or cheaper not in ("bfloat16", "tf32", "auto")
         require(allowed, "energies.flip_precision", cheaper, rule)
+        if self.family.ranges:
+            self._check_family()
         warmup, steps = self.optimizer.get("warmup_steps", 0), self.train.steps
         rule = f"must be less than train.steps={steps}; shorten the warm-up or lengthen the run"
         require(
             not isinstance(warmup, int) or warmup < steps, "optimizer.warmup_steps", warmup, rule
         )
+
+    def _check_family(self) -> None:
+        """Raises InputError for keys that do not go with a family."""
+        train, family = self.train, self.family
+        rule = "is not for a family; train it from its product state"
+        require(train.start_from is None, "train.start_from", train.start_from, rule)
+        require(not train.grow, "train.grow", train.grow, rule)
+        rule = f"must be >= 2 family.couplings={2 * family.couplings}, two at each"
+        require(train.n_samples >= 2 * family.couplings, "train.n_samples", train.n_samples, rule)
 
     @staticmethod
     def from_dict(mapping: Mapping[str, Any]) -> Config:

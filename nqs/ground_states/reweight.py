@@ -54,6 +54,8 @@ def reweight(
     require(2 <= n_lanczos <= MOST_SAMPLES, "--lanczos-samples", n_lanczos, rule)
     require(0 <= seed < 2**63, "--seed", seed, "must be >= 0 and < 2^63")
     config = read_config(path)
+    rule = "is a family, which has a state at each coupling; see nqs evaluate"
+    require(not config.family.ranges, "RUN", path, rule)
     couplings = combinations(words, config)
     with locked(path), writing(path):
         earlier = read_entries(path / FILE)  # refused before the work, not after it

@@ -23,19 +23,23 @@ from nqs.runfolder.console import tell
 from nqs.runfolder.folder import locked, writing
 from nqs.vmc.ranks import RankLost, Ranks
 
+Work = Callable[[Ranks, Config, Sequence[str]], int]
+"""What processes that have joined do with a configuration and a command."""
 
-def run(config: Config, command: Sequence[str]) -> int:
+
+def run(config: Config, command: Sequence[str], work: Work | None = None) -> int:
     """Runs or resumes; returns the exit code: 0, 1 (not a number, a process lost, a comparison that
     was asked for failed) or 128 + signal.
 
     command: the words that start it, for environment.json and the line that says how to resume.
     Raises InputError before anything is done if the configuration cannot be run, and later if a
-    file cannot be written (disk full): the last checkpoint stays.
+    file cannot be written (disk full): the last checkpoint stays. work: `run_on`, or that of
+    another kind of run.
     """
-    return run_loaded(lambda: config, command)
+    return run_loaded(lambda: config, command, work)
 
 
-def run_loaded(load: Callable[[], Config], command: Sequence[str]) -> int:
+def run_loaded(load: Callable[[], Config], command: Sequence[str], work: Work | None = None) -> int:
     """`run` with the configuration that `load` returns, or refuses by an InputError: of several
     processes all refuse what one does."""
     config = refusal = None
@@ -54,7 +58,7 @@ def run_loaded(load: Callable[[], Config], command: Sequence[str]) -> int:
 
     try:
         with distributed.joined(timeout) as ranks:
-            return run_on(ranks, together(ranks, loaded), command)
+            return (work or run_on)(ranks, together(ranks, loaded), command)
     except RankLost as error:
         tell(f"error: lost another process before the first step ({error})", sys.stderr)
         return 1

@@ -2,7 +2,8 @@
 
 The kinds of an evaluation: start, of the parameters that a run with train.start_from or train.grow
 starts from; final, at the end of the run; raised, of last parameters that were given up for the
-start's; later, by `nqs evaluate`.
+start's; later, by `nqs evaluate`; check, of a finished family at some couplings, which its number
+couplings says.
 """
 
 from __future__ import annotations

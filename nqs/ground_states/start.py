@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from nqs.conf.kinds import Selection
 from nqs.errors import InputError, shown
 from nqs.ground_states.build import (
     Job,
@@ -31,10 +33,12 @@ from nqs.ground_states.build import (
     symmetrised,
 )
 from nqs.ground_states.config import Config
+from nqs.ground_states.members import couplings_here, trained_family
 from nqs.ground_states.patch_choice import like_source
 from nqs.ground_states.run_folder import START, read_config
 from nqs.ground_states.saved_state import newest_checkpoint
 from nqs.runfolder import checkpoint, digests
+from nqs.runfolder.console import tell
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.transfer import transfer
@@ -62,7 +66,10 @@ def starting_file(job: Job, source: Path | None = None) -> bytes | None:
         path = Path(source or str(named))
         config = read_config(path)
         check_same_model(config, job.config)
-        state, step = read_wavefunction(path, config)
+        if config.family.ranges:
+            state, step = member_state(path, config, job.config.hamiltonian)
+        else:
+            state, step = read_wavefunction(path, config)
         theirs = network(state)
         ours = network(job.wavefunction)
         if ours.n_up is not None:
@@ -109,6 +116,18 @@ def read_wavefunction(path: Path, config: Config) -> tuple[Autoregressive | Symm
         raise InputError("holds no checkpoint yet; resume that run first")
     checkpoint.restore(wavefunction, saved)
     return wavefunction, saved["step"]
+
+
+def member_state(
+    path: Path, config: Config, hamiltonian: Selection
+) -> tuple[Autoregressive | Symmetrised, int]:
+    """The state of the family in `path` at the couplings of a Hamiltonian, and its step; a warning
+    is printed where these are outside of its ranges. Raises InputError."""
+    psi, members, _, step = trained_family(path, config, "cpu")
+    c, outside = members.vector(couplings_here(members, hamiltonian))
+    for line in outside:
+        tell(f"warning: train.start_from: {line}", sys.stderr)
+    return psi.at(c), step
 
 
 def network(wavefunction: Wavefunction) -> Autoregressive:

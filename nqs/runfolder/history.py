@@ -74,7 +74,7 @@ class Evaluation:
     def repeats(self, other: Evaluation) -> bool:
         """Whether it is the same measurement: the same draws of the same state, and as much of
         them."""
-        keys = ("kind", "step", "seed", "n_samples")
+        keys = ("kind", "step", "seed", "n_samples", "couplings")  # the last of a family's
         return (
             all(self.numbers.get(key) == other.numbers.get(key) for key in keys)
             and self.observables.keys() == other.observables.keys()

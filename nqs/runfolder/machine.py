@@ -18,6 +18,8 @@ STREAMS: Final = (
     "split",
     "start",
     "perceptron",
+    "couplings",
+    "checks",
 )
 
 

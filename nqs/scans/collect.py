@@ -39,9 +39,9 @@ from nqs.ground_states.groups import GROUPS
 from nqs.ground_states.run_file import read as read_run_file
 from nqs.ground_states.summary import is_finished, status
 from nqs.runfolder.atomic import write_bytes
-from nqs.runfolder.history import Evaluation
+from nqs.runfolder.history import Column, Evaluation
 from nqs.runfolder.progress import duration
-from nqs.scans.folder import Axis, Scan, is_numeric, text, whole_text
+from nqs.scans.folder import Axis, Point, Scan, is_numeric, text, whole_text
 from nqs.scans.folder import read as read_scan
 
 NUMBERS: Final = {
@@ -82,37 +82,66 @@ def collect(path: Path) -> Collected:
     """Reads every point of the scan in `path`. Raises InputError where there is no scan or not one
     finished point."""
     scan = read_scan(path)
-    names = axis_names(scan.axes)
-    grid = [_Dimension(tied, names) for tied in scan.dimensions]
-    coordinates: dict[str, Any] = {dimension.name: dimension.values for dimension in grid}
-    directions = sorted({point.direction for point in scan.points}, reverse=True)
-    if len(directions) > 1:
-        coordinates[DIRECTION] = directions
-    sizes = {name: len(values) for name, values in coordinates.items()}
-    table, verdicts = _Table(sizes), _Verdicts(sizes)
-    missing = {}
+    collecting, missing = Collecting(scan), {}
     for point in scan.points:
         folder = scan.folder(point)
         if not is_finished(folder):
             missing[point.name] = status(folder)
             continue
-        place = [dimension.position(point.values) for dimension in grid]
-        place += [directions.index(point.direction)] * (len(directions) > 1)
         try:
-            _read_point(table, verdicts, tuple(place), folder)
+            result = summary.read(folder / "summary.json")
+            collecting.put(point, result, _evaluation(folder, result))
         except (InputError, OSError) as error:
             missing[point.name] = f"unreadable: {error}"[:LONGEST_REASON]
     if len(missing) == len(scan.points):
         raise InputError(f"{path}: no point of the scan is finished; resume it first")
-    data = table.dataset(coordinates)
-    verdicts.add_to(data)
-    for dimension in grid:
-        data = dimension.described(data, meanings(scan))
-    data.attrs = {
-        "title": f"scan {path.name}",
-        "command": f"nqs train {shlex.join(scan.command)}",
-    }
-    return Collected(scan, data, missing)
+    return collecting.collected(f"nqs train {shlex.join(scan.command)}", missing)
+
+
+class Collecting:
+    """The dataset of a scan as its points come in."""
+
+    def __init__(self, scan: Scan) -> None:
+        names = axis_names(scan.axes)
+        self._scan = scan
+        self._grid = [_Dimension(tied, names) for tied in scan.dimensions]
+        self._coordinates: dict[str, Any] = {each.name: each.values for each in self._grid}
+        self._directions = sorted({point.direction for point in scan.points}, reverse=True)
+        if len(self._directions) > 1:
+            self._coordinates[DIRECTION] = self._directions
+        sizes = {name: len(values) for name, values in self._coordinates.items()}
+        self._table, self._verdicts = _Table(sizes), _Verdicts(sizes)
+
+    def put(self, point: Point, result: dict[str, Any], final: Evaluation) -> None:
+        """A point's summary and the evaluation that it speaks of, all of it or nothing. Raises
+        InputError for one that no run writes."""
+        place = self._place(point)
+        _put(self._table, place, result, final)
+        self._verdicts.put(place, summary.verdict(result), result.get("doubts", []))
+
+    def add(
+        self, point: Point, name: str, value: np.ndarray, error: np.ndarray, meaning: Column
+    ) -> None:
+        """A further quantity of a point."""
+        place, unit = self._place(point), meaning.unit
+        self._table.put(name, place, value, meaning.description, unit)
+        said = f"standard error of {meaning.description}"
+        self._table.put(f"{name}_error", place, error, said, unit)
+
+    def collected(self, command: str, missing: dict[str, str]) -> Collected:
+        """All of it; command: what made it."""
+        data = self._table.dataset(self._coordinates)
+        self._verdicts.add_to(data)
+        for dimension in self._grid:
+            data = dimension.described(data, meanings(self._scan))
+        data.attrs = {"title": f"scan {self._scan.path.name}", "command": command}
+        return Collected(self._scan, data, missing)
+
+    def _place(self, point: Point) -> tuple[int, ...]:
+        place = [dimension.position(point.values) for dimension in self._grid]
+        if len(self._directions) > 1:
+            place.append(self._directions.index(point.direction))
+        return tuple(place)
 
 
 class _Dimension:
@@ -197,10 +226,8 @@ def axis_attributes(key: str, texts: Mapping[str, str]) -> dict[str, str]:
     return {"key": key, "long_name": texts.get(key, key), "units": unit}
 
 
-def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], folder: Path) -> None:
-    """Puts a finished run into the tables, all of it or nothing. Raises InputError."""
-    result = summary.read(folder / "summary.json")
-    final = _evaluation(folder, result)
+def _put(table: _Table, place: tuple[int, ...], result: dict[str, Any], final: Evaluation) -> None:
+    """Puts a finished run into the table, all of it or nothing. Raises InputError."""
     for name, (value, error) in final.observables.items():
         plain = all(entry.dtype.kind in "fiu" for entry in (value, error))
         if not plain or value.shape != error.shape:
@@ -218,7 +245,6 @@ def _read_point(table: _Table, verdicts: _Verdicts, place: tuple[int, ...], fold
         n_sites = 0 if name in final.coordinates else result["n_sites"]
         table.put(name, place, value, meaning, unit, n_sites)
         table.put(f"{name}_error", place, error, f"standard error of {meaning}", unit, n_sites)
-    verdicts.put(place, summary.verdict(result), result.get("doubts", []))
 
 
 def _evaluation(folder: Path, result: dict[str, Any]) -> Evaluation:
@@ -378,7 +404,8 @@ def lines(collected: Collected) -> list[str]:
     if "wall_seconds" in data:
         seconds = float(data["wall_seconds"].sum())
         rows.append(f"run time        {seconds:.1f} s ({duration(seconds)}) over all points")
-    rows.append(f"steps           {float(data['steps'].sum()):.0f} over all points")
+    if "steps" in data:
+        rows.append(f"steps           {float(data['steps'].sum()):.0f} over all points")
     if DIRECTION in data.dims:
         rows.append(hysteresis(data))
     return rows

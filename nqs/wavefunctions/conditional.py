@@ -4,21 +4,23 @@ At each c it is a wavefunction like any other, of one network with some of its v
 
     psi(s | c) = psi(s; theta + Delta(c)),
     Delta adds v to the vector of every token and b to the output bias of every patch,
-    y = (v, b) = W2 tanh(W1 x + b1) + b2,        x = the couplings, scaled to -1 .. 1
+    (v, b) = context(x),        x = the couplings, scaled to -1 .. 1
 
-So sampling, flips and compiled code are the network's own, and psi is normalised exactly at every
-c. (The transformer quantum state, Zhang & Di Ventra, arXiv:2208.01758, reads couplings as tokens.)
-Derivatives follow by the chain rule: those by theta are those of the moved network, those by y
-their sums over the tables' rows, and those by the perceptron's parameters a vector-Jacobian product
-of the perceptron for each sample.
+where what reads the couplings is a perceptron or an encoder, and v and b are those of all places or
+of each (`nqs.wavefunctions.contexts`). So sampling, flips and compiled code are the network's own,
+and psi is normalised exactly at every c. (The transformer quantum state, Zhang & Di Ventra,
+arXiv:2208.01758, reads couplings as tokens.) Derivatives follow by the chain rule: those by theta
+are those of the moved network, those by v and b their sums over the tables' rows, or the rows
+themselves, and those by the context's parameters a vector-Jacobian product for each sample.
 
-Letters: n couplings, R rows of derivatives, P parameters of the network, D width of a token's
-vector, F numbers of a patch's output bias, Y = D + F, H hidden width.
+Letters: n couplings, R rows of derivatives, P parameters of the network, C of the context, D width
+of a token's vector, F numbers of a patch's output bias.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -27,7 +29,9 @@ from torch import Tensor, nn
 from nqs.core.large_patched import LargePatched
 from nqs.core.positions import AddedTable
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.contexts import ContextKind, build_context, coupling_groups
 from nqs.wavefunctions.symmetrised import Symmetrised
+from nqs.wavefunctions.transfer import groups_of
 
 
 @final
@@ -36,12 +40,15 @@ class Conditional(nn.Module):
 
     Args:
         base: the network, symmetrised or not.
-        low, high: (n,) float64, the range of each coupling; low < high.
-        width: H.
-        generator: of W1 and b1; W2 and b2 begin at 0, so that at first psi is base for every c.
+        low, high: (n,) float64, where each coupling mostly is; low < high.
+        kind: of the context.
+        places: the sites that each coupling belongs to, () for all of them, which is the default.
+        width: of the context.
+        generator: of the context's first weights; its last ones begin at 0, so that at first psi is
+            base for every c.
 
     Raises ValueError for a range that is empty or not finite, and for a network whose token vectors
-    are no table.
+    are no table, or none with a row for each place where the context has them.
     """
 
     low: Tensor
@@ -53,6 +60,8 @@ class Conditional(nn.Module):
         low: Tensor,
         high: Tensor,
         *,
+        kind: ContextKind = "vector",
+        places: Sequence[Sequence[int]] | None = None,
         width: int = 32,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -63,17 +72,19 @@ class Conditional(nn.Module):
         if not bool((low < high).all() & (high - low).isfinite().all()):
             raise ValueError("each range must be finite, its lower end below its upper one")
         self.base = base
-        self.tables = _tables(base)
+        self.tables, has_places = _tables(base)
         parameters = dict(base.named_parameters())
-        self.widths = [parameters[name].shape[1] for name in self.tables]  # D, F
-        first = nn.Linear(len(low), width)
-        last = nn.Linear(width, sum(self.widths))
-        self.perceptron = nn.Sequential(first, nn.Tanh(), last).to(next(base.parameters()))
-        with torch.no_grad():
-            first.weight.normal_(generator=generator).mul_(len(low) ** -0.5)
-            first.bias.normal_(generator=generator)
-            last.weight.zero_()
-            last.bias.zero_()
+        first, second = (parameters[name].shape for name in self.tables)
+        shapes = (first[0], first[1]), (second[0], second[1])
+        network = base.base if isinstance(base, Symmetrised) else base
+        assert isinstance(network, Autoregressive)
+        groups = coupling_groups(places or [()] * len(low), groups_of(network.patches))
+        context = build_context(kind, groups, len(low), shapes, width, generator)
+        if context.per_place and not has_places:
+            raise ValueError(
+                f"family.context={kind}: has vectors for each place; use model.positions=learned"
+            )
+        self.context = context.to(next(base.parameters()))
         self.register_buffer("low", low)
         self.register_buffer("high", high)
         self._moved: list[Autoregressive | Symmetrised] = []  # not a part of the module
@@ -108,34 +119,35 @@ class Conditional(nn.Module):
             ours.copy_(theirs + vectors[name] if name in vectors else theirs)
         return psi
 
-    def _vectors(self, couplings: Tensor) -> tuple[Tensor, ...]:
-        """v (D,) and b (F,)."""
-        return self.perceptron(self.scaled(couplings)).split(self.widths)
+    def _vectors(self, couplings: Tensor) -> tuple[Tensor, Tensor]:
+        """v (D,) or (T, D) and b (F,) or (T, F)."""
+        v, b = self.context(self.scaled(couplings))
+        return v, b
 
-    @torch.no_grad()
     def derivatives(self, of_network: Tensor, couplings: Tensor) -> Tensor:
         """Derivatives by the network's parameters, (R, P), of rows at couplings (n,) -> those by
-        all parameters, in their order: (R, P + n H + H + Y H + Y)."""
-        sums, begin = {}, 0
+        all parameters, in their order: (R, P + C)."""
+        by_tables, begin = {}, 0
         for name, parameter in self.base.named_parameters():
             end = begin + parameter.numel()
             if name in self.tables:
                 rows = of_network[:, begin:end].unflatten(1, parameter.shape)
-                sums[name] = rows.sum(1)
+                by_tables[name] = rows if self.context.per_place else rows.sum(1)
             begin = end
-        by_output = torch.cat([sums[name] for name in self.tables], dim=1)  # (R, Y)
-        first, _, last = self.perceptron
-        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-        x = self.scaled(couplings)
-        hidden = torch.tanh(first(x))  # (H,)
-        by_hidden = (by_output @ last.weight) * (1 - hidden.square())  # (R, H)
-        own = (by_hidden[:, :, None] * x, by_hidden, by_output[:, :, None] * hidden, by_output)
+        with torch.enable_grad():
+            own = torch.autograd.grad(
+                self._vectors(couplings),
+                list(self.context.parameters()),
+                [by_tables[name] for name in self.tables],
+                is_grads_batched=True,
+            )
         return torch.cat([of_network, *(part.flatten(1) for part in own)], dim=1)
 
 
-def _tables(base: Autoregressive | Symmetrised) -> list[str]:
-    """Names of the two parameters (rows, D) and (T, F) to every row of which vectors are added: of
-    positions where they are learned, else of tokens; and of the patches' biases."""
+def _tables(base: Autoregressive | Symmetrised) -> tuple[list[str], bool]:
+    """Names of the two parameters (rows, D) and (T, F) to the rows of which vectors are added: of
+    positions where they are learned, else of tokens; and of the patches' biases. And whether the
+    first has a row for each place."""
     network = base.base if isinstance(base, Symmetrised) else base
     assert isinstance(network, Autoregressive)
     core = network.core.large if isinstance(network.core, LargePatched) else network.core
@@ -148,7 +160,7 @@ def _tables(base: Autoregressive | Symmetrised) -> list[str]:
         )
     vectors = positions.table if learned else embedding.weight  # type: ignore[union-attr]
     names = {id(parameter): name for name, parameter in base.named_parameters()}
-    return [names[id(vectors)], names[id(network.bias.table)]]
+    return [names[id(vectors)], names[id(network.bias.table)]], learned
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -16,7 +16,7 @@ from hamiltonians.exact.configurations import basis
 from hamiltonians.exact.matrix import dense_matrix
 from hamiltonians.exact.product import Product
 from nqs.families.family import Family
-from nqs.vmc.optimise_family import BEYOND, drawn_couplings
+from nqs.ground_states.couplings import BEYOND, Coupling, Law, drawn
 
 SIGMAS = 5
 """One estimate in 1.7e6 is further off by chance."""
@@ -28,9 +28,9 @@ def chain(h: float, J: float = 1.0) -> nqs.TransverseFieldIsing:
 
 SMALL: dict[str, Any] = {
     "model": {"name": "ptf", "d_model": 8, "patch": "2", "symmetry": "none"},
-    "steps": 80,
-    "couplings": 6,
-    "samples": 64,
+    "steps": 60,
+    "couplings": 4,
+    "samples": 256,
     "width": 8,
     "dtype": "float64",
 }
@@ -106,7 +106,7 @@ def test_complex_states() -> None:
         **{**SMALL, "model": model, "steps": 3},
     )
     with torch.no_grad():
-        for parameter in family.psi.perceptron.parameters():
+        for parameter in family.psi.context.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(2))
     states = [amplitudes(family, D=D) for D in (0.6, 1.4)]
     exact = abs(complex(states[0].conj() @ states[1]))
@@ -127,9 +127,11 @@ def test_same_seed_same_state(trained: Family, tmp_path: Path) -> None:
 def test_couplings_are_stratified() -> None:
     """Each part of each range has one, and the ends are drawn themselves."""
     low, high = torch.tensor([0.0, 5.0]), torch.tensor([1.0, 7.0])
+    laws = [Law("interval", ends) for ends in ((0.0, 1.0), (5.0, 7.0))]
+    couplings = [Coupling("h", laws[0]), Coupling("J", laws[1])]
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.stack([drawn_couplings(low, high, 10, generator) for _ in range(200)])
-    share = ((drawn - low) / (high - low)).double()  # (200, 10, 2)
+    found = torch.stack([drawn(couplings, 10, generator) for _ in range(200)])
+    share = ((found - low) / (high - low)).double()  # (200, 10, 2)
     assert bool(((share >= 0) & (share <= 1)).all())
     assert bool((share.sort(1).values.diff(dim=1) < 0.2 * (1 + 2 * BEYOND)).all())
     assert int((share == 0).sum()) > 20 and int((share == 1).sum()) > 20
@@ -145,7 +147,7 @@ def test_terms_that_vanish_at_an_end() -> None:
 
 
 def test_outside_of_the_ranges_is_said(trained: Family) -> None:
-    with pytest.warns(UserWarning, match=r"h=2.5 is outside of 0.8 .. 2"):
+    with pytest.warns(UserWarning, match=r"h=2.5 is outside of interval\(0.8,2\)"):
         trained.at(h=2.5, J=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -156,14 +158,20 @@ def test_outside_of_the_ranges_is_said(trained: Family) -> None:
     ("ranges", "message"),
     [
         ({}, "no coupling has a range"),
-        ({"h": (2, 1)}, r"h=.*low < high"),
-        ({"h": (1, 1)}, r"h=.*low < high"),
+        ({"h": (2, 1)}, r"h=.*LOW < HIGH"),
+        ({"h": (1, 1)}, r"h=.*LOW < HIGH"),
         ({"h": 1.0}, r"h=1.*a pair"),
         ({"h": ("a", 2)}, r"h=a: must be a number"),
         ({"h": (1, float("inf"))}, r"h=inf"),
         ({"h": (1, float("nan"))}, r"h=nan"),
         ({"seed": (1, 2)}, r"seed=\[1,2\]"),
         ({"h": (1, 2, 3)}, r"h=.*a pair"),
+        ({"h": [1.0]}, r"h=.*two values"),
+        ({"h": [1.0, 1.0]}, r"h=.*two values"),
+        ({"h": ("interval(0,1)", 6)}, r"h=.*disorder"),
+        ({"h": ("normal(0,-1)", 6)}, r"h=.*SPREAD > 0"),
+        ({"h": ("uniform(1,2)", 0)}, r"h=.*disorder"),
+        ({"h": ("uniform(1,2)", 5)}, r"hamiltonian of h="),
     ],
 )
 def test_bad_ranges(ranges: dict[str, Any], message: str) -> None:
@@ -209,3 +217,19 @@ def test_bad_families(trained: Family, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(nqs.InputError, match="cannot be read"):
         nqs.load_family(path, chain)
+
+
+def test_disorder_from_python() -> None:
+    """A field of its own at each site, evaluated where no step has been."""
+    psi = nqs.family(chain, h=("uniform(0.5,1.5)", 6), seed=2, **SMALL)
+    fields = [0.6, 1.4, 0.9, 1.1, 0.7, 1.3]
+    exact = nqs.exact(chain(fields)).energies[0]  # type: ignore[arg-type]
+    amplitude = amplitudes(psi, h=fields)  # type: ignore[arg-type]
+    found = energy(psi, amplitude, h=fields)  # type: ignore[arg-type]
+    assert 0 <= found - exact < 5e-3 * abs(exact)
+    even = amplitudes(psi, h=[1.0] * 6)  # type: ignore[arg-type]
+    assert energy(psi, even, h=fields) - exact > 2 * (found - exact)  # type: ignore[arg-type]
+    with pytest.raises(nqs.InputError, match="one number, or 6"):
+        psi.at(h=fields[:5])  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match=r"h=1.9 is outside of uniform\(0.5,1.5\)"):
+        psi.at(h=[*fields[:5], 1.9])  # type: ignore[arg-type]

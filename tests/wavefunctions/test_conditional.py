@@ -14,6 +14,7 @@ from nqs.vmc.optimizers.gradient import flat_parameters, real_parts
 from nqs.vmc.optimizers.jacobian import Jacobian
 from nqs.vmc.optimizers.joint_jacobian import JointJacobian
 from nqs.wavefunctions.conditional import Conditional
+from nqs.wavefunctions.contexts import ContextKind, coupling_groups
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Samples
 
@@ -22,13 +23,15 @@ RECURRENT_DIGITS = ("gru-digits", "rnn2d-digits")
 CONDITIONED = [model for model in MODELS if model not in RECURRENT_DIGITS]
 
 
-def family(model: str, system: str = "chain-3", *, phase: bool = False) -> Conditional:
-    """Every parameter random, those of the perceptron too."""
+def family(
+    model: str, system: str = "chain-3", *, phase: bool = False, kind: ContextKind = "vector"
+) -> Conditional:
+    """Every parameter random, those of the context too; the second coupling belongs to a site."""
     base = build(model, *SYSTEMS[system], seed=3, phase=phase)
     generator = torch.Generator().manual_seed(8)
-    psi = Conditional(base, LOW, HIGH, width=5, generator=generator)
+    psi = Conditional(base, LOW, HIGH, kind=kind, places=[(), (1,)], width=4, generator=generator)
     with torch.no_grad():
-        for parameter in psi.perceptron.parameters():
+        for parameter in psi.context.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
     return psi
 
@@ -43,11 +46,18 @@ def drawn(psi: Conditional, at: Tensor, n_rows: int) -> Samples:
     return psi.moved_to(at).sample(n_rows, generator, unique=True)
 
 
+KINDS: tuple[ContextKind, ...] = ("vector", "places", "encoder")
+WITH_PLACES = ("factored", "lptf-gru")
+"""Of the models under test, some whose positions are learned."""
+PAIRS: list[tuple[str, ContextKind]] = [(model, "vector") for model in CONDITIONED]
+PAIRS += [(model, kind) for model in WITH_PLACES for kind in KINDS[1:]]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("model", CONDITIONED)
-def test_normalised_at_every_coupling(model: str) -> None:
+@pytest.mark.parametrize(("model", "kind"), PAIRS)
+def test_normalised_at_every_coupling(model: str, kind: ContextKind) -> None:
     """And another state at each."""
-    psi = family(model)
+    psi = family(model, kind=kind)
     configs = basis(psi.n_sites)
     states = [psi.at(couplings(share)).log_psi(configs) for share in (0.1, 0.8)]
     for log_psi in states:
@@ -72,21 +82,22 @@ def test_at_is_a_copy_and_moved_to_is_not(model: str) -> None:
 
 @torch.no_grad()
 def test_begins_as_the_network_for_every_coupling() -> None:
-    base = build("factored", Square(3, 4), "2x2", seed=1)
-    psi, configs = Conditional(base, LOW, HIGH), random_bits(9, 12)
-    assert torch.equal(psi.at(couplings(0.9)).log_psi(configs), base.log_psi(configs))
+    base, configs = build("factored", Square(3, 4), "2x2", seed=1), random_bits(9, 12)
+    for kind in KINDS:
+        psi = Conditional(base, LOW, HIGH, kind=kind)
+        assert torch.equal(psi.at(couplings(0.9)).log_psi(configs), base.log_psi(configs))
 
 
 @pytest.mark.parametrize("phase", [False, True])
-@pytest.mark.parametrize("model", CONDITIONED)
-def test_derivatives_are_those_of_autograd(model: str, phase: bool) -> None:
-    """By all parameters, the perceptron's included, with the formula written out as a graph."""
-    psi = family(model, phase=phase)
+@pytest.mark.parametrize(("model", "kind"), PAIRS)
+def test_derivatives_are_those_of_autograd(model: str, kind: ContextKind, phase: bool) -> None:
+    """By all parameters, the context's included, with the formula written out as a graph."""
+    psi = family(model, phase=phase, kind=kind)
     at = couplings(0.3)
     samples = drawn(psi, at, 6)
     joint = JointJacobian(psi, [(at, samples)])
     names = [name for name, _ in psi.base.named_parameters()]
-    moved = psi.perceptron(psi.scaled(at)).split(psi.widths)
+    moved = psi.context(psi.scaled(at))
     vectors = dict(zip(psi.tables, moved, strict=True))
     tensors = {
         name: parameter + vectors[name] if name in vectors else parameter
@@ -161,7 +172,8 @@ def test_symmetrised() -> None:
     lattice = Square(3, 3)
     base = Symmetrised(build("factored", lattice, "3x1", seed=2), lattice.point_group())
     psi = Conditional(base, LOW, HIGH, generator=torch.Generator().manual_seed(1))
-    psi.perceptron[2].weight.normal_(generator=torch.Generator().manual_seed(2))
+    for parameter in psi.context.parameters():
+        parameter.normal_(generator=torch.Generator().manual_seed(2))
     here, configs = psi.at(couplings(0.4)), random_bits(9, 9)
     assert_close((2 * here.log_psi(basis(9))).exp().sum(), torch.tensor(1.0).double())
     for image in lattice.point_group().permutations:
@@ -173,8 +185,40 @@ def test_what_cannot_be_conditioned_is_refused() -> None:
     for low, high in (([1.0], [1.0]), ([2.0], [1.0]), ([0.0], [torch.inf]), ([], [])):
         with pytest.raises(ValueError, match=r"range|vectors"):
             Conditional(base, torch.tensor(low), torch.tensor(high))
+    with pytest.raises(ValueError, match="positions=learned"):
+        Conditional(base, LOW, HIGH, kind="places")
     for model in RECURRENT_DIGITS:
         with pytest.raises(ValueError, match="digit_decay"):
             Conditional(build(model, *SYSTEMS["square-2x3"]), LOW, HIGH)
     with pytest.raises(ValueError, match="2 couplings"):
         family("gru").at(torch.tensor([1.0]))
+
+
+def test_each_patch_reads_its_own_couplings() -> None:
+    """Of sites, of bonds by either end, and those of all."""
+    places = [(), (0,), (1,), (2,), (3,), (1, 2)]
+    assert coupling_groups(places, [(0, 1), (2, 3)]).tolist() == [[0, 1, 2, 5], [0, 3, 4, 5]]
+    assert coupling_groups(places, [(0,), (1, 2, 3)]).tolist() == [
+        [0, 1, 6, 6, 6],
+        [0, 2, 3, 4, 5],
+    ]
+
+
+@torch.no_grad()
+def test_the_encoder_sees_where_a_coupling_is() -> None:
+    """The same number at another site is another state; the groups are what tells them apart."""
+    base = build("factored", Square(3, 4), "2x2", seed=1)
+    at = torch.tensor([0.3, -0.8]).double()
+    ends = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0])
+    states = []
+    for places in ([(0,), (11,)], [(11,), (0,)]):
+        generator = torch.Generator().manual_seed(4)
+        psi = Conditional(base, *ends, kind="encoder", places=places, width=8, generator=generator)
+        for parameter in psi.context.last.parameters():
+            parameter.normal_(generator=generator)
+        states += [psi.at(at), psi.at(at.flip(0))]
+    configs = random_bits(20, 12)
+    here, swapped, elsewhere, back = (psi.log_psi(configs) for psi in states)
+    assert_close(here, back)
+    assert_close(swapped, elsewhere)
+    assert float((here - swapped).abs().max()) > 0.05

@@ -277,17 +277,22 @@ class NaturalGradient(Optimizer, kind="minsr"):
         return self._step(jacobian, errors, trust, flat_parameters(wavefunction), ranks)
 
     def update_family(
-        self, family: Conditional, parts: Sequence[tuple[Tensor, Samples, Tensor]]
+        self,
+        family: Conditional,
+        parts: Sequence[tuple[Tensor, Samples, Tensor]],
+        ranks: Ranks = ALONE,
+        n_couplings: int | None = None,
     ) -> Tensor:
         """The increment of a family's parameters, (P,), from couplings (n,), samples and local
-        energies at some of its couplings: one system for all. Its energy is not watched, as that of
-        other couplings is another."""
+        energies at some of its couplings, of n_couplings of all ranks: one system for all. Its
+        energy is not watched, as that of other couplings is another."""
         if self.learning_rate == "auto" or self.momentum == "auto":
             raise ValueError("learning_rate or momentum is auto: call `prepare` before `update`")
-        rate = self._rate()
+        rate, n_all = self._rate(), n_couplings or len(parts)
         excesses = [centred(e_loc, samples.weights) for _, samples, e_loc in parts]
-        weights = torch.cat([samples.weights / len(parts) for _, samples, _ in parts])
-        trust = self._trust(torch.cat(excesses), weights, family.n_sites)
+        weights = torch.cat([samples.weights / n_all for _, samples, _ in parts])
+        spread = (ranks.gathered(torch.cat(excesses)), ranks.gathered(weights))
+        trust = self._trust(*spread, family.n_sites)
         kept = [samples for _, samples, _ in parts]
         if self.implicit:
             pairs = zip(kept, excesses, strict=True)
@@ -297,10 +302,10 @@ class NaturalGradient(Optimizer, kind="minsr"):
                 centred(implicit_energies(excess, rate), samples.weights)
                 for samples, excess in pairs
             ]
-        couplings = (c for c, _, _ in parts)
-        jacobian = JointJacobian(family, list(zip(couplings, kept, strict=True)), self.workspace)
+        at = list(zip((c for c, _, _ in parts), kept, strict=True))
+        jacobian = JointJacobian(family, at, self.workspace, ranks, n_all)
         errors = jacobian.rows(excesses)
-        return self._step(jacobian, errors, trust, flat_parameters(family), ALONE)
+        return self._step(jacobian, errors, trust, flat_parameters(family), ranks)
 
     def _rate(self) -> float:
         """Time step that is asked for."""
