@@ -29,7 +29,6 @@ from nqs.crystal.structures.wyckoff_positions import (
 )
 
 
-
 @functools.cache
 def normaliser(number: int) -> tuple[tuple[Integers, Integers], ...]:
     """(P (3, 3), p (3,) in units of 1 / UNIT) of the group 1..230, the identity first."""

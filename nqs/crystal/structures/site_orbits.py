@@ -83,9 +83,7 @@ class SiteOrbits:
 
     def is_generic(self, position: int, free: Free) -> bool:
         """Whether the orbit has as many points as its position."""
-        return all(
-            self.allowed(position, free[:place])[value] for place, value in enumerate(free)
-        )
+        return all(self.allowed(position, free[:place])[value] for place, value in enumerate(free))
 
     def nearest(self, position: int, point: Floats) -> Free:
         """The free coordinates nearest to an atom's place (3,), not special.

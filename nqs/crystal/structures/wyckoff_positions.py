@@ -101,7 +101,11 @@ class SpaceGroup:
     @functools.cached_property
     def primitive(self) -> Floats:
         """(3, 3) vectors of a primitive cell as rows, right-handed, in those of the cell."""
-        vectors = [*(self.centring[1:] / UNIT), *np.eye(3), *(self.centring[1:] / UNIT - np.eye(3)[0])]
+        vectors = [
+            *(self.centring[1:] / UNIT),
+            *np.eye(3),
+            *(self.centring[1:] / UNIT - np.eye(3)[0]),
+        ]
         for rows in itertools.combinations(vectors, 3):
             volume = float(np.linalg.det(np.array(rows))) * len(self.centring)
             if round(volume, 6) in (1, -1):
@@ -244,9 +248,7 @@ def _letters(group: SpaceGroup, flats: list[Flat]) -> list[str]:
         points += [*orbit]
         kinds += [kind + 1] * multiplicity
     cell = (_generic_cell(group.system), np.array(points), kinds)
-    dataset = call_spglib(
-        spglib.get_symmetry_dataset, cell, symprec=1e-5, hall_number=group.hall
-    )
+    dataset = call_spglib(spglib.get_symmetry_dataset, cell, symprec=1e-5, hall_number=group.hall)
     moved = np.array(points)[first] @ dataset.transformation_matrix.T + dataset.origin_shift
     letters = [""] * len(flats)
     for atom, point in zip(first, moved, strict=True):

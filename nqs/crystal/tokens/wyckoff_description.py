@@ -296,5 +296,3 @@ def _changed(
 
 def _key(description: Description) -> tuple[tuple[int, ...], tuple[Orbit, ...]]:
     return description.lengths, description.orbits
-
-
