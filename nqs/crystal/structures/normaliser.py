@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Final
 
 import numpy as np
 

@@ -141,7 +141,7 @@ Flat = tuple[int, int, Integers, Integers, Integers]
 def space_group_of(number: int) -> SpaceGroup:
     """The group 1..230; what it knows is computed once."""
     hall = _first_halls()[number]
-    operations = spglib.get_symmetry_from_database(hall)
+    operations = call_spglib(spglib.get_symmetry_from_database, hall)
     rotations = operations["rotations"].astype(np.int64)
     translations = np.rint(operations["translations"] * UNIT).astype(np.int64) % UNIT
     return SpaceGroup(number, hall, rotations, translations)
@@ -152,7 +152,7 @@ def _first_halls() -> dict[int, int]:
     """By group, the number of spglib's first setting, in which it standardises cells."""
     halls: dict[int, int] = {}
     for hall in range(1, 531):
-        halls.setdefault(spglib.get_spacegroup_type(hall).number, hall)
+        halls.setdefault(call_spglib(spglib.get_spacegroup_type, hall).number, hall)
     return halls
 
 

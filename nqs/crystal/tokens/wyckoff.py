@@ -3,8 +3,9 @@
     bos [group] [formation energy] [hull]  element count  element count ...
         group  free lattice numbers  element site free ...  element site free ...  eos
 
-A site is the letter of a Wyckoff position of the group in spglib's standard setting (monoclinic axis
-b, rhombohedral groups in hexagonal axes, origin choice 1), its free coordinates are 0 to 3 numbers
+A site is the letter of a Wyckoff position of the group in spglib's standard setting (monoclinic
+axis b, rhombohedral groups in hexagonal axes, origin choice 1), its free coordinates are 0 to 3
+numbers
 (nqs.crystal.structures.wyckoff_positions). The formula, of the primitive cell, comes before the
 group, so that p(group | formula) is learnt too; a group that is given stands first and again after
 the formula.

@@ -9,7 +9,7 @@ and by every name of an orbit (nqs.crystal.structures.site_orbits). Canonical is
 2. along polar axes the origin stands at an atom of the rarest element;
 3. of all descriptions of that kind, the first by (lattice numbers, orbits).
 
-So it depends on the crystal alone, not on where it stands, on its cell or on the order of its atoms.
+So it depends on the crystal alone, not on where it stands, on its cell or on the order of atoms.
 """
 
 from __future__ import annotations
