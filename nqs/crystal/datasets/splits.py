@@ -56,8 +56,14 @@ class Loaded:
 
 
 def build_tokeniser(data: DataConfig) -> Tokeniser:
-    """The tokeniser of a run. Raises InputError for an unknown one."""
-    return make_tokeniser(data.tokeniser, data.max_atoms)
+    """The tokeniser of a run. Raises InputError for an unknown one, and for changes of a crystal
+    that would not change its tokens."""
+    tokeniser = make_tokeniser(data.tokeniser, data.max_atoms)
+    for name in ("translate", "permute") if tokeniser.canonical else ("equivalents",):
+        change = "data.equivalents=true does" if tokeniser.canonical else "data.translate may"
+        rule = f"changes no token of data.tokeniser={data.tokeniser}; {change}"
+        require(not getattr(data, name), f"data.{name}", "true", rule)
+    return tokeniser
 
 
 def load(data: DataConfig, seed: int, tokeniser: Tokeniser) -> Loaded:
