@@ -136,7 +136,7 @@ def test_translations_are_exact_and_differ_by_crystal(generator) -> None:
     assert len(vectors) > 0.9 * len(crystals)
 
 
-@pytest.mark.parametrize("name", TOKENISERS.kinds)
+@pytest.mark.parametrize("name", [n for n, t in TOKENISERS.kinds.items() if not t.canonical])
 def test_permuted_crystals_are_the_same_atoms(name: str, generator) -> None:
     """Every order of a three-atom crystal comes, each about as often: 4 sigma, 6e-5 each."""
     tokeniser = make_tokeniser(name, 20)
