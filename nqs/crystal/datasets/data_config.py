@@ -55,7 +55,8 @@ class DataConfig:
     batch_tokens: Annotated[int, "1 .. 10000000"] = 2048
     """Tokens of a batch, padding included, >= 1 (and at least one crystal)."""
     workers: Annotated[int, "1 .. 256"] = 1
-    """Processes that bring the crystals of a table into their canonical cells, 4 ms each, >= 1."""
+    """Processes that bring the crystals of a table into their canonical cells, 4 ms each, and write
+    them (data.tokeniser=wyckoff, 10 ms each), >= 1."""
 
     def __post_init__(self) -> None:
         TOKENISERS.find(self.tokeniser)

@@ -238,7 +238,9 @@ def _letters(group: SpaceGroup, flats: list[Flat]) -> list[str]:
     twice on the general one, so that it has no symmetry beyond the group's."""
     rng = np.random.default_rng(group.number)
     chosen = [*range(len(flats)), len(flats) - 1, len(flats) - 1]
-    points, kinds, first = [], [], []
+    points: list[Floats] = []
+    kinds: list[int] = []
+    first: list[int] = []  # atom of each orbit
     for kind, index in enumerate(chosen):
         multiplicity, dimension, base, frame, _ = flats[index]
         point = base / UNIT + frame[:, :dimension] @ rng.uniform(0.03, 0.47, dimension)

@@ -78,7 +78,6 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         self.vocabulary = self.fields.vocabulary
         n_conditions = 3 + 2 * min(max_atoms, HEAVIEST)
         self.max_length = 2 + n_conditions + 1 + CELL + ATOM * max_atoms + 3  # 3: of infilling
-        self._describe = functools.lru_cache(maxsize=REMEMBERED)(describe)
 
     @property
     def n_bins(self) -> int:
@@ -87,7 +86,7 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
     def encode(self, structure: Structure, conditions: Conditions | None = None) -> list[int]:
         check_agreement(structure, conditions)
         formula = formula_tokens(self.fields, structure.composition)
-        description = self._describe(structure)
+        description = _described(structure)
         _check_group(description.group, conditions)
         head = condition_tokens(self.fields, conditions)
         return [BOS, *head, *formula, *description_tokens(self.fields, description), EOS]
@@ -194,6 +193,12 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
             if n_atoms > self.max_atoms:
                 raise CrystalError(f"{n_atoms} atoms: at most {self.max_atoms} are written")
         return Description(group, lengths, angles, tuple(orbits))
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _described(structure: Structure) -> Description:
+    """See `describe`; of one and the same object."""
+    return describe(structure)
 
 
 def _check_group(group: int, conditions: Conditions | None) -> None:

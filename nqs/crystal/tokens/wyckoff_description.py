@@ -162,8 +162,8 @@ def equivalents(description: Description) -> Iterator[Description]:
                     for orbit, free in zip(least.orbits, chosen, strict=True)
                 )
                 renamed.add(tuple(sorted(orbits)))
-            for orbits in sorted(renamed):
-                yield Description(least.group, least.lengths, least.angles, orbits)
+            for written in sorted(renamed):
+                yield Description(least.group, least.lengths, least.angles, written)
 
 
 def equivalent(description: Description, rng: np.random.Generator) -> Description:
@@ -226,7 +226,7 @@ def _sites(table: SiteOrbits, dataset: spglib.SpglibDataset) -> list[tuple[int, 
     primitive = dataset.mapping_to_primitive.tolist()
     orbit_of = dict(zip(primitive, dataset.crystallographic_orbits.tolist(), strict=True))
     letter_of = dict(zip(primitive, dataset.wyckoffs, strict=True))
-    sites = {}
+    sites: dict[int, tuple[int, int, Floats]] = {}
     standard = dataset.std_mapping_to_primitive.tolist()
     for atom, place in enumerate(standard):
         element, at = int(dataset.std_types[atom]), dataset.std_positions[atom]
