@@ -202,7 +202,7 @@ def test_processes_write_crystals_as_one_does(tmp_path: Path) -> None:
     assert [c.body for c in one.train] == [c.body for c in two.train] and len(one.train) == 10
     few = make_tokeniser("wyckoff", 1)
     with pytest.raises(InputError, match="2 atoms: at most 1 are written"):
-        load(DataConfig(workers=2, **data), 0, few)
+        load(DataConfig(**data), 0, few)
 
 
 def test_a_process_that_ends_is_named() -> None:
