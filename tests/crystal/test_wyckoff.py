@@ -13,10 +13,12 @@ import pytest
 import spglib
 import torch
 from prototypes import perovskite, rock_salt, shaken
+from test_generation import model_for
 from test_grammar import walk
 
 from benchmarks.superposition import displacement
 from nqs.crystal.datasets.examples import examples
+from nqs.crystal.model.generation import Filters, decode
 from nqs.crystal.structures.periodic_distances import shortest_distance
 from nqs.crystal.structures.structure import (
     CrystalError,
@@ -61,7 +63,7 @@ def drawn(n: int, seed: int, *arguments, **question) -> list[list[int]]:
 
 
 def described(row: list[int]) -> Description:
-    return TOKENISER._read(row)[2]
+    return TOKENISER.description(row)
 
 
 @functools.cache
@@ -84,52 +86,58 @@ def in_cell(structure: Structure, change: list[list[int]]) -> Structure:
     return Structure.wrapped(*cell, structure.numbers, structure.positions @ np.linalg.inv(matrix))
 
 
-def test_draws_have_the_operations_of_their_group() -> None:
-    """By the operations as gemmi has them, on the conventional cell: metric and atoms."""
-    groups = set()
-    for row in drawn(300, 0):
-        structure, known = TOKENISER.decode(row)
-        description = described(row)
-        table = table_of(description.group)
-        groups.add(description.group)
-        assert structure.composition == known.composition == description.composition
-        cell = cell_matrix(*cell_of(description))
-        metric = cell @ cell.T
-        points = [table.points(orbit.position, orbit.free) for orbit in description.orbits]
-        elements = np.repeat([o.element for o in description.orbits], [len(p) for p in points])
-        atoms = np.concatenate(points)  # (A, 3) bins
-        assert len(atoms) == structure.n_atoms * len(table.group.centring)
-        assert structure.volume * len(table.group.centring) == pytest.approx(np.linalg.det(cell))
-        symbol = call_spglib(spglib.get_spacegroup_type, table.group.hall).hall_symbol
-        before = sorted(zip(elements.tolist(), map(tuple, atoms.tolist()), strict=True))
-        for op in gemmi.symops_from_hall(symbol):
-            rotation = np.array(op.rot) // op.DEN
-            shift = np.array(op.tran) * N_BINS // op.DEN
-            np.testing.assert_allclose(rotation.T @ metric @ rotation, metric, atol=1e-9)
-            moved = (atoms @ rotation.T + shift) % N_BINS
-            after = sorted(zip(elements.tolist(), map(tuple, moved.tolist()), strict=True))
-            assert after == before
-    assert len(groups) > 60
+def check_operations(structure: Structure, description: Description) -> None:
+    """The operations, as gemmi has them, keep the metric and the atoms of the conventional cell."""
+    table = table_of(description.group)
+    cell = cell_matrix(*cell_of(description))
+    metric = cell @ cell.T
+    points = [table.points(orbit.position, orbit.free) for orbit in description.orbits]
+    elements = np.repeat([o.element for o in description.orbits], [len(p) for p in points])
+    atoms = np.concatenate(points)  # (A, 3) bins
+    n_cells = len(table.group.centring)
+    assert len(atoms) == structure.n_atoms * n_cells
+    assert structure.volume * n_cells == pytest.approx(np.linalg.det(cell))
+    symbol = call_spglib(spglib.get_spacegroup_type, table.group.hall).hall_symbol
+    before = sorted(zip(elements.tolist(), map(tuple, atoms.tolist()), strict=True))
+    for op in gemmi.symops_from_hall(symbol):
+        rotation = np.array(op.rot) // op.DEN
+        shift = np.array(op.tran) * N_BINS // op.DEN
+        np.testing.assert_allclose(rotation.T @ metric @ rotation, metric, atol=1e-9 * metric.max())
+        moved = (atoms @ rotation.T + shift) % N_BINS
+        after = sorted(zip(elements.tolist(), map(tuple, moved.tolist()), strict=True))
+        assert after == before
 
 
-def test_spglib_finds_the_group_of_draws_or_a_higher_one() -> None:
-    """Its operations (of the primitive cell) are a multiple of the group's; mostly as many."""
-    n_same = n_apart = 0
-    for row in drawn(300, 1):
-        structure, _ = TOKENISER.decode(row)
-        if shortest_distance(structure.matrix, structure.positions) < 0.1:
-            continue
-        group = table_of(described(row).group).group
-        dataset = call_spglib(
-            spglib.get_symmetry_dataset,
-            (structure.matrix, structure.positions, structure.numbers),
-            symprec=1e-4,
-        )
-        n_operations = len(group.rotations) // len(group.centring)
-        assert len(dataset.rotations) % n_operations == 0
-        n_same += dataset.number == group.number
-        n_apart += 1
-    assert n_apart > 150 and n_same > 0.5 * n_apart
+def found_group(structure: Structure, description: Description) -> str:
+    """Whether spglib finds the group or a higher one, of which the group's operations (of the
+    primitive cell) are a part; it finds none where atoms are on one another."""
+    if shortest_distance(structure.matrix, structure.positions) < 0.05:
+        return "atoms on one another"
+    cell = structure.matrix, structure.positions, structure.numbers
+    dataset = call_spglib(spglib.get_symmetry_dataset, cell, symprec=1e-4)
+    group = table_of(description.group).group
+    assert len(dataset.rotations) % (len(group.rotations) // len(group.centring)) == 0
+    return "the same" if dataset.number == group.number else "a higher one"
+
+
+@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_draws_of_an_untrained_model_have_their_group(n: int) -> None:
+    """All decode, hold their formula, and have the space group that they say or a higher one."""
+    model, generator = model_for(TOKENISER), torch.Generator().manual_seed(n)
+    counts, groups = Counter[str](), Counter[int]()
+    for begin in range(0, n, 500):
+        n_rows = min(500, n - begin)
+        grammar = TOKENISER.grammar(n_rows)
+        tokens, _ = decode(model, TOKENISER, grammar, n_rows, Filters(), generator)
+        for row in tokens.tolist():
+            structure, known = TOKENISER.decode(row)
+            description = described(row)
+            assert structure.composition == known.composition == description.composition
+            check_operations(structure, description)
+            groups[description.group] += 1
+            counts[found_group(structure, description)] += 1
+    print(f"{n} draws in {len(groups)} groups; spglib finds {dict(counts)}")
+    assert counts["the same"] > n / 3 and len(groups) > 60
 
 
 def test_there_and_back() -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from typing import Final
 
 import numpy as np
 
@@ -23,14 +24,18 @@ from nqs.crystal.structures.wyckoff_positions import (
     UNIT,
     Integers,
     SpaceGroup,
+    generic_cell,
     grid_points,
     space_group_of,
 )
 
+LENGTHS_CHANGE_PLACES: Final = ("monoclinic", "orthorhombic")
+"""Systems of which a, b, c may be named in another order; a triclinic cell is Niggli-reduced."""
+
 
 @functools.cache
 def normaliser(number: int) -> tuple[tuple[Integers, Integers], ...]:
-    """(P (3, 3), p (3,) in units of 1 / UNIT) of the group 1..230, the identity first."""
+    """(P (3, 3), p (3,) in units of 1 / UNIT) of the group 1..230."""
     group = space_group_of(number)
     found: dict[bytes, tuple[Integers, Integers]] = {}
     for linear in _axes(group.system):
@@ -39,42 +44,22 @@ def normaliser(number: int) -> tuple[tuple[Integers, Integers], ...]:
     return tuple(found.values())
 
 
-def _axes(system: str) -> list[Integers]:
-    """Changes of axes, of determinant 1, that keep the form of the system's cells."""
-    if system == "hexagonal":
-        entries = np.array([m for m in itertools.product((-1, 0, 1), repeat=4)]).reshape(-1, 2, 2)
-        metric = np.array([[2, -1], [-1, 2]])
-        kept = [m for m in entries if (m.T @ metric @ m == metric).all()]
-        every = []
-        for plane in kept:
-            matrix = np.zeros((3, 3), dtype=np.int64)
-            matrix[:2, :2] = plane
-            matrix[2, 2] = round(float(np.linalg.det(plane)))
-            every.append(matrix)
-    else:
-        every = []
-        for order in itertools.permutations(range(3)):
-            for signs in itertools.product((1, -1), repeat=3):
-                matrix = np.zeros((3, 3), dtype=np.int64)
-                matrix[order, range(3)] = signs
-                every.append(matrix)
-        every = [m for m in every if round(float(np.linalg.det(m))) == 1]
-    keeps = {
-        "triclinic": lambda m: (m == np.eye(3)).all(),
-        "monoclinic": lambda m: m[1, 1] != 0 and _keeps_beta(m),
-        "tetragonal": lambda m: m[2, 2] != 0,
-    }.get(system, lambda m: True)
-    every = [m for m in every if keeps(m)]
-    return sorted(every, key=lambda m: not (m == np.eye(3)).all())
-
-
-def _keeps_beta(matrix: Integers) -> bool:
-    """Whether the angle between a and c, and not 180 degrees less it, is between the new ones."""
-    return bool(matrix[:, 0].sum() == matrix[:, 2].sum())
+@functools.cache
+def _axes(system: str) -> Integers:
+    """(K, 3, 3) changes of axes P, of determinant 1, that keep the form of the system's cells: the
+    products a.b, a.c, b.c and, but where a, b, c are free anyway, the lengths."""
+    entries = np.array([*itertools.product((0, 1, -1), repeat=9)]).reshape(-1, 3, 3)
+    entries = entries[np.rint(np.linalg.det(entries)) == 1]
+    cell = generic_cell(system)
+    metric = cell @ cell.T
+    back = np.linalg.inv(entries)
+    same = np.isclose(back.transpose(0, 2, 1) @ metric @ back, metric)  # (K, 3, 3)
+    same |= np.eye(3, dtype=bool) & (system in LENGTHS_CHANGE_PLACES)
+    return entries[same.all((1, 2))]
 
 
 def _shifts(group: SpaceGroup, linear: Integers) -> Integers:
-    """(K, 3) every p with which the map is in the normaliser, 0 first if it is."""
+    """(K, 3) every p with which the map is in the normaliser."""
     back = np.rint(np.linalg.inv(linear)).astype(np.int64)
     lattice = {translation.tobytes() for translation in group.centring}
     if {translation.tobytes() for translation in group.centring @ linear.T % UNIT} != lattice:

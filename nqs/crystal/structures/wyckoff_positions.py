@@ -249,7 +249,7 @@ def _letters(group: SpaceGroup, flats: list[Flat]) -> list[str]:
         first.append(len(points))
         points += [*orbit]
         kinds += [kind + 1] * multiplicity
-    cell = (_generic_cell(group.system), np.array(points), kinds)
+    cell = (generic_cell(group.system), np.array(points), kinds)
     dataset = call_spglib(spglib.get_symmetry_dataset, cell, symprec=1e-5, hall_number=group.hall)
     moved = np.array(points)[first] @ dataset.transformation_matrix.T + dataset.origin_shift
     letters = [""] * len(flats)
@@ -276,7 +276,7 @@ def distinct(points: Floats, tolerance: float = 1e-6) -> Floats:
     return wrapped[np.sort(index)]
 
 
-def _generic_cell(system: str) -> Floats:
+def generic_cell(system: str) -> Floats:
     """Vectors of a cell that has no more symmetry than its system."""
     lengths, angles = {
         "triclinic": ([10.0, 11.3, 12.7], [81.0, 84.0, 77.0]),

@@ -145,6 +145,10 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         other = equivalent(description, rng)
         return [BOS, *head, *description_tokens(self.fields, other), EOS]
 
+    def description(self, tokens: Sequence[int]) -> Description:
+        """What the tokens of a crystal say. Raises CrystalError as `decode` does."""
+        return self._read(tokens)[2]
+
     def element_tokens(self, element: int) -> list[int]:
         return [self.fields.element[element - 1]]
 
