@@ -6,8 +6,9 @@ Every crystal is read, brought to its canonical cell, written by each tokeniser,
 tokens and written again. It comes back if the elements agree, every coordinate to half a bin, and
 the second tokens are the first. A tokeniser that writes the crystal whatever its cell returns it in
 another one: then no atom may be moved by more than MOST_MOVED when the two are superposed, hand and
-all, and spglib must find the same space group; crystals whose second tokens differ (another of two
-cells that are about equally reduced) are counted by themselves.
+all, and spglib must find the same space group; crystals that rounding gives a higher one, and those
+whose second tokens differ (another of two cells that are about equally reduced), are counted by
+themselves.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from nqs.crystal.datasets.data import encode
 from nqs.crystal.datasets.tables import read_table
 from nqs.crystal.structures.structure import CrystalError, Structure
 from nqs.crystal.structures.symmetry import canonical, space_group
+from nqs.crystal.structures.wyckoff_positions import space_group_of
 from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
 
 RETURNED = "came back"
 IN_OTHER_WORDS = "came back, with other tokens the second time"
+MORE_SYMMETRIC = "came back, rounded to a higher space group"
 MOST_MOVED = 0.4
 """Angstrom: a rounding of the first atom and one of another, along three axes of about 12."""
 
@@ -74,13 +77,22 @@ def superposed(
     moved = displacement(structure, back)
     if moved > MOST_MOVED:
         return f"LOST: {'another crystal' if moved == math.inf else 'atoms moved too far'}"
-    if space_group(back) != space_group(structure):
+    before, after = space_group(structure), space_group(back)
+    if n_operations(after) > n_operations(before):
+        return MORE_SYMMETRIC
+    if after != before:
         return "LOST: spglib finds another space group"
     try:
         again = tokeniser.encode(back, conditions)
     except CrystalError as error:
         return f"LOST: refused the second time: {reason_kind(str(error))}"
     return RETURNED if again == list(tokens) else IN_OTHER_WORDS
+
+
+def n_operations(number: int) -> int:
+    """Of the space group, in a primitive cell."""
+    group = space_group_of(number)
+    return len(group.rotations) // len(group.centring)
 
 
 def report(path: str, tokenisers: Sequence[Tokeniser], limit: int | None) -> None:
