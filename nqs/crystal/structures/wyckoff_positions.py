@@ -19,14 +19,12 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
-import spglib
 from numpy.typing import NDArray
 
 from nqs.crystal.structures.structure import Floats, cell_matrix
-from nqs.crystal.structures.symmetry import call_spglib
 
 Integers = NDArray[np.int64]
 
@@ -141,7 +139,7 @@ Flat = tuple[int, int, Integers, Integers, Integers]
 def space_group_of(number: int) -> SpaceGroup:
     """The group 1..230; what it knows is computed once."""
     hall = _first_halls()[number]
-    operations = call_spglib(spglib.get_symmetry_from_database, hall)
+    operations = _spglib("get_symmetry_from_database", hall)
     rotations = operations["rotations"].astype(np.int64)
     translations = np.rint(operations["translations"] * UNIT).astype(np.int64) % UNIT
     return SpaceGroup(number, hall, rotations, translations)
@@ -152,7 +150,7 @@ def _first_halls() -> dict[int, int]:
     """By group, the number of spglib's first setting, in which it standardises cells."""
     halls: dict[int, int] = {}
     for hall in range(1, 531):
-        halls.setdefault(call_spglib(spglib.get_spacegroup_type, hall).number, hall)
+        halls.setdefault(_spglib("get_spacegroup_type", hall).number, hall)
     return halls
 
 
@@ -250,7 +248,7 @@ def _letters(group: SpaceGroup, flats: list[Flat]) -> list[str]:
         points += [*orbit]
         kinds += [kind + 1] * multiplicity
     cell = (generic_cell(group.system), np.array(points), kinds)
-    dataset = call_spglib(spglib.get_symmetry_dataset, cell, symprec=1e-5, hall_number=group.hall)
+    dataset = _spglib("get_symmetry_dataset", cell, symprec=1e-5, hall_number=group.hall)
     moved = np.array(points)[first] @ dataset.transformation_matrix.T + dataset.origin_shift
     letters = [""] * len(flats)
     for atom, point in zip(first, moved, strict=True):
@@ -267,6 +265,15 @@ def _flat_of(group: SpaceGroup, flats: list[Flat], point: Floats) -> int:
         if (np.abs(beside - np.rint(beside)) < 1e-6).all(1).any():
             return index
     raise AssertionError("the last position is the general one")
+
+
+def _spglib(function: str, *arguments: Any, **options: Any) -> Any:
+    """What a function of spglib says."""
+    import spglib  # of an extra: the tokenisers are imported without it
+
+    from nqs.crystal.structures.symmetry import call_spglib
+
+    return call_spglib(getattr(spglib, function), *arguments, **options)
 
 
 def distinct(points: Floats, tolerance: float = 1e-6) -> Floats:

@@ -17,10 +17,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import spglib
 
 from nqs.crystal.structures.elements import formula_order
 from nqs.crystal.structures.site_orbits import Free, SiteOrbits, site_orbits
@@ -32,9 +31,11 @@ from nqs.crystal.structures.structure import (
     cell_parameters,
     composition_of,
 )
-from nqs.crystal.structures.symmetry import TOLERANCE, call_spglib, canonical
 from nqs.crystal.structures.wyckoff_positions import Integers
 from nqs.crystal.tokens.coordinate_fields import ANGLES, LENGTHS, N_BINS, check_angles
+
+if TYPE_CHECKING:
+    import spglib
 
 FREE_LENGTHS: Final = {
     "triclinic": (0, 1, 2),
@@ -94,11 +95,9 @@ def table_of(group: int) -> SiteOrbits:
 
 def describe(structure: Structure) -> Description:
     """The canonical description. Raises CrystalError for what has none."""
-    dataset = call_spglib(
-        spglib.get_symmetry_dataset,
-        (structure.matrix, structure.positions, structure.numbers),
-        symprec=TOLERANCE,
-    )
+    from nqs.crystal.structures.symmetry import symmetry_of  # spglib is of an extra
+
+    dataset = symmetry_of(structure)
     if dataset is None:
         raise CrystalError("spglib finds no space group (atoms on one another)")
     table = table_of(dataset.number)
@@ -121,6 +120,8 @@ def describe(structure: Structure) -> Description:
 
 def described_without_symmetry(structure: Structure) -> Description:
     """In the group P1, the cell Niggli-reduced, each atom an orbit; canonical."""
+    from nqs.crystal.structures.symmetry import canonical
+
     reduced = canonical(structure, primitive=False)
     table = table_of(1)
     lengths, angles = _lattice(table, reduced.lengths, reduced.angles)
@@ -181,6 +182,8 @@ def equivalent(description: Description, rng: np.random.Generator) -> Descriptio
 def structure_of(description: Description) -> Structure:
     """The crystal in its primitive Niggli-reduced cell, atoms in order. Raises CrystalError for
     angles that make no cell."""
+    from nqs.crystal.structures.symmetry import canonical
+
     table = table_of(description.group)
     conventional = cell_matrix(*cell_of(description))
     primitive = table.group.primitive
