@@ -5,10 +5,10 @@
 Every crystal is read, brought to its canonical cell, written by each tokeniser, read from its
 tokens and written again. It comes back if the elements agree, every coordinate to half a bin, and
 the second tokens are the first. A tokeniser that writes the crystal whatever its cell returns it in
-another one: then no atom may be moved by more than the rounding when the two are superposed, hand and
-all, and spglib must find the same space group; crystals that rounding gives a higher one, and those
-whose second tokens differ (another of two cells that are about equally reduced), are counted by
-themselves.
+another one: then no atom may be moved by more than the rounding when the two are superposed, hand
+and all, and spglib must find the same space group; crystals that rounding gives a higher one, and
+those whose second tokens differ (another of two cells that are about equally reduced), are counted
+by themselves.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MORE_SYMMETRIC = "came back, rounded to a higher space group"
 MOST_MOVED = 0.4
 """Angstrom: a rounding of the first atom and one of another, along three axes of about 12 ..."""
 MOST_OF_VECTOR = 0.025
-"""... or, of a longer vector of the primitive cell, two roundings to 1/240 of one three times as long
-(rhombohedral cells in hexagonal axes)."""
+"""... or, of a longer vector of the primitive cell, two roundings to 1/240 of one three times as
+long (rhombohedral cells in hexagonal axes)."""
 
 
 def reason_kind(reason: str) -> str:
