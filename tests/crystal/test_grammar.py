@@ -92,7 +92,7 @@ def test_ten_thousand_walks_of_coordinates(question: str, generator) -> None:
     ("name", "question"),
     [(name, question) for name in list(MADE)[1:] for question in questions(MADE[name])],
 )
-def test_walks_of_text(name: str, question: str, generator) -> None:
+def test_walks_of_the_others(name: str, question: str, generator) -> None:
     check(MADE[name], question, 50, generator)
 
 
