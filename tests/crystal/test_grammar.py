@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -22,6 +23,7 @@ MOST = 5
 MADE = {name: make_tokeniser(name, MOST) for name in TOKENISERS.kinds}
 CELL = Structure([4.0, 5.0, 6.0], [80.0, 95.0, 120.0], [17, 11], [[0, 0, 0], [0.5, 0.25, 0.1]])
 WANTED = {11: 1, 17: 3, 6: 1}
+ENERGIES = {"formation_energy": -1.2, "energy_above_hull": 0.0}
 EXAMPLES = [r for r in examples()[::12] if r.structure.n_atoms <= MOST]
 
 each = pytest.mark.parametrize("tokeniser", MADE.values(), ids=MADE.keys())
@@ -50,7 +52,7 @@ def questions(tokeniser: Tokeniser) -> dict[str, tuple[Conditions | None, Struct
     asked: dict[str, tuple[Conditions | None, Structure | None]] = {
         "nothing": (None, None),
         "group": (Conditions(None, 14, *energies), None),
-        "composition": (Conditions(WANTED, 225), None),
+        "composition": (Conditions(WANTED, 221), None),
         "completion": (Conditions(WANTED), CELL),
         "whole": (Conditions(CELL.composition), CELL),
     }
@@ -72,7 +74,7 @@ def check(tokeniser: Tokeniser, question: str, n_rows: int, generator: torch.Gen
             assert known.space_group == conditions.space_group
             if conditions.composition is not None:
                 assert structure.composition == dict(conditions.composition)
-        if start is not None:
+        if start is not None and not tokeniser.canonical:
             np.testing.assert_array_equal(structure.lengths, start.lengths)
             np.testing.assert_array_equal(structure.angles, start.angles)
             np.testing.assert_array_equal(structure.numbers[:2], start.numbers)
@@ -90,7 +92,7 @@ def test_ten_thousand_walks_of_coordinates(question: str, generator) -> None:
     ("name", "question"),
     [(name, question) for name in list(MADE)[1:] for question in questions(MADE[name])],
 )
-def test_walks_of_text(name: str, question: str, generator) -> None:
+def test_walks_of_the_others(name: str, question: str, generator) -> None:
     check(MADE[name], question, 50, generator)
 
 
@@ -114,10 +116,10 @@ def test_walks_on_the_gpu(tokeniser: Tokeniser) -> None:
 @each
 def test_every_written_crystal_is_allowed(tokeniser: Tokeniser) -> None:
     """The slow twin of the automaton: what encode writes, row by row, in one batch."""
-    energies = (None, None) if tokeniser.name == "cif" else (-1.2, 0.0)
-    for conditions in (lambda s: Conditions(s.composition, 62, *energies), lambda s: None):
+    energies = {} if tokeniser.name == "cif" else ENERGIES
+    for conditions in (lambda r: dataclasses.replace(r.conditions, **energies), lambda r: None):
         for record in EXAMPLES[::10]:
-            known = conditions(record.structure)
+            known = conditions(record)
             tokens = torch.tensor(tokeniser.encode(record.structure, known))
             grammar = tokeniser.grammar(2, known)
             for token in tokens[1:]:
@@ -148,7 +150,7 @@ def test_every_choice_is_reached(tokeniser: Tokeniser, generator) -> None:
     symbols = {symbol.rsplit(":", 1)[-1] for symbol in words}
     letters = tokeniser.name == "character"
     assert {"N", "a"} <= words if letters else {"H", "Na", "U"} <= symbols
-    if tokeniser.name != "coordinate":
+    if tokeniser.name not in ("coordinate", "wyckoff"):
         assert set("0123456789. \n") <= words
 
 

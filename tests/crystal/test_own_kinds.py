@@ -128,7 +128,7 @@ def test_crystals_come_back(modules: Path) -> None:
         )
         assert own.decode(tokens)[0].composition == record.structure.composition
     assert "Backwards" not in Tokeniser.kinds
-    assert list(TOKENISERS.kinds) == ["coordinate", "character", "cif", "text"]
+    assert list(TOKENISERS.kinds) == ["coordinate", "character", "cif", "text", "wyckoff"]
 
 
 def test_tokenisers_that_lack_something(modules: Path) -> None:

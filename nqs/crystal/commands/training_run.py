@@ -257,5 +257,10 @@ def tasks(config: Config) -> Tasks:
     """What crystals are made into."""
     data = config.data
     return Tasks(
-        data.condition_dropout, data.infilling, data.translate, data.permute, data.batch_tokens
+        condition_dropout=data.condition_dropout,
+        infilling=data.infilling,
+        translate=data.translate,
+        permute=data.permute,
+        equivalents=data.equivalents,
+        batch_tokens=data.batch_tokens,
     )

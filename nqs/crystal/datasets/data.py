@@ -7,9 +7,9 @@ it. In an epoch it becomes, by chance,
                  but the conditions (they are always given, never drawn)
     infilling    bos, body with one of its elements hidden, question, answer:  the answer counts
 
-(the tasks of Gruver et al., arXiv:2402.04379), moved by a random vector and with its atoms in a
-random order if asked for. Crystals of about the same length share a batch of about a constant
-number of tokens.
+(the tasks of Gruver et al., arXiv:2402.04379), moved by a random vector, with its atoms in a random
+order or in an equivalent description if asked for. Crystals of about the same length share a batch
+of about a constant number of tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,6 +71,7 @@ class Tasks:
     infilling: float = 0.1
     translate: bool = False
     permute: bool = False
+    equivalents: bool = False
     batch_tokens: int = 2048
 
 
@@ -123,10 +125,14 @@ class Epoch:
         hides = torch.rand(n_crystals, generator=generator) < tasks.infilling
         chosen = torch.rand(n_crystals, generator=generator, dtype=torch.float64)
         kept = torch.rand(n_crystals, n_names, generator=generator) >= tasks.condition_dropout
+        rng = None
+        if tasks.equivalents:
+            seed = int(torch.randint(2**62, (), generator=generator))
+            rng = np.random.default_rng(seed)
         self._rows = [
-            infilling(tokeniser, crystal, int(chance * len(crystal.elements)))
+            infilling(tokeniser, crystal, int(chance * len(crystal.elements)), rng)
             if hide
-            else generation(tokeniser, crystal, tuple(itertools.compress(crystal.names, keep)))
+            else generation(tokeniser, crystal, tuple(itertools.compress(crystal.names, keep)), rng)
             for crystal, hide, chance, keep in zip(
                 crystals, hides.tolist(), chosen.tolist(), kept.tolist(), strict=True
             )
@@ -157,9 +163,16 @@ def permuted(tokeniser: Tokeniser, crystal: Encoded, generator: torch.Generator)
 
 
 def generation(
-    tokeniser: Tokeniser, crystal: Encoded, names: tuple[str, ...]
+    tokeniser: Tokeniser,
+    crystal: Encoded,
+    names: tuple[str, ...],
+    rng: np.random.Generator | None = None,
 ) -> tuple[tuple[int, ...], int]:
-    """(tokens with the conditions `names`, how many tokens are given: bos and the conditions)."""
+    """(tokens with the conditions `names`, how many tokens are given: bos and the conditions); in
+    an equivalent description that rng draws, if there is one."""
+    if rng is not None:
+        tokens, given = generation(tokeniser, crystal, names)
+        return tuple(tokeniser.equivalent(tokens, rng)), given
     if not names:
         return crystal.body, 1
     if names not in crystal.variants:
@@ -171,9 +184,13 @@ def generation(
     return tokens, max(1, len(tokens) - common)
 
 
-def infilling(tokeniser: Tokeniser, crystal: Encoded, which: int) -> tuple[list[int], int]:
-    """(tokens of the question which element was hidden and its answer, how many are given)."""
-    tokens, question = tokeniser.infilling(crystal.body, crystal.elements[which])
+def infilling(
+    tokeniser: Tokeniser, crystal: Encoded, which: int, rng: np.random.Generator | None = None
+) -> tuple[list[int], int]:
+    """(tokens of the question which element was hidden and its answer, how many are given); rng as
+    in `generation`."""
+    body, _ = generation(tokeniser, crystal, (), rng)
+    tokens, question = tokeniser.infilling(body, crystal.elements[which])
     return tokens, question + 1
 
 

@@ -32,12 +32,14 @@ class DataConfig:
     """Write each crystal in its primitive Niggli-reduced cell, atoms by element and place; false:
     as the table has it."""
     tokeniser: str = "coordinate"
-    """How a crystal is written as tokens: coordinate, character, cif, text or MODULE:CLASS."""
+    """How a crystal is written as tokens: coordinate, wyckoff, character, cif, text or
+    MODULE:CLASS."""
     max_atoms: Annotated[int, "1 .. 2000"] = 20
     """Most atoms in a cell, >= 1; larger crystals are left out."""
     conditions: tuple[str, ...] = ("composition",)
     """What samples can be asked for: composition, space_group, formation_energy, energy_above_hull,
-    as far as the table knows it. The tokenisers coordinate and cif always write the composition."""
+    as far as the table knows it. The tokenisers coordinate, wyckoff and cif always write the
+    composition."""
     condition_dropout: float = 0.5
     """Chance with which each condition is left out of a crystal in an epoch, in [0, 1]."""
     infilling: float = 0.1
@@ -47,10 +49,14 @@ class DataConfig:
     permute: bool = False
     """Write the atoms of each crystal in a new random order each epoch; false: by element and
     place (data.canonical) or as the table has them."""
+    equivalents: bool = False
+    """Write each crystal in a random one of its equivalent descriptions each epoch (other axes,
+    origin, atoms of an orbit); false: in the canonical one. Only data.tokeniser=wyckoff has any."""
     batch_tokens: Annotated[int, "1 .. 10000000"] = 2048
     """Tokens of a batch, padding included, >= 1 (and at least one crystal)."""
     workers: Annotated[int, "1 .. 256"] = 1
-    """Processes that bring the crystals of a table into their canonical cells, 4 ms each, >= 1."""
+    """Processes that bring the crystals of a table into their canonical cells, 4 ms each, and write
+    them (data.tokeniser=wyckoff, 10 ms each), >= 1."""
 
     def __post_init__(self) -> None:
         TOKENISERS.find(self.tokeniser)

@@ -54,8 +54,14 @@ class Loaded:
 
 
 def build_tokeniser(data: DataConfig) -> Tokeniser:
-    """The tokeniser of a run. Raises InputError for an unknown one."""
-    return make_tokeniser(data.tokeniser, data.max_atoms)
+    """The tokeniser of a run. Raises InputError for an unknown one, and for changes of a crystal
+    that would not change its tokens."""
+    tokeniser = make_tokeniser(data.tokeniser, data.max_atoms)
+    for name in ("translate", "permute") if tokeniser.canonical else ("equivalents",):
+        change = "data.equivalents=true does" if tokeniser.canonical else "wyckoff has others"
+        rule = f"changes no token of data.tokeniser={data.tokeniser}; {change}"
+        require(not getattr(data, name), f"data.{name}", "true", rule)
+    return tokeniser
 
 
 def load(data: DataConfig, seed: int, tokeniser: Tokeniser) -> Loaded:
@@ -76,15 +82,13 @@ def load(data: DataConfig, seed: int, tokeniser: Tokeniser) -> Loaded:
             check_known(chosen, data)
         path = data.train if data.validation is None or name == "train" else data.validation
         parts[name], unwritten = [], []
-        for record in chosen:
-            try:
-                crystal = encode_one(
-                    tokeniser, record.structure, record.conditions, data.conditions
-                )
+        written = functools.partial(_written, tokeniser, data.conditions)
+        workers = data.workers if tokeniser.canonical else 1  # others are as quick as pickling
+        for record, crystal in zip(chosen, mapped(written, chosen, workers), strict=True):
+            if isinstance(crystal, Encoded):
                 parts[name].append(crystal)
-            except CrystalError as error:
-                formula = record.structure.formula
-                reason = f"{formula}: {error}"
+            else:
+                reason = f"{record.structure.formula}: {crystal}"
                 unwritten.append(LeftOut(path, shown(record.name), UNWRITABLE, reason))
         if not parts[name]:
             why = unwritten[0].reason if unwritten else "it is empty"
@@ -93,6 +97,14 @@ def load(data: DataConfig, seed: int, tokeniser: Tokeniser) -> Loaded:
         notes += _listed(title, [(one.name, one.reason) for one in unwritten])
         left_out += unwritten
     return Loaded(parts["train"], parts["validation"], left_out, notes)
+
+
+def _written(tokeniser: Tokeniser, conditions: tuple[str, ...], record: Record) -> Encoded | str:
+    """The crystal as tokens, or why there are none."""
+    try:
+        return encode_one(tokeniser, record.structure, record.conditions, conditions)
+    except CrystalError as error:
+        return str(error)
 
 
 def remarks(path: str, data: DataConfig) -> list[str]:

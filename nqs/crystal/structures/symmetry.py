@@ -33,16 +33,21 @@ ORDERED = 1_000
 
 def space_group(structure: Structure, tolerance: float = TOLERANCE) -> int:
     """1..230. Raises CrystalError if spglib finds none (atoms on one another)."""
-    dataset = call_spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
+    dataset = symmetry_of(structure, tolerance)
     if dataset is None:
         raise CrystalError(f"{structure.formula}: spglib finds no space group")
     return int(dataset.number)
 
 
+def symmetry_of(structure: Structure, tolerance: float = TOLERANCE) -> spglib.SpglibDataset | None:
+    """All that spglib finds; None if it finds no space group (atoms on one another)."""
+    return call_spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
+
+
 def orbits(structure: Structure, tolerance: float = TOLERANCE) -> tuple[list[int], list[int]]:
     """One atom of each set that the space group maps onto itself, and the sets' sizes; every atom
     by itself where spglib finds no group."""
-    dataset = call_spglib(spglib.get_symmetry_dataset, _cell(structure), symprec=tolerance)
+    dataset = symmetry_of(structure, tolerance)
     if dataset is None:
         return list(range(structure.n_atoms)), [1] * structure.n_atoms
     atoms, sizes = np.unique(dataset.equivalent_atoms, return_counts=True)

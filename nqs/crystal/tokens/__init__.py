@@ -12,6 +12,7 @@ from nqs.crystal.tokens.text_tokeniser import (
     PlainTextTokeniser,
 )
 from nqs.crystal.tokens.tokeniser import Conditions, Grammar, Tokeniser
+from nqs.crystal.tokens.wyckoff import WyckoffTokeniser
 from nqs.errors import InputError, shown
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Grammar",
     "PlainTextTokeniser",
     "Tokeniser",
+    "WyckoffTokeniser",
     "make_tokeniser",
 ]
 

@@ -3,9 +3,6 @@
     bos [group] [formation energy] [hull]  element count  element count ...
         a b c  alpha beta gamma  element x y z   element x y z  ...  eos
 
-The formula comes first, so that one model draws p(formula) p(cell, atoms | formula) and p(cell,
-atoms | a formula that is given), both learnt from every crystal.
-
 Each kind of field has its own range of tokens. The three lengths share theirs, so do the angles and
 the coordinates, and an element in the formula is the same token as in the body: what is equal looks
 equal, and copying is a matter of attention. `coordinate_fields` states the rounding.
@@ -16,7 +13,7 @@ chooses them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -24,13 +21,17 @@ import torch
 from numpy.typing import NDArray
 
 from nqs.crystal.structures.elements import HEAVIEST
-from nqs.crystal.structures.structure import CrystalError, Structure, formula_of
+from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.tokens.condition_fields import (
+    condition_tokens,
+    formula_tokens,
+    read_conditions,
+    shown_token,
+)
 from nqs.crystal.tokens.coordinate_fields import (
     ANGLES,
     BOS,
-    ENERGIES,
     EOS,
-    HULLS,
     LENGTHS,
     MASK,
     N_BINS,
@@ -70,12 +71,13 @@ class CoordinateTokeniser(Tokeniser, kind="coordinate"):
 
     def encode(self, structure: Structure, conditions: Conditions | None = None) -> list[int]:
         check_agreement(structure, conditions)
-        formula = self._formula(structure.composition)
-        return [BOS, *self._head(conditions), *formula, *self._body(structure).tolist(), EOS]
+        formula = formula_tokens(self.fields, structure.composition)
+        head = condition_tokens(self.fields, conditions)
+        return [BOS, *head, *formula, *self._body(structure).tolist(), EOS]
 
     def decode(self, tokens: Sequence[int]) -> tuple[Structure, Conditions]:
         """See Tokeniser.decode; the composition is always among the conditions."""
-        conditions, body = self._read_head(self.content(tokens))
+        conditions, body = read_conditions(self.fields, self.content(tokens))
         structure = self._read_body(body)
         check_agreement(structure, conditions)
         return structure, conditions
@@ -93,8 +95,8 @@ class CoordinateTokeniser(Tokeniser, kind="coordinate"):
         return CoordinateGrammar(
             self.fields,
             n_rows,
-            self._head(conditions),
-            [] if composition is None else self._formula(composition),
+            condition_tokens(self.fields, conditions),
+            [] if composition is None else formula_tokens(self.fields, composition),
             [] if partial is None else self._body(partial).tolist(),
             {} if partial is None else partial.composition,
             composition,
@@ -119,27 +121,6 @@ class CoordinateTokeniser(Tokeniser, kind="coordinate"):
         elements = self.fields.element
         return [(i, i + 1) for i, token in enumerate(tokens) if token in elements]
 
-    def _head(self, conditions: Conditions | None) -> list[int]:
-        """The conditions but for the composition."""
-        fields, given = self.fields, conditions or Conditions()
-        tokens = []
-        if given.space_group is not None:
-            tokens.append(fields.group[given.space_group - 1])
-        if given.formation_energy is not None:
-            tokens.append(fields.energy[int(ENERGIES.index(given.formation_energy))])
-        if given.energy_above_hull is not None:
-            tokens.append(fields.hull[int(HULLS.index(given.energy_above_hull))])
-        return tokens
-
-    def _formula(self, composition: Mapping[int, int]) -> list[int]:
-        """Raises CrystalError for more atoms than are written."""
-        n_atoms = sum(composition.values())
-        if n_atoms > self.max_atoms:
-            raise CrystalError(f"{n_atoms} atoms: at most {self.max_atoms} are written")
-        fields, terms = self.fields, Conditions(composition).formula
-        pairs = [(fields.element[number - 1], fields.count[count - 1]) for number, count in terms]
-        return [token for pair in pairs for token in pair]
-
     def _body(self, structure: Structure) -> NDArray[np.int64]:
         """(6 + 4 A,) tokens. Raises CrystalError for what is out of range."""
         fields = self.fields
@@ -151,27 +132,6 @@ class CoordinateTokeniser(Tokeniser, kind="coordinate"):
         )
         cell = [LENGTHS.index(structure.lengths) + fields.length.start, angles + fields.angle.start]
         return np.concatenate([*cell, atoms.ravel()])
-
-    def _read_head(self, tokens: list[int]) -> tuple[Conditions, list[int]]:
-        """The conditions and the tokens after them."""
-        fields, rest = self.fields, list(reversed(tokens))
-        group = energy = hull = None
-        if rest and rest[-1] in fields.group:
-            group = rest.pop() - fields.group.start + 1
-        if rest and rest[-1] in fields.energy:
-            energy = float(ENERGIES.values[rest.pop() - fields.energy.start])
-        if rest and rest[-1] in fields.hull:
-            hull = float(HULLS.values[rest.pop() - fields.hull.start])
-        formula: list[tuple[int, int]] = []
-        while len(rest) > 1 and rest[-1] in fields.element and rest[-2] in fields.count:
-            number = rest.pop() - fields.element.start + 1
-            formula.append((number, rest.pop() - fields.count.start + 1))
-        if not formula:
-            raise CrystalError("a crystal's formula comes before its cell: there is none")
-        conditions = Conditions(dict(formula), group, energy, hull)
-        if tuple(formula) != conditions.formula:
-            raise CrystalError(f"formula {formula_of(dict(formula))}: elements once and in order")
-        return conditions, rest[::-1]
 
     def _read_body(self, tokens: list[int]) -> Structure:
         fields = self.fields
@@ -185,7 +145,8 @@ class CoordinateTokeniser(Tokeniser, kind="coordinate"):
         kinds += ([fields.element] + [fields.coordinate] * 3) * n_atoms
         for token, kind in zip(tokens, kinds, strict=True):
             if token not in kind:
-                raise CrystalError(f"{self._shown(token)} where {self._shown(kind.start)} may be")
+                found, due = shown_token(fields, token), shown_token(fields, kind.start)
+                raise CrystalError(f"{found} where {due} may be")
         offsets = np.array(tokens) - np.array([kind.start for kind in kinds])
         atoms = offsets[CELL:].reshape(n_atoms, ATOM)
         angles = ANGLES.values[offsets[3:CELL]]
@@ -193,7 +154,3 @@ class CoordinateTokeniser(Tokeniser, kind="coordinate"):
         return Structure(
             LENGTHS.values[offsets[:3]], angles, atoms[:, 0] + 1, atoms[:, 1:] / N_BINS
         )
-
-    def _shown(self, token: int) -> str:
-        known = 0 <= token < len(self.vocabulary)
-        return self.vocabulary[token] if known else f"token {token}"

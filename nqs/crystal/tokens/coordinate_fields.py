@@ -13,6 +13,7 @@ The rounding of each is a choice between error and learnability:
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -72,12 +73,15 @@ HULLS = Grid("energy above the hull (eV per atom)", 0.0, 0.01, 101)
 class Fields:
     """The tokens of each kind of field, disjoint ranges, for crystals of at most max_atoms.
 
+    Args:
+        sites: names of sites, for the tokenisers that have them.
+
     Attributes:
-        group, energy, hull, count, element, length, angle, coordinate: ranges of tokens.
+        group, energy, hull, count, element, length, angle, coordinate, site: ranges of tokens.
         vocabulary: what each token stands for.
     """
 
-    def __init__(self, max_atoms: int) -> None:
+    def __init__(self, max_atoms: int, sites: Sequence[str] = ()) -> None:
         words = ["pad", "bos", "eos", "mask"]
 
         def field(name: str, values: list[str]) -> range:
@@ -92,6 +96,7 @@ class Fields:
         self.length = field("length", [f"{value:.3f}" for value in LENGTHS.values])
         self.angle = field("angle", [f"{value:.0f}" for value in ANGLES.values])
         self.coordinate = field("at", [f"{index}/{N_BINS}" for index in range(N_BINS)])
+        self.site = field("site", list(sites))
         self.vocabulary = tuple(words)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -91,6 +91,8 @@ class Tokeniser(ABC):
 
     Attributes:
         name: the kind, or the class' name.
+        canonical: whether tokens depend on the crystal alone, not on where it stands in its cell
+            nor on the order of its atoms; what freedom they have is in `equivalents`.
         vocabulary: what each token stands for, readable and unique.
         pad, bos, eos, mask: the special tokens; `mask` stands for a hidden element.
         max_atoms: most atoms of a crystal that it writes.
@@ -100,6 +102,7 @@ class Tokeniser(ABC):
     kinds: ClassVar[dict[str, type[Tokeniser]]] = {}
 
     name: ClassVar[str]
+    canonical: ClassVar[bool] = False
     vocabulary: tuple[str, ...]
     pad: int
     bos: int
@@ -150,7 +153,17 @@ class Tokeniser(ABC):
     @property
     @abstractmethod
     def n_bins(self) -> int:
-        """Number of distinct fractional coordinates along an axis."""
+        """Number of distinct fractional coordinates along an axis; 1 if translations do not change
+        the tokens."""
+
+    def equivalents(self, tokens: Sequence[int]) -> Iterator[list[int]]:
+        """Every sequence that says the same of the same crystal, these tokens among them, each
+        once; by default these alone. There may be very many."""
+        yield list(tokens)
+
+    def equivalent(self, tokens: Sequence[int], rng: np.random.Generator) -> list[int]:
+        """One of them by chance, each with a chance > 0; as long as the tokens."""
+        return list(tokens)
 
     def infilling(self, tokens: Sequence[int], element: int) -> tuple[list[int], int]:
         """The second task of training: which element was hidden?
