@@ -22,6 +22,7 @@ from nqs.crystal.datasets.data import Encoded, encode_one
 from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.datasets.tables import Record, Table, read_table
+from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.structure import CrystalError
 from nqs.crystal.tokens import Tokeniser, make_tokeniser
 from nqs.errors import InputError, require, shown
