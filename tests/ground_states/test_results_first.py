@@ -105,7 +105,8 @@ def test_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
     assert run(tmp_path / name, train__steps=2) == 0
     assert "notes" not in result(tmp_path / name)
     assert "\x1b" not in (tmp_path / name / "run.log").read_text()
-    assert nqs(["plot", str(tmp_path / name)]) == 0
+    if name in ("$x$", "\udc80"):  # a formula, and no text: in a title
+        assert nqs(["plot", str(tmp_path / name)]) == 0
     assert run(tmp_path / name, train__steps=3, run__resume=True) == 0
 
 
