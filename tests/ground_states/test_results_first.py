@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from covering import pairwise
 from test_ground_state_run import assert_same_run, result, run
 
 from nqs.cli.app import main as nqs
@@ -110,9 +111,10 @@ def test_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
     assert run(tmp_path / name, train__steps=3, run__resume=True) == 0
 
 
-@pytest.mark.parametrize("exact", [None, 0.0, -1.0, 1e-320])
-@pytest.mark.parametrize("value", [0.0, 5e15, float("nan"), float("inf")])
-@pytest.mark.parametrize("n_steps", [0, 1, 5])
+@pytest.mark.parametrize(
+    ("n_steps", "value", "exact"),
+    pairwise([0, 1, 5], [0.0, 5e15, float("nan"), float("inf")], [None, 0.0, -1.0, 1e-320]),
+)
 def test_histories_without_a_spread(
     n_steps: int, value: float, exact: float | None, tmp_path: Path
 ) -> None:

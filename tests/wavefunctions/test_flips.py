@@ -129,9 +129,9 @@ def test_flips_are_planned_anew_when_they_change() -> None:
 )
 def test_chunked(model: str, system: str, max_rows: int) -> None:
     psi = build_system(model, system)
-    configs, flips = random_bits(7, psi.n_sites), flip_patterns(psi.n_sites)
+    configs, flips = random_bits(4, psi.n_sites), flip_patterns(psi.n_sites)
     expected = brute_force(psi, configs, flips)
-    needed = random_bits(7 * len(flips), 1).view(7, len(flips))
+    needed = random_bits(4 * len(flips), 1).view(4, len(flips))
     for part in (None, needed):
         result = psi.log_psi_flipped(configs, flips, part, max_rows=max_rows)
         masked = expected if part is None else torch.where(part, expected, -torch.inf)

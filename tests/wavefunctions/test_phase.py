@@ -141,7 +141,7 @@ def test_phase_is_a_sum_over_patches(model: str, system: str) -> None:
 )
 def test_flips(model: str, system: str, n_up: int | None) -> None:
     psi = build_system(model, system, n_up)
-    configs = random_bits(6, psi.n_sites)
+    configs = random_bits(4, psi.n_sites)
     configs[:2] = False
     configs[:2, :3] = True  # 3 up
     pairs = torch.combinations(torch.arange(psi.n_sites))[::3]
@@ -153,7 +153,7 @@ def test_flips(model: str, system: str, n_up: int | None) -> None:
     assert_close(found, expected, **EXACT)
     assert not found.imag.isnan().any()
     assert n_up is None or (found.exp() == 0).any()
-    needed = random_bits(6 * len(flips), 1).view(6, -1)
+    needed = random_bits(4 * len(flips), 1).view(4, -1)
     for max_rows in (5, 32_768):
         part = psi.log_psi_flipped(configs, flips, needed, max_rows=max_rows)
         assert_close(part[needed], found[needed], **EXACT)
