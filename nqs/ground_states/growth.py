@@ -8,7 +8,7 @@ the last. Nothing is run here: see nqs.ground_states.stages.
 A stage ends when it no longer pays (nqs.ground_states.plateau), and has steps of its own,
 train.stage_steps, over which the optimizer's schedules fall: train.steps are those of the lattice
 itself, of which fewer are enough the better the last stage is, and each costs as much as many of a
-stage.
+stage (8x8 to 16x16: six).
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ LARGEST_SHARE: Final = 0.7
 FIRST_STEPS: Final = 150
 """Steps of the first stage at most: 16 sites take so many from a product state to 1e-4."""
 LATER_STEPS: Final = 300
-"""Steps of each further stage at most. Eight of them cost as much as one of four times the sites,
-which starts nearer to its ground state from a better state (docs/decisions.md)."""
+"""Steps of each further stage, or train.steps times the ratio of the sites where that is more: a
+step costs more than in proportion to the sites, so that a stage takes less time than the lattice
+itself, which ends the lower the better the state is that it starts from (docs/decisions.md)."""
 EVALUATION: Final = 4
 """Draws of a stage's evaluation, in those of a step: it is there to be looked at."""
 
@@ -131,7 +132,8 @@ def stage(config: Config, lattice: Lattice, lengths: Mapping[str, int], number: 
         model = model.replace(symmetry="none")
     steps = train.stage_steps
     if steps == "auto":
-        steps = LATER_STEPS if number else FIRST_STEPS
+        balanced = -(-train.steps * cells // here)
+        steps = max(LATER_STEPS, balanced) if number else FIRST_STEPS
     warmup = optimizer.get("warmup_steps")
     if isinstance(warmup, int) and warmup:  # the same part of the run
         optimizer = optimizer.replace(warmup_steps=warmup * steps // train.steps)

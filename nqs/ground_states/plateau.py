@@ -22,7 +22,7 @@ LEAST_STEPS: Final = 40
 LEAST_WINDOW: Final = 20
 """Steps of a window at least."""
 SIGMAS: Final = 2.0
-NEGLIGIBLE: Final = 1e-4
+NEGLIGIBLE: Final = 2e-5
 """Descent over a window, of the energy, that does not pay."""
 
 

@@ -34,30 +34,29 @@ def test_a_rise_and_a_standstill_end_it() -> None:
 
 
 def test_the_unit_is_the_energy() -> None:
-    """Windows of 20 steps fall by 5e-5 and by 2e-4 of it."""
+    """Windows of 20 steps fall by 1e-5 and by 4e-5 of it."""
     for scale in (1e-6, 1.0, 1e6):
-        energies = falling(2.5e-6, 60, 0.0, 0)
+        energies = falling(5e-7, 60, 0.0, 0)
         assert ends_at([scale * energy for energy in energies], 0.0) == LEAST_STEPS
-        energies = falling(1e-5, 60, 0.0, 0)
+        energies = falling(2e-6, 60, 0.0, 0)
         assert ends_at([scale * energy for energy in energies], 0.0) is None
 
 
 def test_a_plateau_is_seen_once_the_noise_allows_it() -> None:
-    """Noise of 1e-4 a step makes 2 sigma of two windows of 20 steps 6.3e-5 of the energy, so that a
+    """Noise of 2e-5 a step makes 2 sigma of two windows of 20 steps 1.3e-5 of the energy, so that a
     look takes a standstill for one with probability 0.88, and 150 of 200 series but for one of
     1e-7. Noise of 1e-2 hides it in windows of 60 steps: 3.7e-3."""
-    ends = [ends_at(falling(0.0, 80, 1e-4, seed), 1e-4) for seed in range(200)]
+    ends = [ends_at(falling(0.0, 80, 2e-5, seed), 2e-5) for seed in range(200)]
     assert sum(end == LEAST_STEPS for end in ends) >= 150
     assert all(end is not None for end in ends)
     assert all(ends_at(falling(0.0, 240, 1e-2, seed), 1e-2) is None for seed in range(5))
 
 
 def test_longer_windows_see_slower_descents() -> None:
-    """1e-5 a step is 2e-4 of the energy in 20 steps, at 2 sigma of 6e-5, but 3e-6 a step is not
-    negligible before windows have 40 steps."""
-    descent = falling(3e-6, 400, 1e-6, 0)
-    assert no_longer_pays(descent[:100], [1e-6] * 100)
-    assert not no_longer_pays(descent[:200], [1e-6] * 200)
+    """6e-7 a step is 1.5e-5 of the energy in 25 steps, and 3e-5, not negligible, in 50."""
+    descent = falling(6e-7, 400, 2e-7, 0)
+    assert no_longer_pays(descent[:100], [2e-7] * 100)
+    assert not no_longer_pays(descent[:200], [2e-7] * 200)
 
 
 def test_steps_that_are_no_numbers_count_for_nothing() -> None:
