@@ -38,6 +38,8 @@ def load_scan(typed: Sequence[str]) -> tuple[Scan, Selection, bool]:
     sweeps = [override for override in overrides if override.is_sweep_override()]
     fixed = [word for word, o in zip(words, overrides, strict=True) if o not in sweeps]
     mapping, named = compose([*fixed, *(words_of(o)[0] for o in sweeps)], scan=True)
+    if mapping["family"]["ranges"]:
+        raise InputError("family.ranges: a family is one run, not a scan; without -m")
     keys = from_mapping(ScanConfig, mapping["scan"], "scan")
     check_independent(fixed, sweeps, mapping)
     if keys.resume:

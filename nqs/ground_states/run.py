@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nqs.errors import InputError
+from nqs.errors import InputError, require
 from nqs.ground_states import distributed
 from nqs.ground_states.build import Job, build
 from nqs.ground_states.config import Config, TrainConfig
@@ -90,6 +90,8 @@ def built(ranks: Ranks, config: Config) -> Job:
     if they would work on different ones."""
 
     def settled() -> Config:
+        rule = "is of a family, which nqs.families trains; this is a run at one coupling"
+        require(not config.family.ranges, "family.ranges", list(config.family.ranges), rule)
         return config if config.run.resume else with_stages(with_source_patches(config))
 
     config = together(ranks, settled)

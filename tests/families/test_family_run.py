@@ -18,6 +18,8 @@ import nqs
 from nqs.cli.app import main
 from nqs.families.family import Family
 from nqs.families.summary import is_family
+from nqs.ground_states.api import run
+from nqs.ground_states.run_folder import read_config
 from nqs.runfolder.summary import read
 
 CHAIN = ["lattice=chain", "lattice.Lx=6", "hamiltonian=tfim", "device=cpu", "dtype=float64"]
@@ -191,6 +193,7 @@ def test_disorder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([RANGES[0], "model.positions=grid", "family.context=places"], "positions=learned"),
         (["hamiltonian=rydberg", "family.hamiltonian.Rb=uniform(1,2)"], "each site or bond"),
         ([RANGES[0], "-m", "seed=1,2"], "not a scan"),
+        (["family.ranges=['hamiltonian.h=interval(0,1)']", "-m", "seed=1,2"], "not a scan"),
     ],
 )
 def test_bad_families(
@@ -244,6 +247,8 @@ def test_bad_questions(
 def test_other_runs_are_told_apart(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(nqs.InputError, match="load_family"):
         nqs.load(whole)
+    with pytest.raises(nqs.InputError, match=r"family\.ranges"):
+        run(read_config(whole))
     words = [word for word in SMALL if not word.startswith("family")]
     assert main(["train", *words, "train.steps=1", f"run.dir={tmp_path / 'one'}"]) == 0
     with pytest.raises(nqs.InputError, match=r"use nqs\.load"):

@@ -104,7 +104,9 @@ def test_a_grown_configuration_says_what_is_trained() -> None:
     first, second = (stage.config for stage in stages(config))
     assert (first.lattice.Lx, second.lattice.Ly) == (4, 8)
     assert first.train.steps == 150 and second.train.steps == 300
-    assert stages(grown(train__grow=True, train__steps=200))[1].config.train.steps == 450  # 144 / 64
+    assert (
+        stages(grown(train__grow=True, train__steps=200))[1].config.train.steps == 450
+    )  # 144 / 64
     assert first.train.grow is False and first.train.exact is False
     assert first.hamiltonian == second.hamiltonian == config.hamiltonian
     short = stages(grown(train__grow=["8x8"], train__stage_steps=9))
