@@ -333,7 +333,7 @@ def ground_state(
     start_from: folder of a run whose parameters are the start.
     grow: train smaller arrays first, as train.grow: True, or sizes, ["4x4", "8x8"] or [16, 32].
     stage_steps: steps of each of them at most; "auto": 150 of the first, of each next one `steps`
-        times the ratio of the sites, and at least 300.
+        times the ratio of the sites, and at least 200.
     dir: folder of the run, as `nqs train run.dir=dir` writes it; None keeps everything in memory
         (see `Result.save`).
     quiet: print nothing.

@@ -68,7 +68,7 @@ class TrainConfig:
     and gives a smaller array a third of what is left. model.patch=auto is about four sites."""
     stage_steps: Annotated[int, "1 .. 1e9"] | Literal["auto"] = "auto"
     """Steps of each of the smaller arrays of train.grow at most; auto: 150 of the first, of each
-    next one train.steps times the ratio of the sites, and at least 300."""
+    next one train.steps times the ratio of the sites, and at least 200."""
     rank_timeout: Annotated[float, "1 .. 1e6"] = 1800.0
     """Seconds after which a silent process of several counts as lost; more than a step takes, for a
     rank waits for the slowest."""

@@ -38,7 +38,7 @@ LARGEST_SHARE: Final = 0.7
 """Sites of a stage over those of the next at most: more would spare nothing."""
 FIRST_STEPS: Final = 150
 """Steps of the first stage at most: 16 sites take so many from a product state to 1e-4."""
-LATER_STEPS: Final = 300
+LATER_STEPS: Final = 200
 """Steps of each further stage, or train.steps times the ratio of the sites where that is more: a
 step costs more than in proportion to the sites, so that a stage takes less time than the lattice
 itself, which ends the lower the better the state is that it starts from (docs/decisions.md)."""

@@ -103,7 +103,7 @@ def test_a_grown_configuration_says_what_is_trained() -> None:
     assert with_stages(config) == config
     first, second = (stage.config for stage in stages(config))
     assert (first.lattice.Lx, second.lattice.Ly) == (4, 8)
-    assert first.train.steps == 150 and second.train.steps == 300
+    assert first.train.steps == 150 and second.train.steps == 200
     assert (
         stages(grown(train__grow=True, train__steps=200))[1].config.train.steps == 450
     )  # 144 / 64
