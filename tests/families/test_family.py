@@ -28,9 +28,9 @@ def chain(h: float, J: float = 1.0) -> nqs.TransverseFieldIsing:
 
 SMALL: dict[str, Any] = {
     "model": {"name": "ptf", "d_model": 8, "patch": "2", "symmetry": "none"},
-    "steps": 60,
-    "couplings": 4,
-    "samples": 256,
+    "steps": 80,
+    "couplings": 6,
+    "samples": 384,
     "width": 8,
     "dtype": "float64",
 }
