@@ -69,6 +69,9 @@ def compose(
     for override in overrides:
         if not is_choice(override):
             put(mapping, override.key_or_group, override.value())
+    for key in (entry.partition("=")[0] for entry in ranges):
+        if any(o.key_or_group == key for o in overrides):
+            raise InputError(f"{key} and family.{key}: the key cannot be fixed and vary as well")
     if ranges:
         if any(o.key_or_group == RANGES for o in overrides):
             raise InputError(f"{RANGES}: give the ranges here, or as family.hamiltonian.KEY=RANGE")
@@ -92,6 +95,8 @@ def split_ranges(words: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         given: Any = value
         if not re.match(r"\s*(interval|uniform|normal)\s*\(", value):
+            if re.match(r"\s*(?!range|choice)\w+\s*\(", value):
+                raise InputError(f"{shown(word)}: must be {FORMS}")
             override = parsed(word, sweeps=True)
             given = override.value()
             if isinstance(given, ChoiceSweep | RangeSweep):

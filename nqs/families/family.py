@@ -151,7 +151,9 @@ class Family:
         state = {name: x.detach().cpu() for name, x in self.psi.state_dict().items()}
         ranges = [[each.name, str(each.law), each.size] for each in self.members.couplings]
         config = self.job.config.to_dict()
+        middle = self.job.hamiltonian.describe()
         saved = {"format": FORMAT, "ranges": ranges, "config": config, "psi": state}
+        saved["middle"] = middle
         torch.save(saved, content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -340,6 +342,8 @@ def load_family(
     """
     path, device = Path(path).expanduser(), convert(device, Device, "device")
     if path.is_dir():
+        rule = "a run's folder has its Hamiltonian itself; leave the function out"
+        require(hamiltonian is None, "hamiltonian", hamiltonian, rule)
         config = read_config(path)
         if not config.family.ranges:
             raise InputError(f"{path}: is a run at one coupling; use nqs.load")
@@ -367,6 +371,11 @@ def load_family(
         )
         psi = conditional(job, members)
         psi.load_state_dict(content["psi"])
+        if job.hamiltonian.describe() != content["middle"]:
+            raise InputError(
+                f"{path}: its family has {content['middle']} in the middle, the function makes "
+                f"{job.hamiltonian.describe()}"
+            )
     except (KeyError, TypeError):
         raise InputError(f"{path}: is not a family of this version of the program") from None
     except RuntimeError:
@@ -379,7 +388,9 @@ def load_family(
 def _read(path: Path) -> dict[str, Any]:
     """The content of a family's file. Raises InputError."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; Family.save writes one")
+        raise InputError(
+            f"{path}: no such file; Family.save writes one, and nqs train family... a folder"
+        )
     try:
         content, has_seal = checkpoint.load(path, torch.device("cpu"))
         if content.get("format") != FORMAT:

@@ -19,6 +19,7 @@ from nqs.families.points import Point, checks, point_at
 from nqs.families.summary import lines, summarise
 from nqs.ground_states.build import Job, start_from_product_state
 from nqs.ground_states.config import RESUMABLE
+from nqs.ground_states.evaluations import remarks
 from nqs.ground_states.ground_state_run import PROGRAM, draw
 from nqs.ground_states.judgement import warning_about
 from nqs.ground_states.members import Members, conditional
@@ -206,7 +207,7 @@ class FamilyRun(ResumableRun):
     def summarise(self, status: str) -> dict[str, Any]:
         job = self.job
         variances = np.asarray(self.content.columns["variance"][-10:])
-        return summarise(
+        content = summarise(
             status=status,
             ranges=list(job.config.family.ranges)
             or [f"{each.name}={each.law}" for each in self.members.couplings],
@@ -219,3 +220,4 @@ class FamilyRun(ResumableRun):
             wall_seconds=self.wall_seconds,
             seed=job.config.seed,
         )
+        return content | remarks(self.content)

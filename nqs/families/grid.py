@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -75,7 +76,9 @@ def collect_family(
                 del result[own_to_runs]
             collecting.put(point, result, found.evaluation)
             for name in given:
-                chi = family.susceptibility(name, max(4, n_samples), seed, **given)
+                with warnings.catch_warnings():  # what is outside is doubtful already
+                    warnings.simplefilter("ignore")
+                    chi = family.susceptibility(name, max(4, n_samples), seed, **given)
                 collecting.add(
                     point,
                     f"{SUSCEPTIBILITY}_{name}",

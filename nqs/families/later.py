@@ -22,6 +22,7 @@ from nqs.ground_states.run_file import read
 from nqs.ground_states.summary import with_error
 from nqs.runfolder import summary
 from nqs.runfolder.folder import locked, writing
+from nqs.runfolder.history import LONGEST_TEXT
 from nqs.runfolder.machine import build_generator
 
 MOST_DRAWS = 100_000
@@ -138,6 +139,10 @@ def _keep(path: Path, points: Sequence[Point]) -> None:
     """Adds evaluations to run.h5 and summary.json."""
     content = read(path / "run.h5")
     for point in points:
+        entry = point.entry()
+        known = {name: entry[name] for name in ("exact_energy", "verdict") if name in entry}
+        doubts = " | ".join(entry["doubts"])[:LONGEST_TEXT]
+        point.evaluation.numbers.update(known, doubts=doubts)
         content.keep(point.evaluation)
     content.write(path / "run.h5")
     file = path / "summary.json"

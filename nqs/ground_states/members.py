@@ -126,9 +126,11 @@ class Members:
         named = self.named(c)
         try:
             hamiltonian = self.make(**named)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # of anyone's function
             given = " ".join(f"{name}={shown(value)}" for name, value in named.items())
-            raise InputError(f"hamiltonian of {given[:100]}: {error}") from error
+            known = isinstance(error, TypeError | ValueError)
+            reason = f"{error}" if known else f"{type(error).__name__}: {error}"
+            raise InputError(f"hamiltonian of {given[:100]}: {reason[:250]}") from error
         if not isinstance(hamiltonian, Hamiltonian):
             raise InputError(
                 f"hamiltonian={shown(type(hamiltonian).__name__)}: must be a function of the "

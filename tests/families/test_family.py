@@ -190,6 +190,7 @@ def test_bad_families(trained: Family, tmp_path: Path) -> None:
         (of_size, {"n": (4, 6)}, "one state cannot serve both"),
         (chain, {"g": (1, 2)}, r"hamiltonian of g=1.5: .*unexpected keyword"),
         (lambda Rb: nqs.Rydberg(nqs.Chain(4), Rb=Rb), {"Rb": (-1, 1)}, "hamiltonian of Rb=-?[01]"),
+        (lambda h: 1 / 0, {"h": (1, 2)}, "ZeroDivisionError"),
         (chain, {"h": (1, 2), "couplings": 0}, "couplings=0"),
         (chain, {"h": (1, 2), "width": 1.5}, "width=1.5"),
         (chain, {"h": (1, 2), "optimizer": "adam"}, "takes minsr alone"),
@@ -214,6 +215,8 @@ def test_bad_families(trained: Family, tmp_path: Path) -> None:
     path = trained.save(tmp_path / "family.pt")
     with pytest.raises(nqs.InputError, match="do not fit"):
         nqs.load_family(path, lambda h, J: nqs.TransverseFieldIsing(nqs.Chain(8), h=h, J=J))
+    with pytest.raises(nqs.InputError, match="in the middle"):
+        nqs.load_family(path, lambda h, J: nqs.Rydberg(nqs.Chain(6), delta=h, V=J))
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(nqs.InputError, match="cannot be read"):
         nqs.load_family(path, chain)

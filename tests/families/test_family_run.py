@@ -101,6 +101,18 @@ def test_evaluate_at_a_coupling(whole: Path, capsys: pytest.CaptureFixture[str])
     assert f"{exact:.6f}" in first
 
 
+def test_what_was_measured_is_kept(whole: Path, tmp_path: Path) -> None:
+    """With its verdict, when the run goes on."""
+    folder = tmp_path / "run"
+    assert train(folder, *RANGES, "train.steps=1") == 0
+    at = ["hamiltonian.h=1", "hamiltonian.J=1", "--samples=100"]
+    assert main(["evaluate", str(folder), *at]) == 0
+    assert main(["train", f"run.dir={folder}", "run.resume=true", "train.steps=2"]) == 0
+    (later,) = read(folder / "summary.json")["later_evaluations"]
+    assert later["couplings"] == "h=1 J=1" and later["verdict"] == "doubtful"
+    assert later["doubts"].startswith("exact: ") and later["exact_energy"] < later["energy"]
+
+
 def test_outside_is_doubtful(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +201,8 @@ def test_disorder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([RANGES[0], "train.start_from=x"], "train.start_from"),
         ([RANGES[0], "optimizer=adam"], "takes minsr alone"),
         ([RANGES[0], RANGES[0]], "given twice"),
+        ([RANGES[0], "hamiltonian.h=1"], "fixed and vary"),
+        (["family.hamiltonian.h=gamma(1,2)"], "must be interval"),
         ([RANGES[0], "family.ranges=[hamiltonian.J=[1,2]]"], "family.ranges"),
         (["family.ranges=[hamiltonian.h]"], "family.ranges"),
         (["family.ranges=['hamiltonian.h=interval(0,1)','hamiltonian.h=[0,1]']"], "twice"),
