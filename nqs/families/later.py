@@ -140,7 +140,9 @@ def _keep(path: Path, points: Sequence[Point]) -> None:
     content = read(path / "run.h5")
     for point in points:
         entry = point.entry()
-        known = {name: entry[name] for name in ("exact_energy", "verdict") if name in entry}
+        known: dict[str, Any] = {
+            name: entry[name] for name in ("exact_energy", "verdict") if name in entry
+        }
         doubts = " | ".join(entry["doubts"])[:LONGEST_TEXT]
         point.evaluation.numbers.update(known, doubts=doubts)
         content.keep(point.evaluation)

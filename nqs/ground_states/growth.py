@@ -130,10 +130,11 @@ def stage(config: Config, lattice: Lattice, lengths: Mapping[str, int], number: 
         model = model.replace(n_up=n_up)
     if model.symmetry == "auto":  # the network of an average is a poor state alone
         model = model.replace(symmetry="none")
-    steps = train.stage_steps
-    if steps == "auto":
-        balanced = -(-train.steps * cells // here)
-        steps = max(LATER_STEPS, balanced) if number else FIRST_STEPS
+    steps: int = FIRST_STEPS
+    if train.stage_steps != "auto":
+        steps = train.stage_steps
+    elif number:
+        steps = max(LATER_STEPS, -(-train.steps * cells // here))
     warmup = optimizer.get("warmup_steps")
     if isinstance(warmup, int) and warmup:  # the same part of the run
         optimizer = optimizer.replace(warmup_steps=warmup * steps // train.steps)
