@@ -25,7 +25,7 @@ from nqs.ground_states.judgement import warning_about
 from nqs.ground_states.members import Members, conditional
 from nqs.ground_states.run_file import REQUIRED, check_evaluation
 from nqs.ground_states.run_folder import portable
-from nqs.ground_states.saved_state import restore_optimizer
+from nqs.ground_states.saved_state import restore_generator, restore_optimizer
 from nqs.ground_states.step_lines import FORM
 from nqs.runfolder.history import Column, Evaluation
 from nqs.runfolder.machine import build_generator, derived_seed
@@ -111,17 +111,7 @@ class FamilyRun(ResumableRun):
         last = {name: values[-1] for name, values in self.content.columns.items() if values}
         if last:
             job.energies.restore(last)
-        states = torch.atleast_2d(saved["generator"]).cpu()
-        if states.shape == (job.ranks.size, len(job.generator.get_state())):
-            job.generator.set_state(states[job.ranks.rank].clone())  # torch crashes on a view
-            return
-        key = (job.ranks.rank, self.step)
-        job.generator.manual_seed(derived_seed(job.config.seed, "samples", key))
-        self.log.say(
-            f"saved with {len(states)} generators, for another number of processes or kind of "
-            "device: the samples go on differently, seeded anew by seed, process and step "
-            f"{self.step}"
-        )
+        restore_generator(job, saved["generator"], self.step, self.log.say)
 
     def couplings(self, step: int) -> Tensor:
         """c (C, n) of a step: a function of the seed and the step alone."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import torch
-from torch import Tensor
 
 from hamiltonians.exact import ground_state
 from nqs.errors import InputError, shown
@@ -36,12 +35,11 @@ from nqs.ground_states.older_config import current
 from nqs.ground_states.plateau import no_longer_pays
 from nqs.ground_states.run_file import REQUIRED, check_evaluation
 from nqs.ground_states.run_folder import START, portable
-from nqs.ground_states.saved_state import restore_optimizer
+from nqs.ground_states.saved_state import restore_generator, restore_optimizer
 from nqs.ground_states.stages import grow
 from nqs.ground_states.start import put_at_start, put_in_place, starting_file
 from nqs.ground_states.step_lines import FORM
 from nqs.runfolder.history import Column, Evaluation, RunFile
-from nqs.runfolder.machine import derived_seed
 from nqs.runfolder.progress import Record
 from nqs.runfolder.resumable_run import Limits, ResumableRun
 from nqs.runfolder.signals import Interrupted
@@ -128,7 +126,7 @@ class GroundStateRun(ResumableRun):
         last = {name: values[-1] for name, values in self.content.columns.items() if values}
         if last:
             self.job.energies.restore(last)
-        self._restore_generator(torch.atleast_2d(saved["generator"]).cpu())
+        restore_generator(self.job, saved["generator"], self.step, self.log.say)
         (self._had_plateau,) = self.job.ranks.shared([self._has_plateau()])
 
     def converged(self) -> bool:
@@ -140,20 +138,6 @@ class GroundStateRun(ResumableRun):
         # the first half of the schedule takes long, noisy steps
         judged = self._until_plateau and self.leads and 2 * self.step >= self.limits.steps
         return judged and no_longer_pays(columns["energy"], columns["energy_error"])
-
-    def _restore_generator(self, states: Tensor) -> None:
-        """This rank's of the saved states (W, S), or, where others were saved, one of its own."""
-        job, ranks = self.job, self.job.ranks
-        if states.shape == (ranks.size, len(job.generator.get_state())):
-            job.generator.set_state(states[ranks.rank].clone())  # torch crashes on a view
-            return
-        key = (ranks.rank, self.step)
-        job.generator.manual_seed(derived_seed(job.config.seed, "samples", key))
-        self.log.say(
-            f"saved with {len(states)} generators, for another number of processes or kind of "
-            "device: the samples go on differently, seeded anew by seed, process and step "
-            f"{self.step}"
-        )
 
     def begin(self) -> None:
         job, train = self.job, self.job.config.train

@@ -16,6 +16,7 @@ from nqs.ground_states.config import RESUMABLE, Config
 from nqs.ground_states.older_config import current
 from nqs.ground_states.run_folder import portable
 from nqs.runfolder import checkpoint
+from nqs.runfolder.machine import derived_seed
 from nqs.vmc.optimizers.optimizer import Optimizer
 
 MOST_NUMBERS: Final = 1_000
@@ -65,6 +66,21 @@ def restore_optimizer(optimizer: Optimizer, content: Mapping[str, Any], n_parame
             elif value is not None or new is not None:
                 check_array(name, value, None if new is None else new.ndim, n_parameters)
         optimizer.load_state_dict(state)
+
+
+def restore_generator(job: Job, states: Tensor, step: int, say: Callable[[str], None]) -> None:
+    """Puts this rank's of the saved states (W, S) into the generator of the samples; where others
+    were saved, seeds one of its own, and says so."""
+    states, ranks = torch.atleast_2d(states).cpu(), job.ranks
+    if states.shape == (ranks.size, len(job.generator.get_state())):
+        job.generator.set_state(states[ranks.rank].clone())  # torch crashes on a view
+        return
+    job.generator.manual_seed(derived_seed(job.config.seed, "samples", (ranks.rank, step)))
+    say(
+        f"saved with {len(states)} generators, for another number of processes or kind of "
+        "device: the samples go on differently, seeded anew by seed, process and step "
+        f"{step}"
+    )
 
 
 def check_array(name: str, value: object, ndim: int | None, n_parameters: int) -> None:
