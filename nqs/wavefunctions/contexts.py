@@ -18,6 +18,7 @@ Letters: n couplings, T places, D width of a token's vector, F numbers of a patc
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, Literal, final
@@ -45,50 +46,34 @@ class Context(nn.Module, ABC):
 
 
 @final
-class VectorContext(Context):
-    """A perceptron whose outputs all places share."""
+class PerceptronContext(Context):
+    """A perceptron of all couplings, whose outputs are v and b of all places or of each.
 
-    per_place = False
-
-    def __init__(
-        self,
-        n_couplings: int,
-        tables: tuple[Shape, Shape],
-        width: int,
-        generator: torch.Generator | None,
-    ) -> None:
-        super().__init__()
-        self.widths = [width_of for _, width_of in tables]
-        self.perceptron = _perceptron(n_couplings, sum(self.widths), width)
-        _draw(self, generator)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        v, b = self.perceptron(x).split(self.widths)
-        return v, b
-
-
-@final
-class PlacesContext(Context):
-    """A perceptron with outputs for each place."""
-
-    per_place = True
+    Args:
+        shapes: of v and b.
+        per_place: whether these have a row for each place.
+    """
 
     def __init__(
         self,
         n_couplings: int,
-        tables: tuple[Shape, Shape],
+        shapes: Sequence[tuple[int, ...]],
         width: int,
         generator: torch.Generator | None,
+        *,
+        per_place: bool,
     ) -> None:
         super().__init__()
-        self.tables = tables
-        self.sizes = [rows * width_of for rows, width_of in tables]
-        self.perceptron = _perceptron(n_couplings, sum(self.sizes), width)
+        self.per_place, self.shapes = per_place, tuple(shapes)
+        self.sizes = [math.prod(shape) for shape in shapes]
+        self.perceptron = nn.Sequential(
+            nn.Linear(n_couplings, width), nn.Tanh(), nn.Linear(width, sum(self.sizes))
+        )
         _draw(self, generator)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         v, b = self.perceptron(x).split(self.sizes)
-        return v.unflatten(0, self.tables[0]), b.unflatten(0, self.tables[1])
+        return v.view(self.shapes[0]), b.view(self.shapes[1])
 
 
 @final
@@ -149,8 +134,9 @@ def build_context(
     """The context of a kind; groups as for EncoderContext."""
     if kind == "encoder":
         return EncoderContext(groups, tables, width, generator)
-    perceptron = VectorContext if kind == "vector" else PlacesContext
-    return perceptron(n_couplings, tables, width, generator)
+    per_place = kind == "places"
+    shapes = tables if per_place else [(width_of,) for _, width_of in tables]
+    return PerceptronContext(n_couplings, shapes, width, generator, per_place=per_place)
 
 
 def coupling_groups(places: Sequence[Sequence[int]], patches: Sequence[Sequence[int]]) -> Tensor:
@@ -165,10 +151,6 @@ def coupling_groups(places: Sequence[Sequence[int]], patches: Sequence[Sequence[
     ]
     most = max(1, *map(len, read))
     return torch.tensor([row + [len(places)] * (most - len(row)) for row in read])
-
-
-def _perceptron(n_inputs: int, n_outputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_inputs, width), nn.Tanh(), nn.Linear(width, n_outputs))
 
 
 @torch.no_grad()
