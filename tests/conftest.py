@@ -1,5 +1,5 @@
 """What the whole suite shares: reproducible hypothesis, seeded generators, devices, the chi-square
-law, signals as a terminal leaves them."""
+law, signals as a terminal leaves them, runs without pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from pictures import without_pictures
 from scipy.stats import chi2
 from simulated_accelerator import Accelerator, simulated_accelerator
 
@@ -29,6 +30,13 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FALSE_ALARM = 1e-6
 """Chance that a chi-square test below rejects a correct sampler, per test and choice of seed."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_pictures() -> Iterator[None]:
+    """Except in tests that ask for them by `with_pictures`."""
+    with without_pictures():
+        yield
 
 
 @pytest.fixture

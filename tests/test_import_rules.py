@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,13 @@ PHYSICS = re.compile(
 HARMLESS = re.compile(r"initiali[sz]ing|raising|atomic", re.I)  # contain "ising", "atom"
 
 
-def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:
+@cache
+def imports(source: str, module: str, is_package: bool = False) -> list[str]:
     """Absolute dotted names of everything a file imports, wherever in the file."""
+    return list(_imports(source, module, is_package))
+
+
+def _imports(source: str, module: str, is_package: bool) -> Iterator[str]:
     package = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -131,6 +137,7 @@ def without_type_checking(source: str) -> str:
     return ast.unparse(tree)
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """{module: our modules it imports, wherever in the file but for type checkers alone}, packages
     by their __init__."""

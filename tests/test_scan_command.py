@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from nqs.cli.app import main as nqs
-from nqs.ground_states import ground_state_run
 from nqs.runfolder import resumable_run
 from nqs.runfolder.progress import Record
 from nqs.runfolder.resumable_run import check_finite
@@ -49,7 +48,6 @@ TINY = [
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)  # slow, tested elsewhere
 
 
 def scan(*words: str) -> int:
@@ -227,22 +225,36 @@ def test_without_a_finished_predecessor_a_point_starts_cold(
     assert result("hamiltonian.delta=0.5")["steps"] == 8
 
 
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextlib.contextmanager
+def one_thread_in(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads sum in another order."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    patch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with one_thread_in(monkeypatch):
+        yield
+
+
 GRID = ["hamiltonian.delta=0,0.5,1", "scan.warm_start=hamiltonian.delta", "scan.warm_steps=40"]
 HALF_WAY = "hamiltonian.delta=0.5"
 
 
-def test_killed_half_way_and_resumed(one_thread: None) -> None:
-    assert scan(*GRID, "scan.dir=whole") == 0
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The numbers of GRID, uninterrupted."""
+    with pytest.MonkeyPatch.context() as patch, one_thread_in(patch):
+        patch.chdir(tmp_path_factory.mktemp("grid"))
+        assert scan(*GRID, "scan.dir=whole") == 0
+        return numbers("whole")
+
+
+def test_killed_half_way_and_resumed(whole: dict[str, Any], one_thread: None) -> None:
     process = subprocess.Popen(
         [
             sys.executable,
@@ -263,17 +275,17 @@ def test_killed_half_way_and_resumed(one_thread: None) -> None:
     before = os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns
     assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
     assert os.stat("scan/hamiltonian.delta=0/summary.json").st_mtime_ns == before
-    assert numbers("scan") == numbers("whole")
+    assert numbers("scan") == whole
 
 
 @pytest.mark.parametrize("where", ["in a step", "while it is built"])
 def test_a_signal_stops_the_scan(
     where: str,
+    whole: dict[str, Any],
     one_thread: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert scan(*GRID, "scan.dir=whole") == 0
     handlers = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         run = scans.run
@@ -299,7 +311,7 @@ def test_a_signal_stops_the_scan(
     assert "resume with: nqs train -m scan.dir=scan scan.resume=true" in output
     assert (Path("scan") / HALF_WAY).exists() == (where == "in a step")
     assert train(["-m", "scan.dir=scan", "scan.resume=true"]) == 0
-    assert numbers("scan") == numbers("whole")
+    assert numbers("scan") == whole
 
 
 LAUNCHERS = {
@@ -312,18 +324,21 @@ def test_launchers_give_the_same_numbers(one_thread: None) -> None:
     """The launching process is a fresh one: submitit forks, which this one must not once another
     test has imported JAX."""
     grid = ["hamiltonian.delta=0,0.5", "seed=0,1", "scan.warm_start=hamiltonian.delta"]
-    assert scan(*grid, "scan.dir=here", "scan.repeat=true") == 0
-    for launcher, keys in LAUNCHERS.items():
+    for launcher, repeat in (("joblib", "true"), ("submitit", "false")):
         pytest.importorskip(launcher)
-        words = tiny(*grid, f"scan.dir={launcher}", *keys)
+        here = f"here-{launcher}"
+        assert scan(*grid, f"scan.dir={here}", f"scan.repeat={repeat}") == 0
+        words = [f"scan.dir={launcher}", f"scan.repeat={repeat}", *LAUNCHERS[launcher]]
+        words = tiny(*grid, *words)
         command = [sys.executable, str(ROOT / "train.py"), "-m", *words]
         launched = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert launched.returncode == 0, launched.stderr
         output = launched.stdout
         assert output.count("E = ") >= 4 and "4 of 4 points finished" in output
-        assert numbers(launcher) == numbers("here")
-        folders = [{path.name for path in Path(name).glob("*=*")} for name in ("here", launcher)]
-        assert folders[0] == folders[1] and any("~" in name for name in folders[0])
+        assert numbers(launcher) == numbers(here)
+        folders = [{path.name for path in Path(name).glob("*=*")} for name in (here, launcher)]
+        assert folders[0] == folders[1]
+        assert any("~" in name for name in folders[0]) == (repeat == "true")
 
 
 REFUSED = [

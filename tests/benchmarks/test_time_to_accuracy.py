@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from netket_matrices import dense
 
 from benchmarks.measurement import Measure
 from benchmarks.peer_settings import ARSettings, OlderSettings, RBMSettings, settings
@@ -103,7 +104,7 @@ class TestNetKet:
 
         problem = ising("any", (2, 3), 1, periodic=False, h=0.7)
         operator = NetKetRBM(problem, 0).operator()
-        np.testing.assert_allclose(operator.to_dense(), dense_matrix(problem.hamiltonian()))
+        np.testing.assert_allclose(dense(operator), dense_matrix(problem.hamiltonian()))
 
     def test_rbm_runs_and_its_samples_agree_with_the_sum(self) -> None:
         from benchmarks.netket_peers import NetKetRBM

@@ -12,7 +12,6 @@ from hostile_files import Case, cases, fresh, make_template
 from outcome import Outcome, outcome, report, train_main
 
 from nqs.cli.app import main as nqs
-from nqs.ground_states import ground_state_run
 
 MAINS = {"train": train_main(), "nqs": nqs}
 ROOM = 3 * 2**30
@@ -61,7 +60,6 @@ def spoilt(case: Case, template: Path, place: Path) -> tuple[Outcome, list[str]]
 
 def campaign(n: int, seed: int, template: Path, place: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(place)
-    patch.setattr(ground_state_run, "draw", lambda *arguments: None)  # slow, and no part of this
     found = [spoilt(case, template, place) for case in cases(n, seed)]
     assert not any(faults for _, faults in found), report(found)
 

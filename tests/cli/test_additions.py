@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from pictures import with_pictures
 
 from nqs.cli.app import main as nqs
 
@@ -115,7 +116,8 @@ def exact_energy(n_sites: int, K: float, h: float) -> float:
 
 def test_a_hamiltonian(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["hamiltonian=clusters:Clusters", "hamiltonian.K=0.5", *SMALL, *PTF]
-    assert nqs(["train", *words, "train.steps=3"]) == 0
+    with with_pictures():
+        assert nqs(["train", *words, "train.steps=3"]) == 0
     run = "runs/Clusters-chain-5-ptf-001"
     assert summary(run)["exact_energy"] == pytest.approx(exact_energy(5, 0.5, 0.7))
     saved = yaml.safe_load((Path(run) / "config.yaml").read_text())

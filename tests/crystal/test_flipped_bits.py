@@ -32,7 +32,7 @@ def resume(run: Path) -> int:
     return crystal("train", f"run.dir={run}", "run.resume=true", "train.max_seconds=null")
 
 
-@pytest.mark.parametrize("n_flips", [25, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_flips", [14, pytest.param(400, marks=pytest.mark.slow)])
 def test_no_flipped_bit_goes_unnoticed(
     n_flips: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -224,7 +224,7 @@ def test_bad_families(trained: Family, tmp_path: Path) -> None:
 
 def test_disorder_from_python() -> None:
     """A field of its own at each site, evaluated where no step has been."""
-    psi = nqs.family(chain, h=("uniform(0.5,1.5)", 6), seed=2, **SMALL)
+    psi = nqs.family(chain, h=("uniform(0.5,1.5)", 6), seed=2, **SMALL | {"steps": 40})
     fields = [0.6, 1.4, 0.9, 1.1, 0.7, 1.3]
     exact = nqs.exact(chain(fields)).energies[0]  # type: ignore[arg-type]
     amplitude = amplitudes(psi, h=fields)  # type: ignore[arg-type]

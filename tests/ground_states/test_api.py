@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import with_pictures
 from test_ground_state_run import assert_same_run, tiny
 from test_ground_state_run import run as run_job
 
@@ -37,7 +38,8 @@ def test_in_memory_is_as_in_a_folder(
     assert trained.content.columns["energy"] == there.content.columns["energy"]
     half = api.train(build(tiny(**HALF)))
     path = half.save("saved")
-    assert run_job(path, run__resume=True) == 0
+    with with_pictures():
+        assert run_job(path, run__resume=True) == 0
     assert_same_run(path, tmp_path / "whole")
     assert (path / "convergence.png").exists()
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pictures import with_pictures
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
@@ -126,7 +127,8 @@ def after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], 
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of eight steps."""
     path = tmp_path_factory.mktemp("runs") / "whole"
-    assert run(path) == 0
+    with with_pictures():
+        assert run(path) == 0
     return path
 
 
@@ -460,6 +462,7 @@ def test_show_and_plot(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = whole / "convergence.png"
     old = picture.read_bytes()
     atomic.write_bytes(picture, b"")
-    assert nqs(["plot", str(whole)]) == 0
+    with with_pictures():
+        assert nqs(["plot", str(whole)]) == 0
     assert picture.read_bytes() == old
     assert (whole / "observables.png").read_bytes().startswith(b"\x89PNG")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictures import with_pictures
 from test_ground_state_run import parameters, result, run, steps_of, tiny
 
 import nqs
@@ -82,7 +83,8 @@ def test_every_reader_sees_it(
     assert abs(later["energy"] - state.energy) < 5 * np.hypot(later["energy_error"], state.error)
     assert command(["show", str(path)]) == 0
     assert "that of the start: the steps raised it to" in " ".join(capsys.readouterr().out.split())
-    assert command(["plot", str(path)]) == 0
+    with with_pictures():
+        assert command(["plot", str(path)]) == 0
     assert "keeps the start" in (raised / "run.log").read_text()
     still = {"optimizer": tiny().to_dict()["optimizer"] | {"learning_rate": 1e-10}}
     assert follow(tmp_path / "next", raised, train__steps=1, **still) == 0

@@ -142,9 +142,9 @@ def killed_and_resumed(path: Path, steps: int, kills: int, chance: random.Random
     assert not list(path.rglob(".*")), "temporaries are left behind"
 
 
-def test_three_kills(tmp_path: Path) -> None:
-    killed_and_resumed(tmp_path / "killed", 120, 3, random.Random(1))
-    complete(tmp_path / "whole", 120, resume=False)
+def test_two_kills(tmp_path: Path) -> None:
+    killed_and_resumed(tmp_path / "killed", 80, 2, random.Random(1))
+    complete(tmp_path / "whole", 80, resume=False)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 from covering import pairwise
+from pictures import with_pictures
 from test_ground_state_run import assert_same_run, result, run
 
 from nqs.cli.app import main as nqs
@@ -38,7 +39,8 @@ def test_a_comparison_that_fails(
 
     with monkeypatch.context() as patch:
         patch.setattr("nqs.ground_states.ground_state_run.ground_state", failing)
-        code = run(tmp_path / "run", train__exact=asked)
+        with with_pictures():
+            code = run(tmp_path / "run", train__exact=asked)
     assert code == (1 if asked is True else 0)
     line = "comparison: failed (ArithmeticError: no digit is left of it)"
     assert result(tmp_path / "run")["notes"] == [line]
@@ -67,7 +69,8 @@ def test_a_verdict_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_picture_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "convergence_figure", fail)
-    assert run(tmp_path / "run") == 0
+    with with_pictures():
+        assert run(tmp_path / "run") == 0
     summary = result(tmp_path / "run")
     assert summary["notes"] == ["picture: failed (ArithmeticError: no digit is left of it)"]
     assert summary["status"] == "finished" and "exact_energy" in summary
@@ -98,12 +101,14 @@ def test_an_exact_energy_of_zero(tmp_path: Path) -> None:
     summary = result(tmp_path / "run")
     assert abs(summary["exact_energy"]) < 1e-12 and "notes" not in summary
     assert nqs(["show", str(tmp_path / "run")]) == 0
-    assert nqs(["plot", str(tmp_path / "run")]) == 0
+    with with_pictures():
+        assert nqs(["plot", str(tmp_path / "run")]) == 0
 
 
 @pytest.mark.parametrize("name", ["$x$", "$", "a\nb", "\x1b[31m", "\udc80", "水" * 80, "x" * 250])
 def test_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
-    assert run(tmp_path / name, train__steps=2) == 0
+    with with_pictures():
+        assert run(tmp_path / name, train__steps=2) == 0
     assert "notes" not in result(tmp_path / name)
     assert "\x1b" not in (tmp_path / name / "run.log").read_text()
     if name in ("$x$", "\udc80"):  # a formula, and no text: in a title

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pictures import with_pictures
 from test_ground_state_run import assert_same_run, result, run, steps_of, tiny
 from test_symmetry import MINSR
 
@@ -47,17 +48,12 @@ def again(path: Path, **changes: Any) -> int:
     return grown(path, run__resume=True, **{"train__grow": ["4", "6"]} | changes)
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time of these runs."""
-    monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three stages of eight steps each."""
     path = tmp_path_factory.mktemp("grown") / "whole"
-    assert grown(path) == 0
+    with with_pictures():
+        assert grown(path) == 0
     return path
 
 
@@ -337,14 +333,10 @@ def test_a_finished_run_is_extended(whole: Path, tmp_path: Path) -> None:
 
 
 def test_commands_read_a_grown_run(
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run"
     shutil.copytree(whole, path)
-    monkeypatch.undo()  # with pictures
     for words in (["show"], ["plot"], ["evaluate", "--samples", "64"]):
         assert command([words[0], str(path), *words[1:]]) == 0
         assert command([words[0], str(path / "stages/6"), *words[1:]]) == 0

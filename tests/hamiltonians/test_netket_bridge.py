@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from netket_matrices import dense
 
 from hamiltonians import (
     J1J2,
@@ -71,7 +72,7 @@ def asked_for(H: Hamiltonian) -> np.ndarray:
 @pytest.mark.parametrize("name", list(netket_operators()))
 def test_from_netket_keeps_the_matrix(name: str) -> None:
     operator = netket_operators()[name]
-    np.testing.assert_allclose(asked_for(from_netket(operator)), operator.to_dense(), atol=1e-13)
+    np.testing.assert_allclose(asked_for(from_netket(operator)), dense(operator), atol=1e-13)
 
 
 OURS = [
@@ -90,7 +91,7 @@ OURS = [
 def test_to_netket_keeps_the_matrix_and_comes_back(H: Hamiltonian) -> None:
     """Rotated or not, the operator is the H that was asked for."""
     operator = to_netket(H)
-    np.testing.assert_allclose(asked_for(H), operator.to_dense(), atol=1e-13)
+    np.testing.assert_allclose(asked_for(H), dense(operator), atol=1e-13)
     np.testing.assert_allclose(asked_for(from_netket(operator)), asked_for(H), atol=1e-13)
 
 
@@ -99,7 +100,7 @@ def test_ising_spectrum_of_netket_with_its_sign_of_j() -> None:
     graph = nk.graph.Chain(6, pbc=True)
     theirs = nk.operator.Ising(nk.hilbert.Spin(s=1 / 2, N=6), graph, h=0.7, J=-1.1)
     ours = TransverseFieldIsing(Chain(6, periodic=True), J=1.1, h=0.7)
-    expected = np.linalg.eigvalsh(theirs.to_dense())
+    expected = np.linalg.eigvalsh(dense(theirs))
     np.testing.assert_allclose(np.linalg.eigvalsh(dense_matrix(ours)), expected, atol=1e-11)
 
 
@@ -110,7 +111,7 @@ def test_heisenberg_of_netket(marshall: bool) -> None:
     spins = nk.hilbert.Spin(s=1 / 2, N=6)
     theirs = nk.operator.Heisenberg(spins, graph, J=0.7, sign_rule=marshall)
     ours = Heisenberg(Chain(6, periodic=True), J=0.7, marshall=marshall)
-    np.testing.assert_allclose(dense_matrix(ours), theirs.to_dense(), atol=1e-12)
+    np.testing.assert_allclose(dense_matrix(ours), dense(theirs), atol=1e-12)
 
 
 @pytest.mark.parametrize("marshall", [False, True])
@@ -119,7 +120,7 @@ def test_j1j2_of_netket(marshall: bool) -> None:
     graph = nk.graph.Chain(8, pbc=True, max_neighbor_order=2)
     theirs = nk.operator.Heisenberg(spins, graph, J=[1.0, 0.4], sign_rule=[marshall, False])
     ours = J1J2(Chain(8, periodic=True), 1.0, 0.4, marshall=marshall)
-    np.testing.assert_allclose(dense_matrix(ours), theirs.to_dense(), atol=1e-12)
+    np.testing.assert_allclose(dense_matrix(ours), dense(theirs), atol=1e-12)
 
 
 def test_short_periodic_rings_bond_once_as_in_netket() -> None:

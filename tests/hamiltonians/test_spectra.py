@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from netket_matrices import dense
 
 from hamiltonians import J1J2, XXZ, Hamiltonian, Heisenberg, PauliSum, Rydberg, TransverseFieldIsing
 from hamiltonians.exact import diagonalisation, ground_state
@@ -87,7 +88,7 @@ def netket_levels(n_sites: int, terms: list[Term]) -> np.ndarray:
         space = netket.hilbert.Spin(s=1 / 2, N=n_sites)
         weights = [c for c, _ in terms]
         operator = netket.operator.PauliStrings(space, strings, weights, dtype=complex)
-        return np.linalg.eigvalsh(operator.to_dense())[:LEVELS]
+        return np.linalg.eigvalsh(dense(operator))[:LEVELS]
 
 
 def names(value: object) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nqs.cli.app import main as nqs
-from nqs.ground_states import ground_state_run, summary
+from nqs.ground_states import summary
 from nqs.runfolder.summary import write as write_summary
 
 xr = pytest.importorskip("xarray")
@@ -46,9 +46,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scan with hysteresis of which one point is lost."""
     path = tmp_path_factory.mktemp("collect") / "scan"
     words = ["scan.warm_start=hamiltonian.delta", "scan.direction=both", f"scan.dir={path}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
-        assert train.main(["-m", *TINY, *AXES, *words]) == 0
+    assert train.main(["-m", *TINY, *AXES, *words]) == 0
     (path / "hamiltonian.delta=0.25,hamiltonian.Rb=1.2,backward/summary.json").unlink()
     return path
 
@@ -241,8 +239,6 @@ def test_the_hatched_cells_are_those_of_the_map() -> None:
     ("file", "content"),
     [
         ("summary.json", "{}"),
-        ("summary.json", '{"energy": 1}'),
-        ("summary.json", "[1]"),
         ("summary.json", '{"status": "finished", "energy": "low"}'),
         ("summary.json", "[" * 100_000),
         ("run.h5", "not this"),
@@ -280,19 +276,17 @@ def test_two_at_once_do_not_collide(judged: Path) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
-    assert [process.communicate(timeout=300)[1] for process in processes] == [b""] * 3
-    assert [process.returncode for process in processes] == [0] * 3
+    assert [process.communicate(timeout=300)[1] for process in processes] == [b""] * 2
+    assert [process.returncode for process in processes] == [0] * 2
     assert not [path for path in judged.iterdir() if path.name.startswith(".")]
 
 
 def test_tied_keys_are_one_dimension(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["hamiltonian.delta=1,0,0.5", "seed=1,2", "hamiltonian.Omega=2,1,1"]
     tied = "scan.zip=[hamiltonian.Omega,hamiltonian.delta]"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
-        assert train.main(["-m", *TINY, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
+    assert train.main(["-m", *TINY, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
     collected = collect.collect(tmp_path / "scan")
     data = collected.data
     assert data["energy"].dims == ("delta", "seed")
@@ -313,9 +307,7 @@ def test_tied_keys_none_of_which_numbers_the_points(tmp_path: Path) -> None:
     words = ["hamiltonian.delta=1,0,1", "hamiltonian.Omega=2,1,1", "train.steps=1"]
     tied = "scan.zip=[hamiltonian.delta,hamiltonian.Omega]"
     arguments = [word for word in TINY if not word.startswith("train.steps")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
-        assert train.main(["-m", *arguments, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
+    assert train.main(["-m", *arguments, *words, tied, f"scan.dir={tmp_path / 'scan'}"]) == 0
     data = collect.collect(tmp_path / "scan").data
     assert data["energy"].dims == ("delta_Omega",)
     assert data["delta_Omega"].values.tolist() == ["1,2", "0,1", "1,1"]

@@ -13,7 +13,6 @@ import pytest
 
 from nqs.cli.app import main as nqs
 from nqs.errors import InputError
-from nqs.ground_states import ground_state_run
 from nqs.runfolder import digests
 from nqs.scans import folder as scan_folder
 from tests.test_scan_command import scan, train, workplace  # noqa: F401 (each test's own folder)
@@ -22,9 +21,7 @@ from tests.test_scan_command import scan, train, workplace  # noqa: F401 (each t
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small") / "scan"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ground_state_run, "draw", lambda *arguments: None)
-        assert scan("seed=0,1", "train.steps=1", f"scan.dir={path}") == 0
+    assert scan("seed=0,1", "train.steps=1", f"scan.dir={path}") == 0
     return path
 
 

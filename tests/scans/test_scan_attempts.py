@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nqs.ground_states import ground_state_run, summary
+from nqs.ground_states import summary
 from nqs.ground_states.judgement import Judgement
 from nqs.ground_states.run import run as run_job
 from nqs.ground_states.run_folder import read_config
@@ -44,7 +44,6 @@ MIDDLE = "hamiltonian.delta=0.5"
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)
     monkeypatch.setattr(Judgement, "doubts", lambda *arguments: [])  # tested elsewhere
 
 
@@ -182,7 +181,7 @@ def operations(monkeypatch: pytest.MonkeyPatch, dies_at: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "every", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["some moments", "every moment"]
+    "every", [8, pytest.param(1, marks=pytest.mark.slow)], ids=["some moments", "every moment"]
 )
 def test_a_death_at_any_moment_ends_in_the_same_state(
     every: int, monkeypatch: pytest.MonkeyPatch

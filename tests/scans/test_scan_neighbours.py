@@ -46,7 +46,6 @@ TINY = [
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ground_state_run, "draw", lambda *arguments: None)
     monkeypatch.setattr(Judgement, "doubts", lambda *arguments: [])  # tested elsewhere
 
 
@@ -89,9 +88,7 @@ def expectation(folder: Path, target: Config) -> float:
     "words",
     [
         ["hamiltonian.delta=0.5,1.5"],
-        ["hamiltonian.Rb=1,1.3"],
         ["hamiltonian.Omega=0.5,1"],
-        ["hamiltonian=tfim", "hamiltonian.h=0.5,1"],
         ["hamiltonian=tfim", "hamiltonian.h=0.5,1", "model.symmetry=all", "lattice.periodic=true"],
         ["hamiltonian=xxz", "hamiltonian.Delta=0.5,1.5", "model.n_up=2"],
         ["hamiltonian=j1j2", "hamiltonian.J2=0,0.4", "model.phase=true"],
