@@ -136,8 +136,8 @@ def test_tied_keys_advance_together() -> None:
     assert result("lattice.Lx=2,seed=5,lattice.Ly=2")["status"] == "finished"
 
 
-@pytest.mark.parametrize("along", ["hamiltonian.delta", "hamiltonian.Omega"])
-def test_warm_starts_along_tied_keys(along: str) -> None:
+def test_warm_starts_along_tied_keys() -> None:
+    along = "hamiltonian.Omega"  # its points are numbered by the other
     words = ["hamiltonian.delta=0,0.5,1", "hamiltonian.Omega=1,1,2", "seed=1,2"]
     tied = "scan.zip=[hamiltonian.Omega,hamiltonian.delta]"
     assert scan(*words, tied, f"scan.warm_start={along}", "scan.dir=scan") == 0

@@ -37,6 +37,7 @@ TINY = [
     "train.steps=2",
     "train.n_samples=8",
     "train.eval_samples=32",
+    "scan.repeat=false",
 ]
 AXES = ["hamiltonian.delta=1,0,0.25", "hamiltonian.Rb=1,1.2"]
 
