@@ -5,6 +5,7 @@
         delta=(0, 3), Rb=(1.1, 1.6),
     )
     family.evaluate(delta=1.37, Rb=1.2)                    # energy, error, observables
+    family.check(delta=1.37, Rb=1.2)["verdict"]            # "good" or "doubtful", with reasons
     family.at(delta=1.37, Rb=1.2)                          # a wavefunction like any other
     family.susceptibility("delta", delta=1.37, Rb=1.2)     # of the fidelity
     family = nqs.load_family("runs/family")                # of nqs train family.hamiltonian...
@@ -34,6 +35,7 @@ from nqs.conf.sections import from_mapping
 from nqs.conf.values import convert
 from nqs.errors import InputError, require, shown
 from nqs.families.family_run import FamilyRun
+from nqs.families.points import point_at
 from nqs.ground_states.api import SEED, Device, Kind
 from nqs.ground_states.build import Job
 from nqs.ground_states.config import Config, FamilyConfig, TrainConfig
@@ -102,6 +104,23 @@ class Family:
             lattice=self.job.lattice,
             thorough=True,
         )
+
+    def check(self, n_samples: int = 10_000, seed: int = 0, **couplings: float) -> dict[str, Any]:
+        """Whether the state can be trusted at these couplings, as `nqs evaluate` says it.
+
+        Returns couplings, energy, energy_error, variance, v_score, n_samples of fresh draws,
+        exact_energy and relative_error where diagonalisation is quick, verdict ("good" or
+        "doubtful") and doubts, the reasons; couplings outside of the ranges are one, unless the
+        exact energy is known. Raises InputError as `at` does.
+        """
+        c, outside = self.members.vector(couplings)
+        point = point_at(
+            self.job, self.members, self.psi, c, _number_of(n_samples, 2),
+            convert(seed, SEED, "seed"), self.job.config.train.steps, thorough=True,
+            outside=outside,
+        )  # fmt: skip
+        point.compare_where_quick()
+        return point.entry()
 
     def fidelity(
         self,

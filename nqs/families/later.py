@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 
-from hamiltonians.exact import ground_state
 from nqs.errors import InputError, require, shown
 from nqs.families.points import Point, point_at
-from nqs.ground_states.build import compares_with_exact
 from nqs.ground_states.config import Config
 from nqs.ground_states.evaluations import remarks
 from nqs.ground_states.later_evaluation import chosen_subsystems, lines
@@ -68,7 +66,7 @@ def evaluate_at(
             subsystems=chosen_subsystems(subsystems, job.lattice),
             outside=outside,
         )
-        _compare(point)
+        point.compare_where_quick()
         _keep(path, [point])
     numbers, n_sites = point.evaluation.numbers, job.lattice.n_sites
     energy, error = numbers["energy"], numbers["energy_error"]
@@ -105,7 +103,7 @@ def evaluate_draws(path: Path, config: Config, n_draws: int, n_samples: int, see
         print(f"{'draw':>6}  {'energy':>20}  {'V-score':>9}  {'relative error':>14}  verdict")
         for number, c in enumerate(couplings, start=1):
             point = point_at(job, members, psi, c, n_samples, seed, step)
-            _compare(point)
+            point.compare_where_quick()
             points.append(point)
             print(_row(number, point.entry()))
         _keep(path, points)
@@ -125,14 +123,6 @@ def _row(number: int, entry: Mapping[str, Any]) -> str:
     kinds = ", ".join(doubt.partition(":")[0] for doubt in entry["doubts"])
     verdict = f"{entry['verdict']}{': ' if kinds else ''}{kinds}"
     return f"{number:>6}  {energy:>20}  {entry['v_score']:>9.2e}  {error:>14}  {verdict}"
-
-
-def _compare(point: Point) -> None:
-    """Exact diagonalisation where it is quick, or was asked for in the run."""
-    job = point.job
-    wanted = job.config.train.exact or "auto"
-    if compares_with_exact(wanted, job.hamiltonian, job.config.model.n_up):
-        point.compare(ground_state)
 
 
 def _keep(path: Path, points: Sequence[Point]) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from nqs.ground_states.build import EXACT_GIGABYTES, Job
+from hamiltonians.exact import ground_state
+from nqs.ground_states.build import EXACT_GIGABYTES, Job, compares_with_exact
 from nqs.ground_states.evaluations import evaluated
 from nqs.ground_states.judgement import Judgement
 from nqs.ground_states.members import Members, member_job
@@ -51,6 +52,13 @@ class Point:
         self.exact_energy = diagonalise(
             job.hamiltonian, k=1, n_up=job.config.model.n_up, max_memory_gb=EXACT_GIGABYTES
         ).energy
+
+    def compare_where_quick(self) -> None:
+        """The same, if it is quick or was asked for in the run."""
+        job = self.job
+        wanted = job.config.train.exact or "auto"
+        if compares_with_exact(wanted, job.hamiltonian, job.config.model.n_up):
+            self.compare(ground_state)
 
     def doubts(self) -> list[str]:
         """What speaks against the energy."""

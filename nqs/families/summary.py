@@ -13,6 +13,8 @@ from nqs.runfolder.summary import aligned, one_line
 
 LONGEST: Final = 60
 """Characters of the couplings of a check that are shown."""
+SHOWN: Final = 8
+"""Later evaluations that are shown, the last ones."""
 
 
 def summarise(
@@ -74,6 +76,10 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
         n_checks, doubtful = len(summary["checks"]), summary.get("doubtful_checks")
         rows.append(("verdict", f"{summary['verdict']}: {doubtful} of {n_checks} checks doubtful"))
     rows += [("check", _check(entry)) for entry in summary.get("checks", [])]
+    later = summary.get("later_evaluations", [])
+    rows += [("evaluated", _evaluated(entry)) for entry in later[-SHOWN:]]
+    if len(later) > SHOWN:
+        rows.append(("", f"and {len(later) - SHOWN} before, in summary.json"))
     for key, name in (
         ("relative_error_median", "relative error, median"),
         ("relative_error_worst", "relative error, worst"),
@@ -101,6 +107,17 @@ def _check(entry: Any) -> str:
             text += f", relative error {entry['relative_error']:+.1e}"
         kinds = [str(doubt).partition(":")[0] for doubt in entry["doubts"]]
         return one_line(text + (f", doubtful: {', '.join(kinds)}" if kinds else ""))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return one_line(entry)
+
+
+def _evaluated(entry: Any) -> str:
+    """One line of what `nqs evaluate` has measured."""
+    try:
+        couplings = f"{entry['couplings']}"[:LONGEST]
+        text = f"{couplings}: E {with_error(entry['energy'], entry['energy_error'])}"
+        kinds = [doubt.partition(":")[0] for doubt in entry["doubts"].split(" | ") if doubt]
+        return one_line(text + (f", doubtful: {', '.join(kinds)}" if kinds else ", good"))
     except (KeyError, TypeError, AttributeError, ValueError):
         return one_line(entry)
 

@@ -67,6 +67,9 @@ def test_evaluation(trained: Family) -> None:
     away = found.energy - energy(trained, psi, **couplings)
     assert abs(away) < SIGMAS * found.energy_error
     assert "magnetisation" in found.observables
+    checked = trained.check(4000, seed=3, **couplings)
+    assert checked["verdict"] == "good" and abs(checked["relative_error"]) < 2e-3
+    assert checked["exact_energy"] == pytest.approx(nqs.exact(chain(**couplings)).energies[0])
 
 
 def test_fidelity_and_its_susceptibility(trained: Family) -> None:
