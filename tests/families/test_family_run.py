@@ -128,7 +128,7 @@ def test_outside_is_doubtful(
     printed = " ".join(capsys.readouterr().out.split())
     assert "verdict doubtful" in printed and "outside: h=2.5 is outside" in printed
     assert main(["show", str(tmp_path / "large")]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "evaluated h=2.5 J=1: E" in shown and "outside" in shown.partition("evaluated")[2]
     found = nqs.load_family(tmp_path / "large").check(100, h=2.5, J=1)
     assert found["verdict"] == "doubtful" and found["doubts"][-1].startswith("outside: h=2.5")
