@@ -76,7 +76,8 @@ def entries(summary: dict[str, Any]) -> list[tuple[str, str]]:
         n_checks, doubtful = len(summary["checks"]), summary.get("doubtful_checks")
         rows.append(("verdict", f"{summary['verdict']}: {doubtful} of {n_checks} checks doubtful"))
     rows += [("check", _check(entry)) for entry in summary.get("checks", [])]
-    later = summary.get("later_evaluations", [])
+    later = summary.get("later_evaluations")
+    later = later if isinstance(later, list) else []  # of a file that somebody has written
     rows += [("evaluated", _evaluated(entry)) for entry in later[-SHOWN:]]
     if len(later) > SHOWN:
         rows.append(("", f"and {len(later) - SHOWN} before, in summary.json"))

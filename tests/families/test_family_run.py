@@ -18,7 +18,7 @@ from pictures import with_pictures
 import nqs
 from nqs.cli.app import main
 from nqs.families.family import Family
-from nqs.families.summary import is_family
+from nqs.families.summary import is_family, lines
 from nqs.ground_states.api import run
 from nqs.ground_states.run_folder import read_config
 from nqs.runfolder.summary import read
@@ -132,6 +132,11 @@ def test_outside_is_doubtful(
     assert "evaluated h=2.5 J=1: E" in shown and "outside" in shown.partition("evaluated")[2]
     found = nqs.load_family(tmp_path / "large").check(100, h=2.5, J=1)
     assert found["verdict"] == "doubtful" and found["doubts"][-1].startswith("outside: h=2.5")
+
+
+@pytest.mark.parametrize("later", [3, {"a": 1}, None, "text", [1], [{"doubts": 2}]], ids=repr)
+def test_nonsense_among_later_evaluations(later: Any, whole: Path) -> None:
+    assert lines(read(whole / "summary.json") | {"later_evaluations": later})
 
 
 def test_collect_on_a_grid(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
