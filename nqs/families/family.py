@@ -58,7 +58,7 @@ STEP: Final = 0.01
 SLOPE_STEP: Final = 1e-3
 """The same for the derivative of a Hamiltonian."""
 CHUNK: Final = 16_384
-FORMAT: Final = "nqs family 2"
+FORMAT: Final = "nqs family 3"
 
 
 @final

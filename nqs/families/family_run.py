@@ -16,8 +16,9 @@ from torch import Tensor
 from hamiltonians.exact import ground_state
 from nqs.errors import shown
 from nqs.families.points import Point, checks, point_at
+from nqs.families.start import start_from_product_states
 from nqs.families.summary import lines, summarise
-from nqs.ground_states.build import Job, start_from_product_state
+from nqs.ground_states.build import Job
 from nqs.ground_states.config import RESUMABLE
 from nqs.ground_states.evaluations import remarks
 from nqs.ground_states.ground_state_run import PROGRAM, draw
@@ -101,7 +102,7 @@ class FamilyRun(ResumableRun):
         ]
 
     def begin(self) -> None:
-        start_from_product_state(self.job)
+        start_from_product_states(self.job, self.members, self.psi)
         state = self.job.ranks.shared(dict(self.psi.state_dict()), self.job.device)
         self.psi.load_state_dict(state)
 

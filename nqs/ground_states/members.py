@@ -261,7 +261,7 @@ def conditional(job: Job, members: Members) -> Conditional:
     family = job.config.family
     kind = family.context
     if kind == "auto":
-        kind = "encoder" if members.has_disorder else "vector"
+        kind = "places" if members.has_disorder else "vector"
     try:
         psi = Conditional(
             job.wavefunction,

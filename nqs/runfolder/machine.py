@@ -20,6 +20,7 @@ STREAMS: Final = (
     "perceptron",
     "couplings",
     "checks",
+    "product_states",
 )
 
 

@@ -3,17 +3,19 @@
     v (D,) or (T, D)     added to the vector of every token, or of each place,
     b (F,) or (T, F)     added to the output bias of every patch, or of each
 
-    vector     y = W2 tanh(W1 x + b1) + b2 = (v, b), the same at all places
+    vector     y = W2 tanh(W1 x + b1) + A x + b2 = (v, b), the same at all places
     places     the same with numbers of their own for each place
     encoder    h_j = W x_j + p_j of the couplings x_j of each patch, read by a bidirectional
                transformer; each place t asks with a learned query q_t:
-               y_t = sum_j softmax_j(q_t . K h_j) V h_j,  (v_t, b_t) = W2 y_t
+               y_t = sum_j softmax_j(q_t . K h_j) V h_j,  (v_t, b_t) = W2 y_t + b2
                (cross-attention, Vaswani et al., arXiv:1706.03762)
 
-W2 and b2 begin at 0: at first no coupling moves anything. Queries that know nothing of s keep psi
-at fixed couplings a network like any other, all its fast passes included.
+W2, A and b2 begin at 0: at first no coupling moves anything, but for the biases once these are
+fitted (`Context.fit`). Queries that know nothing of s keep psi at fixed couplings a network like
+any other, all its fast passes included.
 
-Letters: n couplings, T places, D width of a token's vector, F numbers of a patch's bias, H width.
+Letters: n couplings, K fitted couplings, T places, D width of a token's vector, F numbers of a
+patch's bias, H width.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 ContextKind = Literal["vector", "places", "encoder"]
 HEADS: Final = 4
 LAYERS: Final = 2
+RIDGE: Final = 1.0
+"""Product states are known up to their sampling noise, slopes are of that size and less."""
 
 Shape = tuple[int, int]
 
@@ -43,6 +47,10 @@ class Context(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """v and b of scaled couplings x (n,)."""
+
+    @abstractmethod
+    def fit(self, x: Tensor, biases: Tensor) -> None:
+        """Sets the last layer of a fresh context so that b is near biases (K, T, F) at x (K, n)."""
 
 
 @final
@@ -69,11 +77,22 @@ class PerceptronContext(Context):
         self.perceptron = nn.Sequential(
             nn.Linear(n_couplings, width), nn.Tanh(), nn.Linear(width, sum(self.sizes))
         )
+        self.linear = nn.Linear(n_couplings, sum(self.sizes), bias=False)
         _draw(self, generator)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        v, b = self.perceptron(x).split(self.sizes)
+        v, b = (self.perceptron(x) + self.linear(x)).split(self.sizes)
         return v.view(self.shapes[0]), b.view(self.shapes[1])
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, biases: Tensor) -> None:
+        """By A and b2."""
+        wanted = biases.flatten(1) if self.per_place else biases.mean(1)
+        slopes, constant = _fitted(x, wanted)
+        last = self.perceptron[2]
+        assert isinstance(last, nn.Linear)
+        self.linear.weight[self.sizes[0] :] = slopes.to(self.linear.weight)
+        last.bias[self.sizes[0] :] = constant.to(last.bias)
 
 
 @final
@@ -112,15 +131,29 @@ class EncoderContext(Context):
         _draw(self, generator)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        v, b = (last(y) for last, y in zip(self.last, self._answers(x), strict=True))
+        return v, b
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, biases: Tensor) -> None:
+        """By W2 and b2."""
+        answers = torch.cat([self._answers(each)[1] for each in x])  # (K T, H)
+        slopes, constant = _fitted(answers, biases.flatten(0, 1))
+        last = self.last[1]
+        assert isinstance(last, nn.Linear)
+        last.weight.copy_(slopes)
+        last.bias.copy_(constant)
+
+    def _answers(self, x: Tensor) -> list[Tensor]:
+        """y (rows, H) of the places of either table."""
         padded = torch.cat([x, x.new_zeros(1)])
         hidden = self.read(padded[self.groups]) + self.positions  # (J, H)
         with sdpa_kernel(SDPBackend.MATH):  # the others have no batched derivatives
             hidden = self.encoder(hidden[None])
-            found = [
-                last(self.attention(queries[None], hidden, hidden, need_weights=False)[0])[0]
-                for queries, last in zip(self.queries, self.last, strict=True)
+            return [
+                self.attention(queries[None], hidden, hidden, need_weights=False)[0][0]
+                for queries in self.queries
             ]
-        return found[0], found[1]
 
 
 def build_context(
@@ -153,12 +186,23 @@ def coupling_groups(places: Sequence[Sequence[int]], patches: Sequence[Sequence[
     return torch.tensor([row + [len(places)] * (most - len(row)) for row in read])
 
 
+def _fitted(inputs: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes (M, n) and constant (M,) that minimise |wanted - slopes . inputs - constant|^2 over K
+    rows, (K, M) and (K, n), + RIDGE |slopes|^2."""
+    x, y = inputs.to(torch.float64), wanted.to(torch.float64)
+    middle, mean = x.mean(0), y.mean(0)
+    x, y = x - middle, y - mean
+    metric = x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    slopes = torch.linalg.solve(metric, x.T @ y).T
+    return slopes, mean - slopes @ middle
+
+
 @torch.no_grad()
 def _draw(context: Context, generator: torch.Generator | None) -> None:
     """Matrices ~ N(0, 1 / fan_in), the first biases of a perceptron ~ N(0, 1), norms 1 and 0; the
     last layers 0."""
     for name, parameter in context.named_parameters():
-        if name.startswith(("perceptron.2.", "last.")):
+        if name.startswith(("perceptron.2.", "linear.", "last.")):
             parameter.zero_()
         elif name == "perceptron.0.bias":
             parameter.normal_(generator=generator)
