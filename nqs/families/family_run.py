@@ -28,10 +28,12 @@ from nqs.ground_states.run_file import REQUIRED, check_evaluation
 from nqs.ground_states.run_folder import portable
 from nqs.ground_states.saved_state import restore_generator, restore_optimizer
 from nqs.ground_states.step_lines import FORM
+from nqs.runfolder import checkpoint
 from nqs.runfolder.history import Column, Evaluation
 from nqs.runfolder.machine import build_generator, derived_seed
 from nqs.runfolder.progress import Record
 from nqs.runfolder.resumable_run import Limits, ResumableRun
+from nqs.vmc.draw_shares import DrawShares
 from nqs.vmc.optimise_family import FamilyRecord, optimise_family
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.wavefunctions.conditional import Conditional
@@ -64,6 +66,7 @@ class FamilyRun(ResumableRun):
         super().__init__(limits, own, job.device, program, job.ranks)
         self.job, self.members = job, members
         self.psi: Conditional = conditional(job, members)
+        self.shares = DrawShares(members.of_all_sites)
         self.points: list[Point] = []
         self.listener: Callable[[FamilyRecord], None] = lambda record: None
 
@@ -84,7 +87,7 @@ class FamilyRun(ResumableRun):
         return portable(self.job.config)
 
     def optimizer_state(self) -> Mapping[str, Any]:
-        return self.job.optimizer.state_dict()
+        return {**self.job.optimizer.state_dict(), "shares": self.shares.state_dict()}
 
     def check_evaluation(self, evaluation: Evaluation) -> None:
         check_evaluation(evaluation)
@@ -109,6 +112,8 @@ class FamilyRun(ResumableRun):
     def restore(self, saved: Mapping[str, Any]) -> None:
         job = self.job
         restore_optimizer(job.optimizer, saved, self.n_parameters)
+        with checkpoint.fitting(saved):
+            self.shares.load_state_dict(saved["optimizer"]["shares"])
         last = {name: values[-1] for name, values in self.content.columns.items() if values}
         if last:
             job.energies.restore(last)
@@ -134,6 +139,7 @@ class FamilyRun(ResumableRun):
             job.optimizer,
             couplings=self.couplings,
             energies=job.energies,
+            shares=self.shares,
             n_steps=job.config.train.steps,
             n_samples=job.config.train.n_samples,
             generator=job.generator,

@@ -79,6 +79,12 @@ class Members:
         """Whether some coupling differs from place to place."""
         return any(coupling.law.is_disorder for coupling in self.couplings)
 
+    @property
+    def of_all_sites(self) -> list[int]:
+        """Places in c of the numbers that are no disorder."""
+        disorder = self._each(lambda coupling: float(coupling.law.is_disorder))
+        return [place for place, is_disorder in enumerate(disorder.tolist()) if not is_disorder]
+
     def _each(self, end: Callable[[Coupling], float]) -> Tensor:
         numbers = [end(coupling) for coupling in self.couplings for _ in range(coupling.size)]
         return torch.tensor(numbers, dtype=torch.float64)

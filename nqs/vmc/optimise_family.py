@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hamiltonians.hamiltonian import Hamiltonian
 from nqs.vmc.columns import Column
+from nqs.vmc.draw_shares import DrawShares
 from nqs.vmc.energies import Blurred, Energies
 from nqs.vmc.optimizers.gradient import add_to_parameters
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
@@ -63,6 +64,7 @@ def optimise_family(
     *,
     couplings: Callable[[int], Tensor],
     energies: Energies | None = None,
+    shares: DrawShares | None = None,
     n_steps: int,
     n_samples: int,
     generator: torch.Generator,
@@ -73,15 +75,18 @@ def optimise_family(
     """Minimise the mean of <H(c)> over the distribution of the couplings c, in place.
 
     Steps first_step + 1 .. n_steps. couplings: step -> c (C, n) of that step, the same on all
-    ranks, which share them. n_samples: draws of a step, as equally as can be at all its couplings.
+    ranks, which share them. n_samples: draws of a step, which its couplings share as `shares` says,
+    which learns from each step.
     hamiltonian_at: (n,) -> H. The rest as for `nqs.vmc.optimise`. Raises FloatingPointError, before
     touching the parameters, if an energy or the update is not finite.
     """
     energies = Blurred() if energies is None else energies
+    shares = DrawShares(range(len(family.low))) if shares is None else shares
     for step in range(first_step + 1, n_steps + 1):
         began = time.perf_counter()
         points = couplings(step)
-        draws = _shares(n_samples, len(points))
+        x = family.scaled(points)
+        draws = shares.of(x, n_samples)
         parts: list[tuple[Tensor, Samples, Tensor]] = []
         measured, figures = [], dict[str, float]()
         for i in range(len(points))[ranks.share(len(points))]:
@@ -109,6 +114,7 @@ def optimise_family(
             raise FloatingPointError(f"the update of step {step} is not finite")
         add_to_parameters(family, update)
         table = ranks.gathered(torch.tensor(measured, dtype=torch.float64, device=update.device))
+        shares.see(x, table[:, 2])
         mean = table.mean(0).tolist()
         record = FamilyRecord(
             step=step,
@@ -123,8 +129,3 @@ def optimise_family(
         )
         if after_step(record):
             break
-
-
-def _shares(n: int, parts: int) -> list[int]:
-    """n in so many whole parts, as equal as can be."""
-    return [n * (i + 1) // parts - n * i // parts for i in range(parts)]

@@ -17,6 +17,7 @@ from hamiltonians.exact.matrix import dense_matrix
 from hamiltonians.exact.product import Product
 from nqs.families.family import Family
 from nqs.ground_states.couplings import BEYOND, Coupling, Law, drawn
+from nqs.vmc.product_state import product_state
 
 SIGMAS = 5
 """One estimate in 1.7e6 is further off by chance."""
@@ -98,6 +99,28 @@ def test_slope_is_that_of_the_hamiltonian(trained: Family, coupling: str) -> Non
     exact = float(psi @ ((matrices[0] - matrices[1]).to(psi) @ psi)) / 0.2
     found = trained.slope(coupling, 4000, **at)
     assert abs(float(found.value) - exact) < SIGMAS * float(found.error)
+
+
+@pytest.mark.parametrize("phase", [False, True])
+def test_begins_at_the_product_states(phase: bool) -> None:
+    """At either end of the range nearer to the energy of the best product state there (found: 0.37
+    of the way) than the state of the middle is, as far as a straight line in delta reaches."""
+
+    def rydberg(delta: float) -> nqs.Rydberg:
+        return nqs.Rydberg(nqs.Chain(6), delta=delta, Rb=1.2)
+
+    model, slow = {**SMALL["model"], "phase": phase}, {"name": "minsr", "learning_rate": 1e-7}
+    begin = {**SMALL, "model": model, "steps": 1, "optimizer": slow}
+    family = nqs.family(rydberg, delta=(-1.5, 1.5), **begin)
+    middle = amplitudes(family, delta=0.0).abs()
+    for delta in (-1.5, 1.5):
+        chances = product_state(rydberg(delta), torch.Generator().manual_seed(0))
+        bits = basis(6)
+        best = torch.where(bits, chances, 1 - chances).prod(1).sqrt()
+        here = amplitudes(family, delta=delta).abs()
+        ours, product, other = (energy(family, psi, delta=delta) for psi in (here, best, middle))
+        assert other - product > 0.05
+        assert abs(ours - product) < 0.5 * (other - product)
 
 
 def test_complex_states() -> None:

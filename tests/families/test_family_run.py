@@ -177,11 +177,16 @@ def test_a_run_starts_from_a_family(whole: Path, tmp_path: Path) -> None:
     assert abs(start - exact) < 0.03 * abs(exact)
 
 
-def test_disorder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("context", "kind"), [("auto", "PerceptronContext"), ("encoder", "EncoderContext")]
+)
+def test_disorder(
+    context: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A field for each site and a coupling for each bond, at draws that no step had."""
     folder = tmp_path / "disorder"
     disorder = ["family.hamiltonian.h=uniform(0.8,1.2)", "family.hamiltonian.J=normal(1,0.1)"]
-    assert train(folder, *disorder, "train.steps=25") == 0
+    assert train(folder, *disorder, "train.steps=25", f"family.context={context}") == 0
     capsys.readouterr()
     assert main(["evaluate", str(folder), "--draws=4", "--samples=400"]) == 0
     printed = capsys.readouterr().out
@@ -190,7 +195,7 @@ def test_disorder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     family = nqs.load_family(folder)
     assert family.ranges.keys() == {"h", "J"}
     assert [each.size for each in family.members.couplings] == [6, 5]
-    assert type(family.psi.context).__name__ == "EncoderContext"
+    assert type(family.psi.context).__name__ == kind
     fields, bonds = "[1,0.9,1.1,1,0.9,1.1]", "[1,1.1,0.9,1,1]"
     at = [f"hamiltonian.h={fields}", f"hamiltonian.J={bonds}"]
     assert main(["evaluate", str(folder), *at, "--samples=100"]) == 0

@@ -194,6 +194,30 @@ def test_what_cannot_be_conditioned_is_refused() -> None:
         family("gru").at(torch.tensor([1.0]))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_biases_are_fitted(kind: ContextKind) -> None:
+    """Those of a straight line in the couplings: by each place, by the mean of all places, or as
+    far as an encoder's answers go. Nothing else moves."""
+    base = build("factored", Square(3, 4), "2x2", seed=1)
+    psi = Conditional(base, LOW, HIGH, kind=kind, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(3)
+    x = 2 * torch.rand(4000, 2, generator=generator, dtype=torch.float64) - 1
+    n_places, n_states = dict(base.named_parameters())[psi.tables[1]].shape
+    slopes = torch.randn(2, n_places, n_states, generator=generator, dtype=torch.float64)
+    biases = torch.einsum("kc,ctf->ktf", x, slopes) + 0.3
+    psi.context.fit(x, biases)
+    found = torch.stack([psi.context(each)[1].expand(n_places, n_states) for each in x[:50]])
+    assert not any(bool(psi.context(each)[0].any()) for each in x[:50])
+    wanted = biases[:50]
+    if kind == "encoder":  # one layer for all places, but queries of their own
+        left = (found - wanted).square().mean() / (wanted - 0.3).square().mean()
+        assert float(left) < 0.9
+    else:
+        wanted = wanted if kind == "places" else wanted.mean(1, keepdim=True).expand_as(wanted)
+        assert_close(found, wanted, rtol=0, atol=0.01)
+
+
 def test_each_patch_reads_its_own_couplings() -> None:
     """Of sites, of bonds by either end, and those of all."""
     places = [(), (0,), (1,), (2,), (3,), (1, 2)]
