@@ -80,6 +80,12 @@ def symmetry_test(hamiltonian: Hamiltonian) -> SymmetryTest:
     return has
 
 
+def takes_into(hamiltonian: Hamiltonian, other: Hamiltonian, permutation: Tensor) -> bool:
+    """Whether a permutation (N,) of the sites takes one Hamiltonian into another: <g s|H'|g s'> =
+    <s|H|s'> with (g s)_i = s_permutation[i], by matrix elements as at the head of this file."""
+    return _ElementTest(hamiltonian.to("cpu"), other.to("cpu"))(permutation.cpu(), False)
+
+
 def _may_be_inverted(hamiltonian: Hamiltonian, permutation: Tensor) -> bool:
     """Whether the diagonal of random configurations is that of their images with all bits inverted,
     far beyond rounding: necessary, and quickly asked."""
@@ -128,26 +134,29 @@ class _StringTest:
 
 
 class _ElementTest:
-    """Compares matrix elements of U H U: <s'|H|s' xor f'> = <s|H|s xor f> for images s', f'."""
+    """Compares matrix elements of U H U: <s'|H'|s' xor f'> = <s|H|s xor f> for images s', f'; H' is
+    H itself, or another Hamiltonian."""
 
-    def __init__(self, hamiltonian: Hamiltonian) -> None:
+    def __init__(self, hamiltonian: Hamiltonian, other: Hamiltonian | None = None) -> None:
         self.hamiltonian = hamiltonian
+        self.other = hamiltonian if other is None else other
         self.configs = probing_configurations(hamiltonian.n_sites)  # (B, N)
         self.diagonal = hamiltonian.diagonal(self.configs).numpy()  # (B,)
         self.elements = hamiltonian.off_diagonal(self.configs).numpy()  # (B, G)
-        self.place = {tuple(flip): g for g, flip in enumerate(hamiltonian.flips.tolist())}
+        self.place = {tuple(flip): g for g, flip in enumerate(self.other.flips.tolist())}
 
     def __call__(self, permutation: Tensor, inverted: bool) -> bool:
         """Whether all elements are those of their images."""
-        H = self.hamiltonian
+        H = self.other
         images = self.configs[:, permutation] ^ inverted  # (B, N)
         diagonal = H.diagonal(images).numpy()  # (B,)
         floor = SUM_ROUNDING * np.abs(self.diagonal).max(initial=0.0)
         if not _equal(self.diagonal, diagonal, floor).all():
             return False
         elements = H.off_diagonal(images).numpy()  # (B, G)
-        places = [self.place.get(tuple(flip), -1) for flip in H.flips[:, permutation].tolist()]
-        image = np.zeros_like(elements)  # (B, G) of each flip's image, 0 where it is no flip of H
+        flips = self.hamiltonian.flips[:, permutation]
+        places = [self.place.get(tuple(flip), -1) for flip in flips.tolist()]
+        image = np.zeros_like(self.elements)  # (B, G) of each flip's image, 0 where it is no flip
         there = np.array(places, dtype=np.int64) >= 0
         image[:, there] = elements[:, np.array(places, dtype=np.int64)[there]]
         others = np.delete(elements, [g for g in places if g >= 0], axis=1)  # no flip's image

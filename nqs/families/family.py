@@ -51,6 +51,7 @@ from nqs.vmc.optimise_family import FamilyRecord
 from nqs.vmc.statistics import Estimate, RunningMoments
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.conditional import Conditional
+from nqs.wavefunctions.image_average import ImageAverage
 from nqs.wavefunctions.symmetrised import Symmetrised
 
 STEP: Final = 0.01
@@ -84,10 +85,10 @@ class Family:
         """How each coupling is distributed."""
         return {each.name: each.law for each in self.members.couplings}
 
-    def at(self, **couplings: float) -> Autoregressive | Symmetrised:
+    def at(self, **couplings: float) -> Autoregressive | Symmetrised | ImageAverage:
         """The wavefunction at these couplings, all of them named. Outside of the ranges a warning
         says so. Raises InputError for names that are not the family's, and for no numbers."""
-        return self.psi.at(self._vector(couplings))
+        return self.psi.averaged_at(self._vector(couplings))
 
     def hamiltonian(self, **couplings: float) -> Hamiltonian:
         """H at these couplings."""
@@ -97,7 +98,7 @@ class Family:
         """Energy, error, variance and observables from fresh draws (`nqs.vmc.evaluation`)."""
         c = self._vector(couplings)
         return evaluate(
-            self.psi.moved_to(c),
+            self.psi.averaged_at(c),
             self._member(c),
             _number_of(n_samples, 2),
             self._generator(seed),
@@ -151,7 +152,7 @@ class Family:
     ) -> Estimate:
         """dE/dc = <dH/dc> (Hellmann-Feynman), H differentiated by a central difference."""
         c, step = self._vector(couplings), SLOPE_STEP * self._unit(coupling)
-        psi, total = self.psi.moved_to(c), RunningMoments()
+        psi, total = self.psi.averaged_at(c), RunningMoments()
         ends = [self._member(c + sign * step / 2) for sign in (1, -1)]
         generator, width = self._generator(seed), float(step.abs().max())
         for n in _chunks(_number_of(n_samples, 2)):
@@ -185,7 +186,7 @@ class Family:
     def _overlap(self, here: Tensor, there: Tensor, n_samples: int, seed: int) -> Estimate:
         """|<psi(here) | psi(there)>|, see the head of this file."""
         n_each = _number_of(n_samples, 4) // 2
-        states, generator = [self.psi.at(c) for c in (here, there)], self._generator(seed)
+        states, generator = [self.psi.averaged_at(c) for c in (here, there)], self._generator(seed)
         halves = []
         for psi in states:
             moments = RunningMoments()

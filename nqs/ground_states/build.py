@@ -33,6 +33,7 @@ from nqs.vmc.product_state import complex_product_state, product_state
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.ansatz import Ansatz
 from nqs.wavefunctions.autoregressive import Autoregressive
+from nqs.wavefunctions.image_average import ImageAverage
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.wavefunction import Wavefunction
 
@@ -58,7 +59,7 @@ class Job:
     device: torch.device
     lattice: Lattice
     hamiltonian: Hamiltonian
-    wavefunction: Autoregressive | Symmetrised
+    wavefunction: Autoregressive | Symmetrised | ImageAverage
     optimizer: Optimizer
     generator: torch.Generator
     exact: bool
@@ -242,11 +243,13 @@ def start_from_product_state(job: Job) -> None:
     """Puts the wavefunction at the best product state; without it every model sits on that plateau
     for thousands of steps."""
     generator = build_generator(job.config.seed, "product_state", job.device)
+    psi = job.wavefunction
+    assert not isinstance(psi, ImageAverage)  # of a trained family
     if job.config.model.phase:
         chances, phases = complex_product_state(job.hamiltonian, generator)
-        job.wavefunction.set_product_state(chances, phases=phases)
+        psi.set_product_state(chances, phases=phases)
     else:
-        job.wavefunction.set_product_state(product_state(job.hamiltonian, generator))
+        psi.set_product_state(product_state(job.hamiltonian, generator))
 
 
 def check_conserved(n_up: int | None, hamiltonian: Hamiltonian) -> None:

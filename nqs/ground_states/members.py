@@ -27,6 +27,7 @@ from nqs.ground_states.build import (
     symmetry_keys,
 )
 from nqs.ground_states.config import Config
+from nqs.ground_states.coupling_images import coupling_images
 from nqs.ground_states.couplings import Coupling, Law, drawn
 from nqs.ground_states.groups import HAMILTONIAN
 from nqs.ground_states.saved_state import newest_checkpoint
@@ -36,6 +37,7 @@ from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.ranks import ALONE, Ranks
 from nqs.wavefunctions.conditional import Conditional
+from nqs.wavefunctions.image_average import ImageAverage
 
 SECTION: Final = "hamiltonian."
 CPU: Final = torch.device("cpu")
@@ -264,19 +266,21 @@ def build_family(
 
 def conditional(job: Job, members: Members) -> Conditional:
     """psi(s | c) of a job's network, as it begins. Raises InputError."""
-    family = job.config.family
+    family, network = job.config.family, job.wavefunction
+    assert not isinstance(network, ImageAverage)  # which a trained family makes
     kind = family.context
     if kind == "auto":
         kind = "places" if members.has_disorder else "vector"
     try:
         psi = Conditional(
-            job.wavefunction,
+            network,
             members.low,
             members.high,
             kind=kind,
             places=members.places,
             width=family.width,
             generator=build_generator(job.config.seed, "perceptron", CPU),
+            images=coupling_images(job, members),
         )
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -311,7 +315,7 @@ def member_job(job: Job, members: Members, psi: Conditional, c: Tensor) -> Job:
         job,
         config=config.replace(hamiltonian=selection),
         hamiltonian=hamiltonian.to(job.device),
-        wavefunction=psi.at(c),
+        wavefunction=psi.averaged_at(c),
     )
 
 

@@ -26,10 +26,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from hamiltonians.lattices.symmetry_group import SymmetryGroup
 from nqs.core.large_patched import LargePatched
 from nqs.core.positions import AddedTable
 from nqs.wavefunctions.autoregressive import Autoregressive
 from nqs.wavefunctions.contexts import ContextKind, build_context, coupling_groups
+from nqs.wavefunctions.image_average import ImageAverage
 from nqs.wavefunctions.symmetrised import Symmetrised
 from nqs.wavefunctions.transfer import groups_of
 
@@ -46,6 +48,8 @@ class Conditional(nn.Module):
         width: of the context.
         generator: of the context's first weights; its last ones begin at 0, so that at first psi is
             base for every c.
+        images: a group of symmetries of the lattice, M elements, and (M, n) which of the couplings
+            c are those of g c, for `averaged_at`; None for none.
 
     Raises ValueError for a range that is empty or not finite, and for a network whose token vectors
     are no table, or none with a row for each place where the context has them.
@@ -64,8 +68,10 @@ class Conditional(nn.Module):
         places: Sequence[Sequence[int]] | None = None,
         width: int = 32,
         generator: torch.Generator | None = None,
+        images: tuple[SymmetryGroup, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.images = images
         low, high = low.to(torch.float64), high.to(torch.float64)
         if low.shape != high.shape or low.dim() != 1 or not len(low):
             raise ValueError("low and high must be vectors of one length, a number per coupling")
@@ -103,6 +109,15 @@ class Conditional(nn.Module):
     def at(self, couplings: Tensor) -> Autoregressive | Symmetrised:
         """The wavefunction at couplings (n,): a copy, on which later training has no effect."""
         return copy.deepcopy(self.moved_to(couplings))
+
+    @torch.no_grad()
+    def averaged_at(self, couplings: Tensor) -> Autoregressive | Symmetrised | ImageAverage:
+        """The best state at couplings (n,): that of `at`, averaged over the images of couplings
+        that differ from place to place."""
+        if self.images is None:
+            return self.at(couplings)
+        group, places = self.images
+        return ImageAverage([self.at(couplings[own]) for own in places.to(couplings.device)], group)
 
     @torch.no_grad()
     def moved_to(self, couplings: Tensor) -> Autoregressive | Symmetrised:
