@@ -101,7 +101,7 @@ class FamilyConfig:
     context: Literal["auto", "vector", "places", "encoder"] = "auto"
     """What reads the couplings: vector (a perceptron; the same vector for all places), places (a
     perceptron with vectors for each place), encoder (a transformer over the couplings of each
-    patch, and cross-attention), or auto: encoder for couplings of each site, else vector."""
+    patch, and cross-attention), or auto: places for couplings of each site, else vector."""
     width: Annotated[int, "1 .. 65536"] = 32
     """Width of what reads the couplings."""
 

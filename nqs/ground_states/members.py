@@ -251,17 +251,37 @@ def build_family(
     n_couplings = config.family.couplings
     require(n_couplings >= ranks.size, "family.couplings", n_couplings, rule)
     middle, *ends = members.probes()
-    job = build(config, ranks, lattice=lattice, hamiltonian=middle)
+    job = _with_symmetries_of_all(config, ranks, lattice, [middle, *ends])
     for end in ends:
         check_conserved(config.model.n_up, end)
-        try:
-            check_invariance(end, job.wavefunction.symmetry)
-        except ValueError as error:
-            raise InputError(f"{symmetry_keys(config.model)}: {error}") from None
     assert isinstance(job.optimizer, NaturalGradient)
     if config.optimizer.get("learning_rate") == "auto":
         job.optimizer.learning_rate = min(time_step(each) for each in (middle, *ends))
     return job
+
+
+def _with_symmetries_of_all(
+    config: Config, ranks: Ranks, lattice: Lattice | None, probes: Sequence[Hamiltonian]
+) -> Job:
+    """The job of the first probe. With model.symmetry=auto the network has the symmetries of the
+    first one whose own all have: in the middle there may be more of them, as at g = 0 of a field g
+    that breaks the spin flip.
+
+    Raises InputError where that is none of them, or for given symmetries that one has not.
+    """
+    jobs: list[Job] = []
+    refused: InputError | None = None
+    for probe in probes:
+        jobs.append(build(config, ranks, lattice=lattice, hamiltonian=probe))
+        try:
+            for each in probes:
+                check_invariance(each, jobs[-1].wavefunction.symmetry)
+        except ValueError as error:
+            refused = refused or InputError(f"{symmetry_keys(config.model)}: {error}")
+        else:
+            return dataclasses.replace(jobs[0], wavefunction=jobs[-1].wavefunction)
+    assert refused is not None
+    raise refused
 
 
 def conditional(job: Job, members: Members) -> Conditional:

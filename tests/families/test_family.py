@@ -15,6 +15,7 @@ import nqs
 from hamiltonians.exact.configurations import basis
 from hamiltonians.exact.matrix import dense_matrix
 from hamiltonians.exact.product import Product
+from nqs.errors import InputError
 from nqs.families.family import Family
 from nqs.ground_states.couplings import BEYOND, Coupling, Law, drawn
 from nqs.vmc.product_state import product_state
@@ -121,6 +122,23 @@ def test_begins_at_the_product_states(phase: bool) -> None:
         ours, product, other = (energy(family, psi, delta=delta) for psi in (here, best, middle))
         assert other - product > 0.05
         assert abs(ours - product) < 0.5 * (other - product)
+
+
+def test_symmetries_are_those_of_all_couplings() -> None:
+    """At g = 0, in the middle, the spin flip is one of them; elsewhere the mirror alone is."""
+
+    def tilted(g: float) -> nqs.PauliSum:
+        terms = [(-1.0, f"Z{i} Z{i + 1}") for i in range(5)] + [(-0.5, f"X{i}") for i in range(6)]
+        return nqs.PauliSum(6, terms + [(-g, f"Z{i}") for i in range(6)], lattice=nqs.Chain(6))
+
+    model = {**SMALL["model"], "symmetry": "auto"}
+    family = nqs.family(tilted, g=(-0.3, 0.3), **{**SMALL, "model": model, "steps": 2})
+    group = family.at(g=0.1).symmetry
+    assert len(group) == 2 and not group.inverted.any()
+    with pytest.raises(InputError, match="not invariant under the spin flip"):
+        nqs.family(
+            tilted, g=(-0.3, 0.3), **{**SMALL, "model": model | {"spin_flip": True}, "steps": 2}
+        )
 
 
 def test_complex_states() -> None:
