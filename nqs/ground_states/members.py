@@ -36,11 +36,13 @@ from nqs.runfolder.machine import build_generator
 from nqs.vmc.optimizers.natural_gradient import NaturalGradient
 from nqs.vmc.optimizers.time_step import time_step
 from nqs.vmc.ranks import ALONE, Ranks
-from nqs.wavefunctions.conditional import Conditional
+from nqs.wavefunctions.conditional import Conditional, has_places
 from nqs.wavefunctions.image_average import ImageAverage
 
 SECTION: Final = "hamiltonian."
 CPU: Final = torch.device("cpu")
+DRAWN_PROBES: Final = 3
+"""Couplings besides the middle and the ends whose Hamiltonians must have the state's symmetries."""
 
 
 @final
@@ -51,10 +53,13 @@ class Members:
     Args:
         make: couplings by name, a number or, with disorder, a list -> Hamiltonian.
         couplings: in the order in which they make up c.
+        are_keys: whether their names are keys of the configuration's Hamiltonian, not arguments of
+            somebody's function.
     """
 
     make: Callable[..., Hamiltonian]
     couplings: tuple[Coupling, ...]
+    are_keys: bool = False
 
     @property
     def sizes(self) -> list[int]:
@@ -193,7 +198,7 @@ def members_of(config: Config, lattice: Lattice) -> Members:
     def make(**named: Any) -> Hamiltonian:
         return build_hamiltonian(config.hamiltonian.replace(**named), lattice)
 
-    return Members(make, tuple(couplings))
+    return Members(make, tuple(couplings), are_keys=True)
 
 
 def _coupling(selection: Selection, lattice: Lattice, name: str, law: Law) -> Coupling:
@@ -251,7 +256,9 @@ def build_family(
     n_couplings = config.family.couplings
     require(n_couplings >= ranks.size, "family.couplings", n_couplings, rule)
     middle, *ends = members.probes()
-    job = _with_symmetries_of_all(config, ranks, lattice, [middle, *ends])
+    drawn = members.drawn(DRAWN_PROBES, torch.Generator().manual_seed(1))
+    others = [members.at(c) for c in drawn]
+    job = _with_symmetries_of_all(config, ranks, lattice, [middle, *ends, *others])
     for end in ends:
         check_conserved(config.model.n_up, end)
     assert isinstance(job.optimizer, NaturalGradient)
@@ -289,9 +296,9 @@ def conditional(job: Job, members: Members) -> Conditional:
     family, network = job.config.family, job.wavefunction
     assert not isinstance(network, ImageAverage)  # which a trained family makes
     kind = family.context
-    if kind == "auto":
-        kind = "places" if members.has_disorder else "vector"
     try:
+        if kind == "auto":
+            kind = "places" if members.has_disorder and has_places(network) else "vector"
         psi = Conditional(
             network,
             members.low,
@@ -327,7 +334,7 @@ def member_job(job: Job, members: Members, psi: Conditional, c: Tensor) -> Job:
     """The run's objects at couplings c (n,), as of a run there by itself."""
     hamiltonian = members.at(c)
     config = job.config.replace(family=type(job.config.family)())
-    if job.config.family.ranges:
+    if members.are_keys:
         selection = config.hamiltonian.replace(**members.named(c))
     else:
         selection = HAMILTONIAN.selection_of(hamiltonian)

@@ -127,6 +127,12 @@ def member_state(
     c, outside = members.vector(couplings_here(members, hamiltonian))
     for line in outside:
         tell(f"warning: train.start_from: {line}", sys.stderr)
+    if psi.images is not None:
+        tell(
+            f"note: train.start_from: {path} answers with an average over {len(psi.images[0])} "
+            "images of its couplings, and this run starts from one of them, with a higher energy",
+            sys.stderr,
+        )
     return psi.at(c), step
 
 

@@ -78,7 +78,7 @@ class Conditional(nn.Module):
         if not bool((low < high).all() & (high - low).isfinite().all()):
             raise ValueError("each range must be finite, its lower end below its upper one")
         self.base = base
-        self.tables, has_places = _tables(base)
+        self.tables, by_place = _tables(base)
         parameters = dict(base.named_parameters())
         first, second = (parameters[name].shape for name in self.tables)
         shapes = (first[0], first[1]), (second[0], second[1])
@@ -86,9 +86,10 @@ class Conditional(nn.Module):
         assert isinstance(network, Autoregressive)
         groups = coupling_groups(places or [()] * len(low), groups_of(network.patches))
         context = build_context(kind, groups, len(low), shapes, width, generator)
-        if context.per_place and not has_places:
+        if context.per_place and not by_place:
             raise ValueError(
-                f"family.context={kind}: has vectors for each place; use model.positions=learned"
+                f"family.context={kind}: has vectors for each place, and this network none; use "
+                "family.context=vector, or model.positions=learned where the model has that key"
             )
         self.context = context.to(next(base.parameters()))
         self.register_buffer("low", low)
@@ -157,6 +158,11 @@ class Conditional(nn.Module):
                 is_grads_batched=True,
             )
         return torch.cat([of_network, *(part.flatten(1) for part in own)], dim=1)
+
+
+def has_places(base: Autoregressive | Symmetrised) -> bool:
+    """Whether a context may have vectors for each place. Raises ValueError as Conditional does."""
+    return _tables(base)[1]
 
 
 def _tables(base: Autoregressive | Symmetrised) -> tuple[list[str], bool]:

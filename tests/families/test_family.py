@@ -141,6 +141,48 @@ def test_symmetries_are_those_of_all_couplings() -> None:
         )
 
 
+def test_symmetries_of_the_middle_and_the_ends_alone() -> None:
+    """A chain that is its own mirror image at h = -1, 0 and 1 and nowhere else."""
+
+    def leaning(h: float) -> nqs.TransverseFieldIsing:
+        slope = 1 - abs(2 * abs(h) - 1)
+        return nqs.TransverseFieldIsing(nqs.Chain(6), h=[1 + slope * i for i in range(6)])
+
+    model = {**SMALL["model"], "symmetry": "auto"}
+    family = nqs.family(leaning, h=(-1, 1), **{**SMALL, "model": model, "steps": 2})
+    group = family.at(h=0.5).symmetry
+    assert len(group) == 2 and group.inverted.any()
+
+
+@pytest.mark.parametrize("disorder", [False, True])
+def test_names_that_are_no_keys(disorder: bool) -> None:
+    """Of the function's arguments, or of a key that it uses otherwise."""
+
+    def field(h: Any, theta: float = 0.0) -> nqs.TransverseFieldIsing:
+        return nqs.TransverseFieldIsing(nqs.Chain(6), h=np.asarray(h) * 2 + theta)
+
+    laws: dict[str, Any] = {"theta": (0, 0.5), "h": ("uniform(0.4,0.6)", 6) if disorder else (1, 2)}
+    family = nqs.family(field, **laws, **{**SMALL, "steps": 2})
+    at = {"theta": 0.2, "h": [0.5, 0.4, 0.6, 0.5, 0.5, 0.5] if disorder else 1.5}
+    found = family.check(400, **at)
+    exact = nqs.exact(field(**at)).energies[0]
+    np.testing.assert_allclose(found["exact_energy"], exact)
+
+
+def test_disorder_for_networks_without_places() -> None:
+    """auto takes the vectors that they have, and a given context that they cannot have is refused
+    with what they can."""
+
+    def rydberg(delta: list[float]) -> nqs.Rydberg:
+        return nqs.Rydberg(nqs.Chain(4), delta=delta, Rb=1.2)
+
+    keys = {**SMALL, "model": {"name": "rnn", "digit_decay": None}, "steps": 2}
+    law = ("uniform(0,1)", 4)
+    assert not nqs.family(rydberg, delta=law, **keys).psi.context.per_place
+    with pytest.raises(InputError, match=r"family\.context=vector"):
+        nqs.family(rydberg, delta=law, context="encoder", **keys)
+
+
 def test_complex_states() -> None:
     """Overlaps with phases, against enumeration."""
     model = {**SMALL["model"], "phase": True}
