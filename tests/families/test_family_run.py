@@ -201,6 +201,21 @@ def test_disorder(
     assert main(["evaluate", str(folder), *at, "--samples=100"]) == 0
 
 
+def test_a_run_from_disorder_says_what_it_starts_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One image of what the family averages, here over the two images of an open chain."""
+    folder, auto = tmp_path / "disorder", "model.symmetry=auto"
+    disorder = "family.hamiltonian.h=uniform(0.8,1.2)"
+    chain = [word for word in SMALL if not word.startswith(("model.symmetry", "family."))]
+    steps = ["train.steps=2", auto]
+    assert main(["train", *chain, disorder, *steps, "family.couplings=4", f"run.dir={folder}"]) == 0
+    capsys.readouterr()
+    here = ["hamiltonian.h=[1,0.9,1.1,1,0.9,1.1]", f"train.start_from={folder}"]
+    assert main(["train", *chain, *here, *steps, f"run.dir={tmp_path / 'one'}"]) == 0
+    assert "average over 2 images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
