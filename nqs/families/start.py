@@ -10,7 +10,7 @@ import torch
 from nqs.ground_states.build import Job, start_from_product_state
 from nqs.ground_states.members import Members
 from nqs.runfolder.machine import build_generator
-from nqs.vmc.product_state import commutes_with_spin_flip, product_state
+from nqs.vmc.product_state import product_state
 from nqs.wavefunctions.conditional import Conditional
 
 CPU: Final = torch.device("cpu")
@@ -25,8 +25,6 @@ def start_from_product_states(job: Job, members: Members, psi: Conditional) -> N
     """Puts psi at the best product state in the middle of the ranges, and fits what the couplings
     add to its biases to those of other product states (phases stay those of the middle)."""
     start_from_product_state(job)
-    if commutes_with_spin_flip(job.hamiltonian):  # all its product states are the same
-        return
     n_fitted = min(MOST, max(16, 2 * sum(members.sizes)))
     points = members.drawn(n_fitted, build_generator(job.config.seed, "product_states", CPU))
     table, other = psi.tables[1], copy.deepcopy(psi.base)
