@@ -43,7 +43,7 @@ def test_other_counts_are_no_template() -> None:
 
 def test_the_exchange_is_the_best_of_all() -> None:
     """Brute force over all exchanges of the test's elements that keep the counts."""
-    from nqs.crystal.metrics.fingerprints import mendeleev_number
+    from nqs.crystal.structures.elements import MENDELEEV
 
     kinds = ((SR, TI), (K, 41), (57, 13), (20, 14))
     train = [perovskite(3.5 + 0.1 * i, a, b) for i, (a, b) in enumerate(kinds)]
@@ -53,7 +53,7 @@ def test_the_exchange_is_the_best_of_all() -> None:
     for template in train:
         for a, b in ((BA, 40), (40, BA)):
             pairs = zip(template.numbers.tolist(), [a, b, O, O, O], strict=True)
-            costs.append(sum(abs(mendeleev_number(x) - mendeleev_number(y)) for x, y in pairs))
+            costs.append(sum(abs(MENDELEEV[x - 1] - MENDELEEV[y - 1]) for x, y in pairs))
     assert len(guesses) == 8
     best = int(np.argmin(costs))
     assert guesses[0].numbers.tolist()[:2] == [[BA, 40], [40, BA]][best % 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import torch
 from nqs.crystal.datasets.data import Encoded, Epoch, Tasks, bucketed, encode, generation, infilling
 from nqs.crystal.datasets.data_config import DataConfig
 from nqs.crystal.datasets.examples import examples
-from nqs.crystal.datasets.splits import load, records
+from nqs.crystal.datasets.loading import add_prompts, load
+from nqs.crystal.datasets.splits import records, split
 from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.cif import cif_text
 from nqs.crystal.tokens import TOKENISERS, make_tokeniser
@@ -56,6 +58,70 @@ def test_a_crystal_longer_than_a_batch_is_a_batch(generator) -> None:
         [[0, 3], [1], [2]],
         [[0], [1], [2, 3]],
     )
+
+
+def with_prompts(n_shown: int) -> tuple[CoordinateTokeniser, list[Encoded]]:
+    """Crystals with their nearest other ones as templates."""
+    tokeniser, crystals = CoordinateTokeniser(20), encoded()
+    parts = {"train": crystals}
+    add_prompts(parts, DataConfig(templates=n_shown), tokeniser)
+    return tokeniser, parts["train"]
+
+
+def test_templates_are_shown_and_given(generator) -> None:
+    """Each row is bos, a prompt of its crystal, the crystal; what the prompt says is no target, and
+    every prompt comes with its share."""
+    tokeniser, crystals = with_prompts(3)
+    assert {len(crystal.prompts) for crystal in crystals} <= {0, 1, 2, 3}
+    assert sum(len(crystal.prompts) for crystal in crystals) > 60
+    tasks = dataclasses.replace(PLAIN, template_dropout=0.0)
+    wanted = {
+        (crystal.body[0], *prompt, *crystal.body[1:]): len(prompt)
+        for crystal in crystals
+        for prompt in crystal.prompts or [()]
+    }
+    seen = set()
+    for _ in range(12):
+        epoch = Epoch(tokeniser, crystals, tasks, generator)
+        for i in range(len(epoch)):
+            batch = epoch[i]
+            whole = torch.cat([batch.tokens, batch.targets[:, -1:]], dim=1)
+            for row, targets in zip(whole.tolist(), batch.targets.tolist(), strict=True):
+                sequence = tuple(t for t in row if t != batch.pad)
+                seen.add(sequence)
+                n_given = wanted[sequence]
+                counted = [t for t in targets if t != batch.pad]
+                assert counted == list(sequence[1 + n_given :])
+    assert len(seen) > 0.9 * len(wanted)  # (2/3)^12 of three are missed
+
+
+def test_templates_can_be_left_out(generator) -> None:
+    tokeniser, crystals = with_prompts(2)
+    never = Epoch(tokeniser, crystals, dataclasses.replace(PLAIN, template_dropout=1.0), generator)
+    assert sorted(rows(never)) == sorted(crystal.body for crystal in crystals)
+    half = Epoch(tokeniser, crystals, dataclasses.replace(PLAIN, template_dropout=0.5), generator)
+    bodies = {crystal.body for crystal in crystals}
+    n_shown = sum(row not in bodies for row in rows(half))
+    assert 6 <= n_shown <= 34  # of 40: false alarm 1e-5
+
+
+def test_a_grouped_split_shares_no_formula() -> None:
+    """Every crystal once, no formula in two parts, shares met but for a formula's crystals; another
+    seed, another split; without the key formulas are shared."""
+    table = examples()
+    formulas = {}
+    for grouped in (True, False):
+        data = DataConfig(grouped=grouped, split=(0.6, 0.2, 0.2))
+        parts = [split(name, data, 0) for name in ("train", "validation", "test")]
+        names = [record.name for part in parts for record in part]
+        assert sorted(names) == sorted(record.name for record in table)
+        kinds = [{record.structure.reduced_formula for record in part} for part in parts]
+        formulas[grouped] = len(kinds[0] & kinds[1]) + len(kinds[0] & kinds[2])
+        for part, share in zip(parts, data.split, strict=True):
+            assert abs(len(part) / len(table) - share) < 0.02
+        other = [record.name for record in split("train", data, 1)]
+        assert {*other} != {record.name for record in parts[0]}
+    assert formulas[True] == 0 and formulas[False] > 5
 
 
 def test_everything_after_bos_counts(generator) -> None:

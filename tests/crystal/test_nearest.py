@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose
 from prototypes import caesium_chloride, perovskite, rock_salt, rock_salt_primitive, shaken
 from scipy.stats import wasserstein_distance
 
-from nqs.crystal.metrics.fingerprints import mendeleev_number
 from nqs.crystal.metrics.matching import Matcher, reduced_composition
 from nqs.crystal.metrics.nearest import Nearest, element_shares, nearest
+from nqs.crystal.structures.elements import MENDELEEV
 from nqs.crystal.structures.structure import Structure
 
 for library in ("pymatgen", "smact", "spglib"):
@@ -29,9 +29,9 @@ def found(crystals: list[Structure], known: list[Structure]) -> list[Nearest]:
 def exhaustive(crystal: Structure, known: list[Structure]) -> tuple[float, float, bool]:
     """(element distance, displacement, same) of the nearest, from every pair: scipy's Wasserstein
     distance of the atoms' numbers and StructureMatcher on the structures as they are."""
-    numbers = [mendeleev_number(z) for z in crystal.numbers.tolist()]
+    numbers = [MENDELEEV[z - 1] for z in crystal.numbers.tolist()]
     distances = [
-        wasserstein_distance(numbers, [mendeleev_number(z) for z in other.numbers.tolist()])
+        wasserstein_distance(numbers, [MENDELEEV[z - 1] for z in other.numbers.tolist()])
         for other in known
     ]
     least = min(distances)
@@ -50,7 +50,7 @@ def test_by_hand() -> None:
     assert salt.displacement < 1e-6
     assert caesium.index == 2 and caesium.same and 0 < caesium.displacement < 0.1
     assert lithium.index == 2 and not lithium.same, "LiCl: NaCl, the first of its composition"
-    assert lithium.element_distance == 0.5 * abs(mendeleev_number(3) - mendeleev_number(11))
+    assert lithium.element_distance == 0.5 * abs(MENDELEEV[3 - 1] - MENDELEEV[11 - 1])
     assert math.isnan(lithium.displacement)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import spglib
 import torch
-from prototypes import perovskite, rock_salt, shaken
+from prototypes import caesium_chloride, perovskite, rock_salt, shaken
 from test_generation import model_for
 from test_grammar import walk
 
@@ -28,9 +29,10 @@ from nqs.crystal.structures.structure import (
 )
 from nqs.crystal.structures.symmetry import call_spglib, canonical, space_group
 from nqs.crystal.tokens.coordinate_fields import N_BINS
-from nqs.crystal.tokens.tokeniser import Conditions
+from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser, structure_type
 from nqs.crystal.tokens.wyckoff import WyckoffTokeniser
 from nqs.crystal.tokens.wyckoff_description import (
+    FREE_RATIOS,
     Description,
     Orbit,
     canonical_of,
@@ -45,11 +47,11 @@ TOKENISER = WyckoffTokeniser(12)
 EXAMPLES = {record.name: record.structure for record in examples()}
 SALT, WURTZITE = EXAMPLES["NaCl-rocksalt"], EXAMPLES["ZnO-wurtzite"]
 RUTILE = structure_of(
-    Description(136, (152, 108), (), (Orbit((1.54, 22), 0, ()), Orbit((3.44, 8), 5, (37,))))
+    Description(136, 74, (356,), (), (Orbit((1.54, 22), 0, ()), Orbit((3.44, 8), 5, (37,))))
 )
 QUARTZ = structure_of(  # alpha quartz: P3_1 2 1; its mirror image: P3_2 2 1
     Description(
-        152, (159, 169), (), (Orbit((1.9, 14), 0, (56,)), Orbit((3.44, 8), 2, (50, 32, 14)))
+        152, 83, (410,), (), (Orbit((1.9, 14), 0, (56,)), Orbit((3.44, 8), 2, (50, 32, 14)))
     )
 )
 CHANGES = ([[1, 1, 0], [0, 1, 0], [0, 0, 1]], [[0, 1, 0], [0, 0, 1], [1, 0, 0]],
@@ -197,7 +199,7 @@ def test_the_hand_is_kept() -> None:
     left, right = TOKENISER.encode(QUARTZ), TOKENISER.encode(mirrored(QUARTZ))
     assert {described(left).group, described(right).group} == {152, 154}
     rank = (1.0, 6)
-    chiral = Description(19, (160, 170, 180), (), (Orbit(rank, 0, (7, 22, 41)),))
+    chiral = Description(19, 90, (410, 420), (), (Orbit(rank, 0, (7, 22, 41)),))
     structure = structure_of(chiral)
     image = canonical(mirrored(structure))
     assert TOKENISER.encode(image) != TOKENISER.encode(structure)
@@ -208,7 +210,7 @@ def test_the_hand_is_kept() -> None:
 def test_equivalents_are_the_same_crystal_and_all_of_them() -> None:
     """Each once, closed: every member has the same set. (A crystal of P-1, whose origin may be at
     any of 8 centres, with one orbit of two names; wurtzite is polar; rutile.)"""
-    centred = Description(2, (140, 150, 160), (80, 85, 75), (Orbit((0.98, 3), 0, ()),
+    centred = Description(2, 90, (410, 420), (80, 85, 75), (Orbit((0.98, 3), 0, ()),
                           Orbit((3.44, 8), 8, (7, 22, 41))))  # fmt: skip
     cases = {"centred": (centred, 8 * 2), "rutile": (describe(RUTILE), None)}
     cases["wurtzite"] = (describe(WURTZITE), None)
@@ -238,7 +240,7 @@ def test_equivalents_of_tokens() -> None:
 
 
 def test_number_of_tokens() -> None:
-    """bos, formula, group, one length, two sites of no freedom, eos."""
+    """bos, formula, group, two sites of no freedom, the size, eos."""
     assert len(TOKENISER.encode(SALT)) == 1 + 4 + 1 + 1 + 2 * 2 + 1
     assert len(TOKENISER.encode(WURTZITE)) == 1 + 4 + 1 + 2 + 2 * 3 + 1
 
@@ -289,6 +291,7 @@ def test_a_partial_crystal_keeps_its_group_and_atoms() -> None:
             given = structure.ordered(np.flatnonzero(np.isin(structure.numbers, [22, 8])))
             assert given.n_atoms >= 4 and known.composition[8] >= 3
             assert described(row).orbits[:2] == described(TOKENISER.encode(frame)).orbits
+            assert structure.volume == pytest.approx(3.9**3, rel=0.016)  # half a step of 3 %
             if conditions is not None:
                 assert structure.composition == whole.composition
 
@@ -306,7 +309,8 @@ def test_refused() -> None:
         (rock_salt(), None, "its cell holds 4 primitive cells"),
         (SALT, Conditions(None, 221), "space group 225, its condition says 221"),
         (Structure([4.0] * 3, [90.0] * 3, [11, 11], [[0, 0, 0]] * 2), None, "no space group"),
-        (Structure([200.0] * 3, [90.0] * 3, [11], [[0, 0, 0]]), None, "length.*must be within"),
+        (Structure([200.0] * 3, [90.0] * 3, [11], [[0, 0, 0]]), None, "volume.*must be within"),
+        (Structure([2.0, 2, 150], [90.0] * 3, [11], [[0, 0, 0]]), None, "ratio.*must be within"),
     ):
         with pytest.raises(CrystalError, match=message):
             WyckoffTokeniser(12).encode(structure, conditions)
@@ -314,6 +318,9 @@ def test_refused() -> None:
         TOKENISER.grammar(1, Conditions({11: 1, 17: 3, 6: 1}, 225))
     with pytest.raises(CrystalError, match="225, its condition says 62"):
         TOKENISER.grammar(1, Conditions(None, 62), partial=SALT)
+    tiny = Structure([1.1] * 3, [90.0] * 3, [1], [[0, 0, 0]])
+    with pytest.raises(CrystalError, match=r"volume / atoms.*must be within"):
+        TOKENISER.grammar(1, Conditions({1: 4}), partial=tiny)
     with pytest.raises(CrystalError, match="225 together hold O3 besides the given atoms"):
         TOKENISER.grammar(1, Conditions({11: 1, 17: 1, 8: 3}), partial=SALT)
 
@@ -321,19 +328,22 @@ def test_refused() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("Na a Cl a", "a of space group 225 has no freedom and is named twice"),
-        ("Na a Cl m", "m of space group 225: it has only 12 positions"),
-        ("Na a Cl e 0", "e of space group 225: .* more special one"),
-        ("Na a Cl e", "eos|end where at:0/120 may be"),
-        ("Na a", "the cell holds Na"),
+        ("Na a Cl a S", "a of space group 225 has no freedom and is named twice"),
+        ("Na a Cl m S", "m of space group 225: it has only 12 positions"),
+        ("Na a Cl e S 0", "e of space group 225: .* more special one"),
+        ("Na a Cl e S", "the end where at:0/120 may be"),
+        ("Na a Cl b", "the end where size:1.000 may be"),
+        ("Na a Cl b S 0", "at:0/120 where the end may be"),
+        ("Na a Cl b 0", "at:0/120 where size:1.000 may be"),
+        ("Na a S", "the cell holds Na"),
         ("", "the end where element:H may be"),
     ],
 )
 def test_spoiled_orbits(spoil: str, message: str) -> None:
     words = {word.split(":")[-1]: token for token, word in enumerate(TOKENISER.vocabulary)
              if word.startswith(("element:", "site:"))}  # fmt: skip
-    words["0"] = TOKENISER.fields.coordinate[0]
-    tokens = TOKENISER.encode(SALT)[:-5]  # up to the orbits
+    words |= {"0": TOKENISER.fields.coordinate[0], "S": TOKENISER.fields.size[100]}
+    tokens = TOKENISER.encode(SALT)[:-6]  # up to the orbits
     with pytest.raises(CrystalError, match=message):
         TOKENISER.decode([*tokens, *(words[word] for word in spoil.split()), TOKENISER.eos])
 
@@ -360,9 +370,73 @@ def test_hostile_tokens_are_refused_or_a_crystal() -> None:
 
 def test_extreme_cells_decode() -> None:
     """Every lattice number at an end of its grid."""
-    for group, n_lengths, n_angles in ((225, 1, 0), (166, 2, 0), (70, 3, 0), (5, 3, 1), (2, 3, 3)):
-        for ends in itertools.product((0, 499), repeat=n_lengths):
+    for group, n_ratios, n_angles in ((225, 0, 0), (166, 1, 0), (70, 2, 0), (5, 2, 1), (2, 2, 3)):
+        for ends in itertools.product((0, 250), *[(0, 800)] * n_ratios):
+            steps = (400, *ends[1:])
+            if max(steps) - min(steps) > 400:
+                continue  # refused, and never drawn
             angles = ((0, 5, 5) if n_angles == 3 else (0,))[:n_angles]
             orbit = Orbit((0.98, 3), 0, ()) if group != 5 else Orbit((0.98, 3), 0, (0,))
-            structure = structure_of(Description(group, ends, angles, (orbit,)))
-            assert structure.volume > 0
+            structure = structure_of(Description(group, ends[0], ends[1:], angles, (orbit,)))
+            volume = structure.n_atoms * math.exp(0.03 * ends[0])
+            assert structure.volume == pytest.approx(volume, rel=1e-6)
+
+
+def test_the_cell_is_that_of_its_numbers() -> None:
+    """a^3 r_b r_c f = C A size^3 on random cells of every system, and ratios and angles are met."""
+    rng = np.random.default_rng(2)
+    for group in (2, 12, 43, 88, 166, 227):
+        table = table_of(group)
+        for _ in range(20):
+            size, n_ratios = int(rng.integers(250)), len(FREE_RATIOS[table.group.system])
+            ratios = tuple(rng.integers(300, 500, n_ratios).tolist())
+            angles = {2: (80, 85, 75), 12: (95,)}.get(group, ())
+            orbits = (Orbit((0.98, 3), 0, (0,) * table.dimensions[0]),)
+            described_so = Description(group, size, ratios, angles, orbits)
+            lengths, degrees = cell_of(described_so)
+            n_atoms = table.multiplicities[0] * len(table.group.centring)
+            cell = cell_matrix(lengths, degrees)
+            assert np.linalg.det(cell) == pytest.approx(n_atoms * math.exp(0.03 * size))
+            for axis, index in zip(FREE_RATIOS[table.group.system], ratios, strict=True):
+                assert lengths[axis] / lengths[0] == pytest.approx(math.exp(0.01 * (index - 400)))
+
+
+def test_structure_types_do_not_depend_on_the_elements_nor_on_the_cell() -> None:
+    """Perovskites of several elements and cells have one; rock salt and caesium chloride differ."""
+    kinds = set()
+    for a, b, corner, centre in ((3.9, 8, 38, 22), (4.6, 9, 19, 12), (6.2, 53, 55, 82)):
+        tokens = TOKENISER.encode(canonical(perovskite(a, corner, centre, b)))
+        group, sites = TOKENISER.structure_type(tokens)
+        kinds.add((group, tuple(position for _, position in sites)))
+    assert kinds == {(221, (0, 1, 2))}
+    salts = [canonical(rock_salt()), canonical(caesium_chloride())]
+    assert len({TOKENISER.structure_type(TOKENISER.encode(s)) for s in salts}) == 2
+    for structure in salts:  # and what spglib finds of the atoms is what the tokens say
+        tokens = TOKENISER.encode(structure)
+        assert structure_type(structure) == TOKENISER.structure_type(tokens)
+
+
+def test_exchanged_tokens_are_those_of_the_exchanged_crystal() -> None:
+    """The oracle: decode, exchange, scale, write again, as every other tokeniser does; but for the
+    rounding of the size."""
+    for structure in (SALT, WURTZITE, RUTILE, QUARTZ, EXAMPLES["SrTiO3-perovskite"]):
+        elements = dict(zip(sorted(structure.composition), (19, 9, 35), strict=False))
+        tokens = TOKENISER.encode(structure)
+        found = TOKENISER.exchanged(tokens, elements, 1.3)
+        expected = Tokeniser.exchanged(TOKENISER, tokens, elements, 1.3)
+        one, other = described(found), described(expected)
+        assert abs(one.size - other.size) <= 1
+        assert dataclasses.replace(one, size=0) == dataclasses.replace(other, size=0)
+        assert TOKENISER.decode(found)[0].composition == {
+            elements[number]: count for number, count in structure.composition.items()
+        }
+
+
+def test_conditions_are_added_without_a_new_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Conditions(RUTILE.composition, 136, -2.0)
+    body, expected = TOKENISER.encode(RUTILE), TOKENISER.encode(RUTILE, known)
+    assert TOKENISER.conditioned(body, RUTILE, known) == expected
+    n_given = TOKENISER.n_condition_tokens(known)
+    assert [expected[0], *expected[1 + n_given :]] == body
+    with pytest.raises(CrystalError, match="its condition says 62"):
+        TOKENISER.conditioned(body, RUTILE, Conditions(None, 62))

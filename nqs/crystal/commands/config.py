@@ -49,6 +49,9 @@ class TrainConfig:
     """Stop after so many looks without a better one, >= 1; null never. The best ones are kept."""
     checkpoint_every: Annotated[int, "1 .. 1e12"] = 250
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
+    start: str | None = None
+    """Folder of a run whose best parameters are the first ones (fine-tuning); null begins at
+    random. Tokens, max_atoms, features, templates and the model must be that run's."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Numbers in which products are computed: float32 or bfloat16 (torch's autocast)."""
 
@@ -105,8 +108,11 @@ class Config:
 
 def current(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """What an earlier version wrote of a run, in today's keys."""
-    model = mapping.get("model")
-    return dict(mapping) | ({"model": current_section(model)} if isinstance(model, Mapping) else {})
+    model, data = mapping.get("model"), mapping.get("data")
+    changed = {"model": current_section(model)} if isinstance(model, Mapping) else {}
+    if isinstance(data, Mapping) and "features" not in data:  # from before there were any
+        changed["data"] = {**data, "features": False}
+    return dict(mapping) | changed
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

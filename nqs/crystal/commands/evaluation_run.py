@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from nqs.conf.sections import from_mapping
 from nqs.crystal.commands.config import Config
 from nqs.crystal.commands.generation_run import crystals_of, remarks_on
-from nqs.crystal.commands.run_folder import read_config, read_trained
+from nqs.crystal.commands.run_folder import Trained, read_config, read_trained
 from nqs.crystal.commands.samples_folder import (
     REFERENCES,
     TABLE,
@@ -32,13 +33,15 @@ from nqs.crystal.commands.samples_folder import (
 from nqs.crystal.commands.task_config import EvaluateConfig, GenerateConfig
 from nqs.crystal.commands.verdict_tables import Names, references_table, verdicts_table
 from nqs.crystal.datasets import cache, inputs
-from nqs.crystal.datasets.data import encode
+from nqs.crystal.datasets.data import Encoded, encode
+from nqs.crystal.datasets.loading import add_prompts, encoded_part
 from nqs.crystal.datasets.splits import NAMES, records, remarks, split
 from nqs.crystal.datasets.tables import Record
 from nqs.crystal.metrics.coverage import CUTOFFS
 from nqs.crystal.metrics.evaluation import evaluate_matches, evaluate_samples
 from nqs.crystal.metrics.report import Report, quantity
-from nqs.crystal.model.training import quality
+from nqs.crystal.model.descriptions import summed
+from nqs.crystal.model.training import quality, quality_after_templates
 from nqs.crystal.model.translations import translations
 from nqs.crystal.structures.structure import Structure
 from nqs.crystal.tokens.tokeniser import Conditions
@@ -49,13 +52,19 @@ from nqs.runfolder.atomic import write_text
 
 @dataclass(frozen=True)
 class ModelMetrics:
-    """Of a model on crystals it has not learnt."""
+    """Of a model on crystals it has not learnt; NaN where not computed."""
 
     n_crystals: float = quantity("crystals", 0)
     perplexity: float = quantity("perplexity a token")
     nats: float = quantity("- ln p a crystal (nats)")
+    n_shown: float = quantity("crystals with a template", 0)
+    nats_shown: float = quantity("  - ln p of one after its template (nats)")
     n_translated: float = quantity("crystals translated", 0)
     increase: float = quantity("increase in perplexity under translations", 4)
+    n_summed: float = quantity("crystals summed over their descriptions", 0, default=math.nan)
+    n_descriptions: float = quantity("  descriptions of one", 1, default=math.nan)
+    nats_written: float = quantity("  - ln p of the one that is written (nats)", default=math.nan)
+    nats_summed: float = quantity("  - ln p of all (nats)", default=math.nan)
 
 
 def run(path: Path, config: EvaluateConfig) -> int:
@@ -187,26 +196,55 @@ def compared_with(config: EvaluateConfig, run: Config) -> list[Record]:
     return records(name, run.data)
 
 
+def after_templates(trained: Trained, crystals: list[Encoded]) -> tuple[float, float]:
+    """How many of the crystals have a template among the training crystals, and - ln p of these
+    after it, mean; NaN for a model without templates."""
+    data = trained.config.data
+    if not data.templates:
+        return math.nan, math.nan
+    train, _ = encoded_part("train", data, trained.config.seed, trained.tokeniser)
+    parts = {"train": train, "others": crystals}
+    add_prompts(parts, dataclasses.replace(data, templates=1), trained.tokeniser, ("others",))
+    shown = [crystal for crystal in parts["others"] if crystal.prompts]
+    if not shown:
+        return 0, math.nan
+    found = quality_after_templates(trained.model, trained.tokeniser, shown, data.batch_tokens)
+    return len(shown), found.nats
+
+
 def judged_model(path: Path, config: EvaluateConfig) -> Report:
     """The report on the model of the run in folder `path`."""
     trained = read_trained(path, config.device)
     data = trained.config.data
-    if config.against in (None, *NAMES):
+    if config.against in (None, *NAMES) or data.templates:
         inputs.check(path, trained.config.data)
     others = compared_with(config, with_workers(trained.config, config.workers))
     nothing = [(record.structure, Conditions()) for record in others]
     crystals, refused = encode(trained.tokeniser, nothing)
     require(bool(crystals), "against", config.against, "holds no crystal that can be written")
     found = quality(trained.model, trained.tokeniser, crystals, data.batch_tokens)
+    n_shown, nats_shown = after_templates(trained, crystals)
+    told = crystals[: config.descriptions]
+    sums = summed(trained.model, trained.tokeniser, [crystal.body for crystal in told])
     chosen = crystals[: config.translations]
     increases = [translations(trained.model, trained.tokeniser, c.body).increase for c in chosen]
     metrics = ModelMetrics(
-        len(crystals),
-        found.perplexity,
-        found.nats,
-        len(chosen),
-        sum(increases) / len(increases),
+        n_crystals=len(crystals),
+        perplexity=found.perplexity,
+        nats=found.nats,
+        n_shown=n_shown,
+        nats_shown=nats_shown,
+        n_translated=len(chosen),
+        increase=sum(increases) / len(increases),
     )
+    if sums is not None and trained.tokeniser.canonical:
+        metrics = dataclasses.replace(
+            metrics,
+            n_summed=sums.n_crystals,
+            n_descriptions=sums.n_descriptions,
+            nats_written=sums.nats,
+            nats_summed=sums.nats_summed,
+        )
     settings: dict[str, float | str] = {
         "tokeniser": data.tokeniser,
         "translations": f"all {trained.tokeniser.n_bins} along each axis",

@@ -13,6 +13,7 @@ give equal files on one machine.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nqs.conf.sections import to_mapping
 from nqs.crystal.commands.config import Config
+from nqs.crystal.commands.proposals import TemplateSource, chosen
 from nqs.crystal.commands.run_folder import Trained, read_trained
 from nqs.crystal.commands.samples_folder import MOST_SAMPLES, TABLE, write_checksums
 from nqs.crystal.commands.task_config import GenerateConfig
@@ -41,13 +43,13 @@ from nqs.crystal.structures.cif import cif_text, read_cif
 from nqs.crystal.structures.elements import SYMBOLS
 from nqs.crystal.structures.structure import formula_of
 from nqs.crystal.tokens.tokeniser import Conditions
-from nqs.errors import InputError, one_line, require
+from nqs.errors import InputError, one_line, printable, require
 from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import make
 from nqs.runfolder.machine import build_generator
 
 COLUMNS: Final = (
-    *("file", "request", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
+    *("file", "request", "source", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
     *("log_likelihood", "n_tokens", "n_rejected"),
     *VERDICT,
 )
@@ -59,20 +61,27 @@ def run(path: Path, config: GenerateConfig) -> int:
     Raises InputError for a run or a request that cannot be used.
     """
     trained = read_trained(path, config.device)
-    if config.like in NAMES:
+    if config.like in NAMES or config.proposals != "model":
         inputs.check(path, trained.config.data)
     requests = requested(config, trained)
-    rule = f"{len(requests)} requests of {config.n} crystals each; at most {MOST_SAMPLES} in all"
-    require(len(requests) * config.n <= MOST_SAMPLES, "n", config.n, rule)
-    n_rows = min(config.batch_size, len(requests) * config.n)
+    n_draws = config.n_draws
+    rule = f"{len(requests)} requests of {n_draws} crystals each; at most {MOST_SAMPLES} in all"
+    require(len(requests) * max(n_draws, config.n) <= MOST_SAMPLES, "n", config.n, rule)
+    n_rows = min(config.batch_size, max(1, len(requests) * n_draws))
     memory.check_generation(trained.model, n_rows, trained.tokeniser.max_length)
     given = config.out or numbered(path)
     taken = Path(given).exists() and (not Path(given).is_dir() or any(Path(given).iterdir()))
     require(not taken, "out", given, "exists and is not an empty folder; choose another one")
     judge = Judge(Matcher(), at_most=config.at_most, seed=config.seed)
     compositionally_valid({1: 1})  # without SMACT it ends here, before anything is drawn
-    train = known_crystals(path, trained.config) if config.at_most else None
-    samples = list(drawn(trained, requests, config))
+    train = None
+    if config.proposals != "model":
+        train = split("train", trained.config.data, trained.config.seed)
+    elif config.at_most:
+        train = known_crystals(path, trained.config)
+    samples = proposed(trained, requests, config, train)
+    if not config.at_most:
+        train = None
     references = None if config.like is None else crystals_of(config, trained.config)
     verdicts = verdicts_on(samples, judge, train, references)
     names = Names([f"cif/{n:06d}.cif" for n in range(1, len(samples) + 1)], train, references)
@@ -182,7 +191,7 @@ def drawn(
     trained: Trained, requests: Sequence[Request], config: GenerateConfig
 ) -> Iterator[Sample]:
     """The samples, with a bar on a terminal."""
-    filters = Filters(config.temperature, config.top_k, config.top_p)
+    filters = Filters(config.temperature, config.top_k, config.top_p, config.guidance)
     generator = build_generator(config.seed, "samples", trained.device)
     columns = (
         BarColumn(bar_width=24),
@@ -204,6 +213,40 @@ def drawn(
         ):
             yield from batch
             bar.advance(task, len(batch))
+
+
+def proposed(
+    trained: Trained,
+    requests: Sequence[Request],
+    config: GenerateConfig,
+    train: Sequence[Record] | None,
+) -> list[Sample]:
+    """The samples that are kept, in the order of the requests."""
+    templates = None
+    if config.proposals != "model":
+        assert train is not None
+        own = leave_out(config, trained.config, train, len(requests))
+        source = TemplateSource(trained, train, requests, own)
+        templates = source.samples(config.n, config.min_distance)
+        shown = trained.config.data.templates if config.proposals == "both" else 0
+        prompts = source.prompts(shown) if shown else [()] * len(requests)
+        requests = [
+            dataclasses.replace(request, prompts=found)
+            for request, found in zip(requests, prompts, strict=True)
+        ]
+    to_draw = [dataclasses.replace(request, n=config.n_draws) for request in requests]
+    samples = drawn(trained, to_draw, config) if config.n_draws else ()
+    return chosen(config, trained, len(requests), samples, templates)
+
+
+def leave_out(
+    config: GenerateConfig, run: Config, train: Sequence[Record], n_requests: int
+) -> list[int | None]:
+    """Of each request the training crystal that it stands for, which is no template for itself."""
+    if config.like != "train":
+        return [None] * n_requests
+    places = {id(record): i for i, record in enumerate(train)}
+    return [places.get(id(record)) for record in crystals_of(config, run)]
 
 
 def known_crystals(path: Path, run: Config) -> list[Record] | None:
@@ -259,11 +302,12 @@ def entry(name: str, sample: Sample, request: Request) -> dict[str, Any]:
     return {
         "file": name,
         "request": sample.request,
+        "source": printable(sample.source),
         "asked_formula": formula_of(dict(asked.formula)),
         "formula": structure.formula,
         "n_atoms": structure.n_atoms,
         "volume": f"{structure.volume:.3f}",
-        "log_likelihood": f"{sample.log_likelihood:.4f}",
+        "log_likelihood": "" if not sample.tokens else f"{sample.log_likelihood:.4f}",
         "n_tokens": len(sample.tokens),
         "n_rejected": sample.n_rejected,
     }

@@ -11,14 +11,16 @@ import torch
 
 from nqs.conf.sections import flatten
 from nqs.conf.words import merged
+from nqs.core.features import fold_features
 from nqs.core.sequence import SequenceModel
 from nqs.crystal.commands.config import RESUMABLE, Config, current
 from nqs.crystal.datasets import inputs
-from nqs.crystal.datasets.data_config import EXAMPLES
+from nqs.crystal.datasets.data import longest_sequence
+from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.splits import build_tokeniser
 from nqs.crystal.model.cores import build_core
 from nqs.crystal.tokens.tokeniser import Tokeniser
-from nqs.errors import InputError
+from nqs.errors import InputError, require, shown
 from nqs.runfolder import checkpoint, folder, history
 from nqs.runfolder.machine import build_device
 
@@ -29,6 +31,8 @@ def portable(config: Config) -> dict[str, Any]:
     for key in ("train", "validation"):
         if mapping["data"][key] not in (None, EXAMPLES):
             mapping["data"][key] = str(Path(mapping["data"][key]).resolve())
+    if mapping["train"]["start"] is not None:
+        mapping["train"]["start"] = str(Path(mapping["train"]["start"]).resolve())
     return mapping
 
 
@@ -67,9 +71,20 @@ def resumed_config(path: Path, changes: Mapping[str, Any]) -> Config:
 
 def _is_same(key: str, saved: Any, value: Any) -> bool:
     """Whether a saved value and another one are equal, tables by where they lie."""
-    if key in ("data.train", "data.validation") and value not in (None, EXAMPLES):
+    if key in ("data.train", "data.validation", "train.start") and value not in (None, EXAMPLES):
         value = str(Path(str(value)).resolve())
     return bool(saved == value) or (isinstance(saved, str | list) and str(saved) == str(value))
+
+
+def token_features(data: DataConfig, tokeniser: Tokeniser) -> torch.Tensor | None:
+    """What the run's tokens share, if they do."""
+    known = tokeniser.features() if data.features else None
+    return None if known is None else torch.from_numpy(known)
+
+
+def separators(data: DataConfig, tokeniser: Tokeniser) -> tuple[int, ...]:
+    """Tokens between a template and the crystal that it is shown to."""
+    return (tokeniser.bos, tokeniser.eos) if data.templates else ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +108,41 @@ def read_trained(path: Path, device: str = "auto") -> Trained:
     inputs.check_vocabulary(path, tokeniser)
     where = build_device(device)
     core = build_core(
-        config.model, len(tokeniser.vocabulary), tokeniser.max_length, torch.Generator()
+        config.model,
+        len(tokeniser.vocabulary),
+        longest_sequence(tokeniser, config.data.templates),
+        torch.Generator(),
+        token_features(config.data, tokeniser),
+        separators(config.data, tokeniser),
     ).to(where)
+    step = restore_best(path, config, core)
+    fold_features(core)
+    return Trained(config, tokeniser, core.eval().requires_grad_(False), where, step)
+
+
+def check_start(config: Config, tokeniser: Tokeniser) -> Config:
+    """The configuration of the run whose best parameters another one is to start from. Raises
+    InputError, naming the first key that does not fit."""
+    path = Path(str(config.train.start))
+    saved = read_config(path)
+    own, others = flatten(portable(config)), flatten(portable(saved))
+    keys = [f"data.{name}" for name in ("tokeniser", "max_atoms", "features")]
+    for key in [*keys, *(key for key in {**own, **others} if key.startswith("model."))]:
+        rule = f"must be {shown(others.get(key))} as in train.start={shown(str(path))}"
+        require(own.get(key) == others.get(key), key, own.get(key), rule)
+    both = bool(config.data.templates) == bool(saved.data.templates)
+    rule = f"must be {'> 0' if saved.data.templates else 0} as in train.start={shown(str(path))}"
+    require(both, "data.templates", config.data.templates, rule)
+    inputs.check_vocabulary(path, tokeniser)
+    return saved
+
+
+def restore_best(path: Path, config: Config, core: SequenceModel) -> int:
+    """Gives the core the best parameters of the run in folder `path`; the step of its checkpoint.
+
+    Raises InputError for a folder without a readable one.
+    """
+    where = core.head.weight.device
     content = history.read(path / "run.h5")
     saved = checkpoint.newest(
         path / "checkpoints",
@@ -110,4 +158,4 @@ def read_trained(path: Path, device: str = "auto") -> Trained:
     checkpoint.restore(core, saved)
     if saved["optimizer"]["best"]:
         core.load_state_dict(saved["optimizer"]["best"])
-    return Trained(config, tokeniser, core.eval().requires_grad_(False), where, saved["step"])
+    return int(saved["step"])

@@ -15,6 +15,10 @@ DATA_SETS: Final = ("perov_5", "carbon_24", "mp_20")
 
 MOST: Final = {"n": 1_000_000, "batch_size": 65_536, "workers": 256, "structures": 200}
 """Largest values that make sense, of the keys that cost memory or processes."""
+CANDIDATES: Final = 20
+"""Draws for each request with proposals=both."""
+STRONGEST: Final = 100.0
+"""Guidance beyond it leaves one token."""
 HOTTEST, COLDEST = 1e6, 1e-6
 """Temperatures beyond them are an even draw or the likeliest token."""
 
@@ -40,6 +44,16 @@ class GenerateConfig:
     validation or test for the run's own."""
     limit: int | None = None
     """Only the first so many crystals of `like`, >= 1."""
+    proposals: str = "model"
+    """Where crystals come from: model, template (the nearest training crystals, elements exchanged;
+    needs formula or like) or both (see candidates)."""
+    candidates: int | None = None
+    """Crystals drawn for each request, >= n, of which the n most typical are kept: the likeliest of
+    each structure type, the most frequent types first. null keeps the first n; both: 20, and
+    templates after the drawn ones."""
+    guidance: float = 1.0
+    """How much conditions count for, >= 0: 1 as the model has learnt, above 1 more (two passes a
+    token; data.tokeniser=coordinate or wyckoff)."""
     temperature: float = 1.0
     """Divides logits, > 0: below 1 likely crystals become likelier."""
     top_k: int | None = None
@@ -78,8 +92,29 @@ class GenerateConfig:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         both = self.like is not None and (self.formula or self.partial)
         require(not both, "like", self.like, "asks for compositions; leave formula and partial out")
+        require_choice("proposals", self.proposals, ("model", "template", "both"))
+        rule = f"must be a whole number >= n={self.n} and <= {MOST['n']}"
+        many = self.candidates is None or self.n <= self.candidates <= MOST["n"]
+        require(many, "candidates", self.candidates, rule)
+        alone = self.candidates is None or self.proposals != "template"
+        require(alone, "candidates", self.candidates, "none are drawn with proposals=template")
+        guided = 0 <= self.guidance <= STRONGEST
+        require(guided, "guidance", self.guidance, f"must be a number within 0..{STRONGEST:g}")
+        rule = "means something with space_group, formation_energy or energy_above_hull alone"
+        asked = (self.space_group, self.formation_energy, self.energy_above_hull)
+        needed = self.guidance == 1 or any(value is not None for value in asked)
+        require(needed, "guidance", self.guidance, rule)
         rule = "means something with like=TABLE alone"
         require(self.limit is None or self.like is not None, "limit", self.limit, rule)
+
+    @property
+    def n_draws(self) -> int:
+        """Draws for each request."""
+        if self.proposals == "template":
+            return 0
+        if self.candidates is not None:
+            return self.candidates
+        return max(self.n, CANDIDATES) if self.proposals == "both" else self.n
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +137,9 @@ class EvaluateConfig:
     """Judge the test and training crystals too: the ceilings."""
     translations: int = 20
     """Crystals of which all translations are scored, >= 1 (a run)."""
+    descriptions: int = 100
+    """Crystals whose likelihood is summed over all their descriptions (axes, origins, names of
+    orbits), those with more than 256 left out, >= 1 (a run; data.tokeniser=wyckoff)."""
     workers: int = 1
     """Processes, >= 1."""
     seed: int = 0
@@ -112,7 +150,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         rule = "must be whole numbers >= 1"
         require(bool(self.n) and min(self.n) >= 1, "n", self.n, rule)
-        for key in ("at_most", "workers", "translations"):
+        for key in ("at_most", "workers", "translations", "descriptions"):
             value, most = getattr(self, key), MOST.get(key)
             rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
             require(1 <= value <= (most or value), key, value, rule)

@@ -20,10 +20,17 @@ import torch
 from nqs.core.sequence import SequenceModel
 from nqs.crystal.commands.config import RESUMABLE, Config, current
 from nqs.crystal.commands.learning_curve import save_curve
-from nqs.crystal.commands.run_folder import portable
+from nqs.crystal.commands.run_folder import (
+    check_start,
+    portable,
+    restore_best,
+    separators,
+    token_features,
+)
 from nqs.crystal.datasets import inputs
-from nqs.crystal.datasets.data import Encoded, Tasks
-from nqs.crystal.datasets.splits import NO_CRYSTAL, LeftOut, build_tokeniser, left_out_table, load
+from nqs.crystal.datasets.data import Encoded, Tasks, longest_sequence
+from nqs.crystal.datasets.loading import load
+from nqs.crystal.datasets.splits import NO_CRYSTAL, LeftOut, build_tokeniser, left_out_table
 from nqs.crystal.model import memory
 from nqs.crystal.model.training import COLUMNS, Training, build_optimizer, train
 from nqs.crystal.tokens.tokeniser import Tokeniser
@@ -85,14 +92,25 @@ def build(config: Config) -> Job:
         assert config.run.dir is not None
         inputs.check_vocabulary(Path(config.run.dir), tokeniser)
         inputs.check(Path(config.run.dir), config.data)
+    begins_anew = config.train.start is None or config.run.resume
+    start = None if begins_anew else check_start(config, tokeniser)
     loaded = load(config.data, config.seed, tokeniser)
-    n_tokens, most = len(tokeniser.vocabulary), tokeniser.max_length
+    n_tokens, most = len(tokeniser.vocabulary), longest_sequence(tokeniser, config.data.templates)
     in_all = sum(len(crystal.body) for crystal in loaded.train)
     batch_tokens = min(config.data.batch_tokens, in_all)
     parameters = build_generator(config.seed, "parameters", torch.device("cpu"))
     core = memory.guarded_core(
-        config.model, n_tokens, most, parameters, batch_tokens=batch_tokens, device=device
+        config.model,
+        n_tokens,
+        most,
+        parameters,
+        token_features(config.data, tokeniser),
+        separators(config.data, tokeniser),
+        batch_tokens=batch_tokens,
+        device=device,
     ).to(device)
+    if start is not None:
+        restore_best(Path(str(config.train.start)), start, core)
     generator = build_generator(config.seed, "batches", torch.device("cpu"))
     return Job(
         config,
@@ -258,6 +276,7 @@ def tasks(config: Config) -> Tasks:
     data = config.data
     return Tasks(
         condition_dropout=data.condition_dropout,
+        template_dropout=data.template_dropout,
         infilling=data.infilling,
         translate=data.translate,
         permute=data.permute,

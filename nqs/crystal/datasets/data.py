@@ -8,8 +8,14 @@ it. In an epoch it becomes, by chance,
     infilling    bos, body with one of its elements hidden, question, answer:  the answer counts
 
 (the tasks of Gruver et al., arXiv:2402.04379), moved by a random vector, with its atoms in a random
-order or in an equivalent description if asked for. Crystals of about the same length share a batch
-of about a constant number of tokens.
+order or in an equivalent description if asked for. In the first task another crystal may be shown
+before it, a template of its composition (nqs.crystal.datasets.templates),
+
+    bos, elements that stood in the template for those of the formula, eos, its content, eos,
+        conditions, body, eos
+
+of which what comes before the crystal's own body is given. Crystals of about the same length share
+a batch of about a constant number of tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nqs.crystal.datasets.templates import Exchange
+from nqs.crystal.structures.elements import HEAVIEST
 from nqs.crystal.structures.structure import CrystalError, Structure
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
 
@@ -40,6 +48,7 @@ class Encoded:
         structure, known: what else it takes to write it with conditions.
         names: the conditions that may be asked for and are known.
         variants: its tokens with some of them, as they have been needed so far.
+        prompts: what may be shown after bos: a template each.
     """
 
     body: tuple[int, ...]
@@ -48,6 +57,7 @@ class Encoded:
     known: Conditions
     names: tuple[str, ...]
     variants: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict, repr=False)
+    prompts: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Tasks:
     """What crystals are made into; see DataConfig for the fields of the same names."""
 
     condition_dropout: float = 0.5
+    template_dropout: float = 0.5
     infilling: float = 0.1
     translate: bool = False
     permute: bool = False
@@ -91,10 +102,15 @@ def encode(
 
 
 def encode_one(
-    tokeniser: Tokeniser, structure: Structure, known: Conditions, conditions: Sequence[str]
+    tokeniser: Tokeniser,
+    structure: Structure,
+    known: Conditions,
+    conditions: Sequence[str],
+    body: tuple[int, ...] | None = None,
 ) -> Encoded:
-    """One crystal with those of the named conditions that are known of it. Raises CrystalError."""
-    body = tuple(tokeniser.encode(structure))
+    """One crystal with those of the named conditions that are known of it; `body`: its tokens
+    without them, if they are known. Raises CrystalError."""
+    body = tuple(tokeniser.encode(structure)) if body is None else body
     elements = tuple(sorted({int(number) for number in structure.numbers}))
     names = tuple(name for name in conditions if getattr(known, name) is not None)
     crystal = Encoded(body, elements, structure, known, names)
@@ -129,12 +145,17 @@ class Epoch:
         if tasks.equivalents:
             seed = int(torch.randint(2**62, (), generator=generator))
             rng = np.random.default_rng(seed)
+        asked = [
+            tuple(itertools.compress(crystal.names, keep))
+            for crystal, keep in zip(crystals, kept.tolist(), strict=True)
+        ]
+        prompts = drawn_prompts(crystals, tasks.template_dropout, generator)
         self._rows = [
             infilling(tokeniser, crystal, int(chance * len(crystal.elements)), rng)
             if hide
-            else generation(tokeniser, crystal, tuple(itertools.compress(crystal.names, keep)), rng)
-            for crystal, hide, chance, keep in zip(
-                crystals, hides.tolist(), chosen.tolist(), kept.tolist(), strict=True
+            else after(prompt, *generation(tokeniser, crystal, names, rng))
+            for crystal, hide, chance, names, prompt in zip(
+                crystals, hides.tolist(), chosen.tolist(), asked, prompts, strict=True
             )
         ]
         lengths = torch.tensor([len(tokens) for tokens, _ in self._rows])
@@ -152,6 +173,44 @@ class Epoch:
         generator = torch.Generator().manual_seed(self._seeds[index])
         shifts = torch.randint(self._tokeniser.n_bins, (len(rows), 3), generator=generator)
         return translated(self._tokeniser, batch, shifts)
+
+
+def drawn_prompts(
+    crystals: Sequence[Encoded], dropout: float, generator: torch.Generator
+) -> list[tuple[int, ...]]:
+    """For each crystal one of its prompts, none with chance `dropout`; () for none."""
+    if not any(crystal.prompts for crystal in crystals):
+        return [()] * len(crystals)
+    shown = torch.rand(len(crystals), generator=generator) >= dropout
+    chosen = torch.rand(len(crystals), generator=generator, dtype=torch.float64)
+    return [
+        crystal.prompts[int(chance * len(crystal.prompts))] if show and crystal.prompts else ()
+        for crystal, show, chance in zip(crystals, shown.tolist(), chosen.tolist(), strict=True)
+    ]
+
+
+def after(prompt: Sequence[int], tokens: Sequence[int], given: int) -> tuple[Sequence[int], int]:
+    """(tokens with the prompt after their bos, how many are given)."""
+    return ((tokens[0], *prompt, *tokens[1:]), given + len(prompt)) if prompt else (tokens, given)
+
+
+def template_prompt(
+    tokeniser: Tokeniser, known: Sequence[int], exchange: Exchange
+) -> tuple[int, ...]:
+    """What shows the template that a known crystal (its tokens, without conditions) becomes. Raises
+    CrystalError where it cannot be written."""
+    before = [token for z in exchange.before for token in tokeniser.element_tokens(z)]
+    tokens = tokeniser.exchanged(known, exchange.elements, exchange.scale)
+    return (*before, tokeniser.eos, *tokeniser.content(tokens), tokeniser.eos)
+
+
+def longest_sequence(tokeniser: Tokeniser, templates: int) -> int:
+    """Of crystals, with a template before them if there are any."""
+    if not templates:
+        return tokeniser.max_length
+    longest_word = max(len(tokeniser.element_tokens(z)) for z in range(1, HEAVIEST + 1))
+    words = longest_word * min(tokeniser.max_atoms, HEAVIEST)
+    return 2 * tokeniser.max_length + words + 1
 
 
 def permuted(tokeniser: Tokeniser, crystal: Encoded, generator: torch.Generator) -> Encoded:
@@ -177,7 +236,8 @@ def generation(
         return crystal.body, 1
     if names not in crystal.variants:
         conditions = Conditions(**{name: getattr(crystal.known, name) for name in names})
-        crystal.variants[names] = tuple(tokeniser.encode(crystal.structure, conditions))
+        written = tokeniser.conditioned(crystal.body, crystal.structure, conditions)
+        crystal.variants[names] = tuple(written)
     tokens = crystal.variants[names]
     pairs = zip(reversed(tokens), reversed(crystal.body), strict=False)
     common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -234,15 +294,16 @@ def translated(tokeniser: Tokeniser, batch: Batch, shifts: Tensor) -> Batch:
 
 
 def plain_batches(
-    tokeniser: Tokeniser, bodies: Sequence[Sequence[int]], batch_tokens: int
+    tokeniser: Tokeniser, sequences: Sequence[tuple[Sequence[int], int]], batch_tokens: int
 ) -> Iterator[tuple[list[int], Batch]]:
-    """(which crystals, their batch) of all bodies, no conditions, in order of their lengths."""
-    order = sorted(range(len(bodies)), key=lambda i: (len(bodies[i]), i))
+    """(which sequences, their batch) of all (tokens, how many are given), in order of their
+    lengths."""
+    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i][0]), i))
     rows: list[int] = []
     for index in order:
-        if rows and len(bodies[index]) * (len(rows) + 1) > batch_tokens:
-            yield rows, collate(tokeniser, [(bodies[i], 1) for i in rows])
+        if rows and len(sequences[index][0]) * (len(rows) + 1) > batch_tokens:
+            yield rows, collate(tokeniser, [sequences[i] for i in rows])
             rows = []
         rows = [*rows, index]
     if rows:
-        yield rows, collate(tokeniser, [(bodies[i], 1) for i in rows])
+        yield rows, collate(tokeniser, [sequences[i] for i in rows])

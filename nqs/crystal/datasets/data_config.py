@@ -28,6 +28,9 @@ class DataConfig:
     without data.validation)."""
     shuffle: bool = True
     """Bring data.train into a random order (the seed's) before it is split; false: file order."""
+    grouped: bool = False
+    """Keep crystals of one reduced formula in one part of the split, so that no formula is judged
+    that was learnt (only without data.validation)."""
     canonical: bool = True
     """Write each crystal in its primitive Niggli-reduced cell, atoms by element and place; false:
     as the table has it."""
@@ -42,6 +45,11 @@ class DataConfig:
     composition."""
     condition_dropout: float = 0.5
     """Chance with which each condition is left out of a crystal in an epoch, in [0, 1]."""
+    templates: Annotated[int, "0 .. 100"] = 0
+    """Templates of each crystal, one of which is shown before it: the nearest other training
+    crystals, their elements exchanged for its own, 0..100; 0: none."""
+    template_dropout: float = 0.5
+    """Chance with which a crystal is shown no template in an epoch, in [0, 1]."""
     infilling: float = 0.1
     """Share of crystals that ask for a hidden element instead, drawn anew each epoch, in [0, 1)."""
     translate: bool = False
@@ -52,6 +60,9 @@ class DataConfig:
     equivalents: bool = False
     """Write each crystal in a random one of its equivalent descriptions each epoch (other axes,
     origin, atoms of an orbit); false: in the canonical one. Only data.tokeniser=wyckoff has any."""
+    features: bool = True
+    """Let tokens share what is known of them (sizes of numbers, places in the periodic table, kinds
+    of space groups), where the tokeniser knows any: coordinate, wyckoff; false: a row each."""
     batch_tokens: Annotated[int, "1 .. 10000000"] = 2048
     """Tokens of a batch, padding included, >= 1 (and at least one crystal)."""
     workers: Annotated[int, "1 .. 256"] = 1
@@ -68,6 +79,9 @@ class DataConfig:
         rule = "each condition at most once"
         require(len({*self.conditions}) == len(self.conditions), "data.conditions",
                 self.conditions, rule)  # fmt: skip
-        inside = 0 <= self.condition_dropout <= 1
-        require(inside, "data.condition_dropout", self.condition_dropout, "must be in [0, 1]")
+        for name in ("condition_dropout", "template_dropout"):
+            chance = getattr(self, name)
+            require(0 <= chance <= 1, f"data.{name}", chance, "must be in [0, 1]")
+        alone = self.validation is None or not self.grouped
+        require(alone, "data.grouped", "true", "splits data.train: leave data.validation out")
         require(0 <= self.infilling < 1, "data.infilling", self.infilling, "must be in [0, 1)")

@@ -1,4 +1,4 @@
-"""From tables to encoded crystals: read, brought to the canonical cell, split, encoded.
+"""From tables to the crystals of a run: read, brought to the canonical cell, split.
 
 Nothing is left out in silence: rows that hold no crystal and crystals that cannot be written are
 kept with their reasons (`LeftOut`), said and counted.
@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import functools
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,9 @@ from typing import Final
 import torch
 
 from nqs.crystal.datasets.canonical_table import canonical_table
-from nqs.crystal.datasets.data import Encoded, encode_one
 from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.examples import examples
 from nqs.crystal.datasets.tables import Record, Table, read_table
-from nqs.crystal.parallel import mapped
-from nqs.crystal.structures.structure import CrystalError
 from nqs.crystal.tokens import Tokeniser, make_tokeniser
 from nqs.errors import InputError, require, shown
 from nqs.runfolder.machine import build_generator
@@ -44,16 +42,6 @@ class LeftOut:
     reason: str
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """Crystals ready for training, what was left out, and what is worth saying."""
-
-    train: list[Encoded]
-    validation: list[Encoded]
-    left_out: list[LeftOut]
-    notes: list[str]
-
-
 def build_tokeniser(data: DataConfig) -> Tokeniser:
     """The tokeniser of a run. Raises InputError for an unknown one, and for changes of a crystal
     that would not change its tokens."""
@@ -65,59 +53,16 @@ def build_tokeniser(data: DataConfig) -> Tokeniser:
     return tokeniser
 
 
-def load(data: DataConfig, seed: int, tokeniser: Tokeniser) -> Loaded:
-    """The training and validation crystals of a run. Raises InputError if there are none."""
-    parts: dict[str, list[Encoded]] = {}
-    left_out, notes = [], []
-    for name, path in (("train", data.train), ("validation", data.validation)):
-        found = path is None or path == EXAMPLES or (path != "" and Path(path).exists())
-        rule = "no such file; give the path of a table of crystals"
-        require(found, f"data.{name}", path, rule)
-    for path in dict.fromkeys(path for path in (data.train, data.validation) if path is not None):
-        table = read(path, data)
-        left_out += [LeftOut(path, r.name, NO_CRYSTAL, r.reason) for r in table.refusals]
-        notes += remarks(path, data)
-    for name in NAMES[:2]:
-        chosen = split(name, data, seed)
-        if name == "train":
-            check_known(chosen, data)
-        path = data.train if data.validation is None or name == "train" else data.validation
-        parts[name], unwritten = [], []
-        written = functools.partial(_written, tokeniser, data.conditions)
-        workers = data.workers if tokeniser.canonical else 1  # others are as quick as pickling
-        for record, crystal in zip(chosen, mapped(written, chosen, workers), strict=True):
-            if isinstance(crystal, Encoded):
-                parts[name].append(crystal)
-            else:
-                reason = f"{record.structure.formula}: {crystal}"
-                unwritten.append(LeftOut(path, shown(record.name), UNWRITABLE, reason))
-        if not parts[name]:
-            why = unwritten[0].reason if unwritten else "it is empty"
-            raise InputError(f"data.{name}: no crystal is left to use ({why})")
-        title = f"{name}: {len(unwritten)} of {len(chosen)} crystals cannot be written"
-        notes += _listed(title, [(one.name, one.reason) for one in unwritten])
-        left_out += unwritten
-    return Loaded(parts["train"], parts["validation"], left_out, notes)
-
-
-def _written(tokeniser: Tokeniser, conditions: tuple[str, ...], record: Record) -> Encoded | str:
-    """The crystal as tokens, or why there are none."""
-    try:
-        return encode_one(tokeniser, record.structure, record.conditions, conditions)
-    except CrystalError as error:
-        return str(error)
-
-
 def remarks(path: str, data: DataConfig) -> list[str]:
     """What is worth saying of a table: rows that hold no crystal, decisions in reading others."""
     table = read(path, data)
     n_rows = len(table.records) + len(table.refusals)
     title = f"{shown(path)}: {len(table.refusals)} of {n_rows} rows hold no crystal"
-    lines = _listed(title, [(refusal.name, refusal.reason) for refusal in table.refusals])
+    lines = listed(title, [(refusal.name, refusal.reason) for refusal in table.refusals])
     return lines + [f"{shown(path)}: {count} x {note}" for note, count in table.notes.items()]
 
 
-def _listed(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
+def listed(title: str, reasons: Sequence[tuple[str, str]]) -> list[str]:
     """The title and the first reasons; nothing where there are none."""
     if not reasons:
         return []
@@ -148,7 +93,25 @@ def split(name: str, data: DataConfig, seed: int) -> list[Record]:
     shares = [sum(data.split[: i + 1]) for i in range(3)]
     ends = [0, *(round(share * len(every)) for share in shares)]
     index = NAMES.index(name)
+    if data.grouped:
+        return [every[i] for i in grouped(every, order, ends)[index]]
     return [every[i] for i in order[ends[index] : ends[index + 1]]]
+
+
+def grouped(every: Sequence[Record], order: Sequence[int], ends: Sequence[int]) -> list[list[int]]:
+    """The crystals in three parts: formula by formula, in the order of their first crystals, into
+    the part in which the first one would be if each of those before it had counted for all of its
+    own. Parts end within the crystals of one formula of `ends`."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i in order:
+        members[every[i].structure.reduced_formula].append(i)
+    parts: list[list[int]] = [[], [], []]
+    n_placed = 0
+    for group in members.values():
+        part = next(k for k in range(3) if n_placed < ends[k + 1])
+        parts[part] += group
+        n_placed += len(group)
+    return parts
 
 
 def records(path: str, data: DataConfig) -> list[Record]:

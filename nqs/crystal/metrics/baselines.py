@@ -1,13 +1,7 @@
 """What needs no model: guesses at a structure from its composition alone.
 
-Nearest template: a training crystal with the same numbers of atoms of each kind, its elements
-exchanged for the wanted ones. Kinds with equal counts may be exchanged in several ways, each of
-them a guess of its own. Guesses come in the order of
-
-    distance = sum over atoms of |M(element in the template) - M(element wanted)|,
-
-with M the Mendeleev number (Magpie's), along which chemically alike elements are neighbours. Cells
-keep the template's size: matching scales to one volume.
+Nearest template: a training crystal with its elements exchanged (nqs.crystal.datasets.templates),
+scaled to the volume of the new ones.
 
 Constant cell: for five-atom sets of perovskites (Perov-5), the ideal cubic cell of the training
 set's mean length, whatever the elements; the two least electronegative atoms go to A (corner) and B
@@ -20,19 +14,13 @@ match rate alone cannot tell it from a perfect model, the RMSE does.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain, groupby, islice, permutations, product
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nqs.crystal.metrics.fingerprints import mendeleev_number
+from nqs.crystal.datasets.templates import Templates, exchanged
 from nqs.crystal.structures.elements import formula_order
 from nqs.crystal.structures.structure import Structure
-
-MOST_ORDERS = 720
-"""Ways to exchange elements of equal counts that are tried for one composition (6!)."""
 
 PEROVSKITE = np.array(
     [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]
@@ -47,66 +35,13 @@ HEDGED = np.array(
 CUBIC = 0.05
 """Relative spread of lengths and of angles up to which a five-atom cell passes for a perovskite."""
 
-Pattern = tuple[int, ...]
-"""Numbers of atoms of each kind in the cell, sorted."""
-
 
 def template_guesses(
     train: Sequence[Structure], test: Sequence[Structure], n: int
 ) -> list[list[Structure]]:
     """Up to n guesses for each test composition, the nearest first; none without a template."""
-    templates: dict[Pattern, list[tuple[tuple[int, ...], Structure]]] = defaultdict(list)
-    wanted = {_pattern(structure)[0] for structure in test}
-    for structure in train:
-        pattern, elements = _pattern(structure)
-        if pattern in wanted:
-            templates[pattern].append((elements, structure))
-    scales = {
-        pattern: np.array([[mendeleev_number(z) for z in elements] for elements, _ in found])
-        for pattern, found in templates.items()
-    }
-    guesses: list[list[Structure]] = []
-    for structure in test:
-        pattern, elements = _pattern(structure)
-        if pattern not in templates:
-            guesses.append([])
-            continue
-        order = _nearest(scales[pattern], pattern, elements, n)
-        guesses.append([_exchanged(*templates[pattern][t], new) for t, new in order])
-    return guesses
-
-
-def _pattern(structure: Structure) -> tuple[Pattern, tuple[int, ...]]:
-    """Counts in ascending order, and the elements that have them."""
-    counts = sorted((count, number) for number, count in structure.composition.items())
-    return tuple(count for count, _ in counts), tuple(number for _, number in counts)
-
-
-def _orders(pattern: Pattern, elements: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The elements in every order that keeps the counts, at most MOST_ORDERS."""
-    kinds = groupby(zip(pattern, elements, strict=True), key=lambda kind: kind[0])
-    alike = [
-        list(islice(permutations(z for _, z in group), MOST_ORDERS)) for _, group in kinds
-    ]  # for each count the orders of its elements
-    return [tuple(chain(*order)) for order in islice(product(*alike), MOST_ORDERS)]
-
-
-def _nearest(
-    scales: NDArray[np.float64], pattern: Pattern, elements: tuple[int, ...], n: int
-) -> list[tuple[int, tuple[int, ...]]]:
-    """The n nearest (template, elements in its order); scales (T, kinds)."""
-    orders = _orders(pattern, elements)
-    wanted = np.array([[mendeleev_number(z) for z in order] for order in orders])  # (P, kinds)
-    gaps = np.abs(scales[:, None, :] - wanted[None, :, :])  # (T, P, kinds)
-    distances = (gaps @ np.array(pattern, dtype=np.float64)).ravel()  # (T P,)
-    best = np.argsort(distances, kind="stable")[:n]
-    return [(int(k) // len(orders), orders[int(k) % len(orders)]) for k in best]
-
-
-def _exchanged(old: tuple[int, ...], template: Structure, new: tuple[int, ...]) -> Structure:
-    exchange = dict(zip(old, new, strict=True))
-    numbers = np.array([exchange[z] for z in template.numbers.tolist()], dtype=np.int64)
-    return Structure(template.lengths, template.angles, numbers, template.positions)
+    found = Templates(train).nearest([structure.composition for structure in test], n)
+    return [[exchanged(train[one.index], one) for one in row] for row in found]
 
 
 def are_perovskites(structures: Sequence[Structure]) -> bool:

@@ -174,13 +174,6 @@ def composition_fingerprint(composition: Mapping[int, int]) -> Floats | None:
     return np.stack([least, most, most - least, mean, deviation, mode], axis=1).ravel()
 
 
-def mendeleev_number(number: int) -> float:
-    """Magpie's Mendeleev number of an atomic number: chemically alike elements are neighbours. 103
-    for those that it does not have. Raises InputError without SMACT."""
-    known = _properties(number)
-    return 103.0 if known is None else known[PROPERTIES.index("MendeleevNumber")]
-
-
 @cache
 def _properties(number: int) -> tuple[float, ...] | None:
     try:

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from nqs.crystal.metrics.fingerprints import mendeleev_number
 from nqs.crystal.metrics.matching import Key, Matcher, Reduced, reduced_composition
+from nqs.crystal.structures.elements import MENDELEEV
 from nqs.crystal.structures.structure import Structure
 
-MOST_MENDELEEV = 103
+MOST_MENDELEEV = max(MENDELEEV)
 ROWS = 256
 """Compositions compared at a time: ROWS x known ones."""
 
@@ -53,7 +53,7 @@ def element_shares(key: Key) -> NDArray[np.float64]:
     """(MOST_MENDELEEV,): the share of atoms with Mendeleev numbers up to 1, 2, ..."""
     shares = np.zeros(MOST_MENDELEEV)
     for number, count in key:
-        shares[round(mendeleev_number(number)) - 1] += count
+        shares[MENDELEEV[number - 1] - 1] += count
     cumulative: NDArray[np.float64] = np.cumsum(shares / shares.sum())
     return cumulative
 

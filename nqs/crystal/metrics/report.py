@@ -15,9 +15,12 @@ from typing import Any, TypeVar, final
 Row = TypeVar("Row")
 
 
-def quantity(label: str, digits: int = 3, *, percent: bool = False) -> Any:
+def quantity(
+    label: str, digits: int = 3, *, percent: bool = False, default: float | None = None
+) -> Any:
     """A dataclass field with the words and the digits a table shows it with; NaN prints as '-'."""
-    return field(metadata={"label": label, "digits": digits, "percent": percent})
+    how = {"label": label, "digits": digits, "percent": percent}
+    return field(metadata=how) if default is None else field(default=default, metadata=how)
 
 
 @final

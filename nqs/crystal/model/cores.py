@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import torch
+from torch import Tensor
 
 from nqs.conf.kinds import MISSING, Group, Key, Selection, keys_of, naming
 from nqs.core import Recurrent, SequenceModel, Transformer
+from nqs.core.features import share_features
 from nqs.core.own_models import check_model
+from nqs.core.sections import InSections
+from nqs.core.sequence import EmbeddingModel
 from nqs.errors import InputError, require, shown
 
 GIVEN: Final = frozenset({"n_tokens", "n_outputs", "length", "generator"})
@@ -128,10 +132,18 @@ def width_of(model: Selection, key: str) -> int:
 
 
 def build_core(
-    model: Selection, n_tokens: int, max_length: int, generator: torch.Generator
+    model: Selection,
+    n_tokens: int,
+    max_length: int,
+    generator: torch.Generator,
+    features: Tensor | None = None,
+    separators: Sequence[int] = (),
 ) -> SequenceModel:
     """Logits over n_tokens from n_tokens, up to max_length positions; parameters from generator.
 
+    features: what tokens share, (n_tokens, F), where the core has tables of them.
+    separators: tokens between texts of which it reads several in a row, for cores that can be told
+    where in a text they are (those that read vectors).
     Raises InputError for keys that do not fit.
     """
     keys = dict(model.values) | (WORDS[model.name][1] if model.name in WORDS else {})
@@ -151,4 +163,8 @@ def build_core(
         core.eval()  # dropout is for training
         check_model(core, "model.core")
         core.train()
+    if features is not None:
+        share_features(core, features, generator)
+    if separators and isinstance(core, EmbeddingModel):
+        return InSections(core, separators, generator)
     return core

@@ -5,6 +5,13 @@ A row starts at bos; at each step the model reads the last token of every row th
 gets probability zero, and one token a row is drawn. Rows that have ended are dropped from the
 state. Cost: one token evaluation a token, where a loop without a cache needs half the length
 squared.
+
+With guidance s each row is read twice, with its conditions c and without, and drawn from
+
+    p_s(token) ~ p(token) (p(token | c) / p(token))^s
+
+(classifier-free guidance: Ho & Salimans, arXiv:2207.12598; of language models: Sanchez et al.,
+arXiv:2306.17806): s = 1 is p(token | c), above 1 conditions count for more.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,20 +47,33 @@ class Request:
         n: how many, >= 1.
         conditions: what they must be; None leaves all open.
         partial: a cell and atoms that they must have.
+        prompts: what is shown before them, draw g the prompt g modulo their number.
     """
 
     n: int = 1
     conditions: Conditions | None = None
     partial: Structure | None = None
+    prompts: tuple[tuple[int, ...], ...] = ()
+
+    def prompt(self, draw: int) -> tuple[int, ...]:
+        """What is shown before a draw."""
+        return self.prompts[draw % len(self.prompts)] if self.prompts else ()
 
 
 @dataclass(frozen=True)
 class Filters:
-    """How draws are sharpened, see nqs.core.decoding.restrict; the defaults sample the model."""
+    """How draws are sharpened, see nqs.core.decoding.restrict, and what conditions count for; the
+    defaults sample the model."""
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    guidance: float = 1.0
+
+    @property
+    def of_tokens(self) -> dict[str, Any]:
+        """Those of `restrict`."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
 
 @dataclass(frozen=True)
@@ -60,17 +81,25 @@ class Sample:
     """A crystal that was drawn.
 
     Attributes:
-        request: which of the requests it answers, from 0.
+        request, draw: which of the requests it answers, and which of its draws it is, from 0.
         n_rejected: draws in its place before it that were thrown away (see `generate`).
         log_likelihood: ln of the chance that it is drawn, given its request, without filters: ln p
-            summed over its tokens, each renormalised over what the grammar allows there.
+            summed over its tokens, each renormalised over what the grammar allows there; NaN of
+            what was not drawn.
+        source: "model", or the template that it is.
     """
 
     request: int
+    draw: int
     tokens: tuple[int, ...]
     structure: Structure
     log_likelihood: float
     n_rejected: int = 0
+    source: str = "model"
+
+
+Place = tuple[int, int]
+"""(request, draw)."""
 
 
 class JointGrammar(Grammar):
@@ -97,19 +126,31 @@ def decode(
     n_rows: int,
     filters: Filters,
     generator: torch.Generator,
+    *,
+    prompts: Tensor | None = None,
+    n_conditions: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens (R, L) from bos to eos, padded, and log-likelihoods (R,) float64 as in Sample."""
+    """Tokens (R, L) from bos to eos, padded, and log-likelihoods (R,) float64 as in Sample.
+
+    Args:
+        prompts: (R, P), read after bos and not returned.
+        n_conditions: tokens of the conditions, the first of each row, that guidance leaves out.
+    """
     device = model.head.weight.device
-    state = model.start(n_rows, min(grammar.max_length, model.max_length))
-    rows = torch.arange(n_rows, device=device)  # which row each row of the state is
+    rows = torch.arange(n_rows, device=device)  # which row each row of the states is
     last = torch.full((n_rows,), tokeniser.bos, device=device)
+    start = last[:, None] if prompts is None else torch.cat([last[:, None], prompts.to(device)], 1)
+    n_readers = 2 if filters.guidance != 1 and n_conditions else 1
+    readers = [_Reader(model, start, grammar.max_length) for _ in range(n_readers)]
     tokens = [last]
     log_likelihoods = torch.zeros(n_rows, dtype=torch.float64, device=device)
     while len(rows):
-        logits, state = model(last[rows, None], state)
         allowed = grammar.allowed()[rows]
-        drawn = draw_tokens(restrict(logits[:, -1], allowed, **vars(filters)), generator)
-        plain = restrict(logits[:, -1], allowed)
+        logits, plain = readers[0].logits, restrict(readers[0].logits, allowed)
+        if n_readers > 1 and len(tokens) > n_conditions:
+            free = restrict(readers[1].logits, allowed)
+            logits = torch.where(allowed, free + filters.guidance * (plain - free), 0.0)
+        drawn = draw_tokens(restrict(logits, allowed, **filters.of_tokens), generator)
         log_likelihoods[rows] += plain.gather(1, drawn[:, None]).squeeze(1)
         last = torch.full_like(last, tokeniser.pad)
         last[rows] = drawn
@@ -120,8 +161,37 @@ def decode(
         if n_going == 0:
             break
         if n_going <= (1 - ENDED_SHARE) * len(rows):
-            state, rows = state.select(going.nonzero().squeeze(1)), rows[going]
+            for reader in readers:
+                reader.keep(going)
+            rows = rows[going]
+        for reader in readers[: 1 if len(tokens) <= n_conditions + 1 else None]:
+            reader.read(last[rows])
     return torch.stack(tokens, dim=1), log_likelihoods
+
+
+class _Reader:
+    """A model, what it has read of R rows, and its logits (R, K) of the next token.
+
+    Args:
+        start: (R, S) what is read first.
+        capacity: most tokens that follow.
+    """
+
+    def __init__(self, model: SequenceModel, start: Tensor, capacity: int) -> None:
+        self._model = model
+        n_rows, n_given = start.shape
+        state = model.start(n_rows, min(capacity + n_given, model.max_length))
+        logits, self._state = model(start, state)
+        self.logits = logits[:, -1]
+
+    def read(self, tokens: Tensor) -> None:
+        """The next token (R,) of each row."""
+        logits, self._state = self._model(tokens[:, None], self._state)
+        self.logits = logits[:, -1]
+
+    def keep(self, chosen: Tensor) -> None:
+        """Only the rows that are chosen (R,) bool."""
+        self._state = self._state.select(chosen.nonzero().squeeze(1))
 
 
 def generate(
@@ -134,7 +204,8 @@ def generate(
     generator: torch.Generator,
     min_distance: float | None = None,
 ) -> Iterator[list[Sample]]:
-    """All crystals that are asked for, in the order of the requests, batch by batch.
+    """All crystals that are asked for, batch by batch: in the order of the requests and draws where
+    no prompts are shown, those with prompts of equal length together where there are.
 
     Args:
         min_distance: Angstrom; crystals with two atoms closer than that, images included, are
@@ -145,22 +216,20 @@ def generate(
     positions, or whose draws never have their atoms that far apart.
     """
     for index, request in enumerate(requests):
-        if min_distance and request.partial and not _apart(request.partial, min_distance):
+        if min_distance and request.partial and not apart(request.partial, min_distance):
             raise CrystalError(
                 f"request {index}: atoms of the partial structure are closer than min_distance="
                 f"{min_distance:g} Angstrom"
             )
-    for batch in batched(requests, batch_size):
-        owners = [index for index, size in batch for _ in range(size)]
-        kept: dict[int, Sample] = {}
+    for places in batched(requests, batch_size):
+        kept: dict[Place, Sample] = {}
         n_rounds = n_idle = 0
-        while len(kept) < len(owners):
-            places = [place for place in range(len(owners)) if place not in kept]
-            again = [owners[place] for place in places]
+        while len(kept) < len(places):
+            again = [place for place in places if place not in kept]
             drawn = draw_crystals(model, tokeniser, requests, again, filters, generator)
             n_idle += 1
-            for place, found in zip(places, drawn, strict=True):
-                if min_distance is None or _apart(found.structure, min_distance):
+            for place, found in zip(again, drawn, strict=True):
+                if min_distance is None or apart(found.structure, min_distance):
                     kept[place] = dataclasses.replace(found, n_rejected=n_rounds)
                     n_idle = 0
             n_rounds += 1
@@ -169,65 +238,74 @@ def generate(
                     f"{IDLE_ROUNDS} draws of {drawn[0].structure.formula} in a row had atoms "
                     f"closer than min_distance={min_distance:g} Angstrom; ask for less, or null"
                 )
-        yield [kept[place] for place in range(len(owners))]
+        yield [kept[place] for place in places]
 
 
 def draw_crystals(
     model: SequenceModel,
     tokeniser: Tokeniser,
     requests: Sequence[Request],
-    owners: Sequence[int],
+    places: Sequence[Place],
     filters: Filters,
     generator: torch.Generator,
 ) -> list[Sample]:
-    """One crystal for each of the requests that `owners` names, ascending, side by side."""
+    """One crystal for each of the places, side by side: those of a request one after the other, all
+    with prompts of one length and equally many tokens of conditions."""
     device = model.head.weight.device
     parts = []
-    for index, group in itertools.groupby(owners):
+    for index, group in itertools.groupby(places, key=lambda place: place[0]):
         request, n_rows = requests[index], len(list(group))
         grammar = tokeniser.grammar(
             n_rows, request.conditions, partial=request.partial, device=device
         )
         parts.append((grammar, n_rows))
     joint = parts[0][0] if len(parts) == 1 else JointGrammar(parts)
-    if joint.max_length > model.max_length:
+    prompts = torch.tensor([requests[index].prompt(draw) for index, draw in places])
+    longest = joint.max_length + prompts.shape[1]
+    if longest > model.max_length:
         raise CrystalError(
-            f"crystals of up to {joint.max_length} tokens are asked for, the model reads "
-            f"{model.max_length}"
+            f"crystals of up to {longest} tokens are asked for, the model reads {model.max_length}"
         )
-    tokens, log_likelihoods = decode(model, tokeniser, joint, len(owners), filters, generator)
+    conditions = requests[places[0][0]].conditions
+    tokens, log_likelihoods = decode(
+        model,
+        tokeniser,
+        joint,
+        len(places),
+        filters,
+        generator,
+        prompts=prompts if prompts.shape[1] else None,
+        n_conditions=0 if filters.guidance == 1 else tokeniser.n_condition_tokens(conditions),
+    )
     return [
-        sample(tokeniser, owner, row, log_likelihood)
-        for owner, row, log_likelihood in zip(
-            owners, tokens.tolist(), log_likelihoods.tolist(), strict=True
+        sample(tokeniser, place, row, log_likelihood)
+        for place, row, log_likelihood in zip(
+            places, tokens.tolist(), log_likelihoods.tolist(), strict=True
         )
     ]
 
 
-def _apart(structure: Structure, distance: float) -> bool:
+def apart(structure: Structure, distance: float) -> bool:
     """Whether no two atoms, images included, are closer than that."""
     return shortest_distance(structure.matrix, structure.positions) >= distance
 
 
-def sample(tokeniser: Tokeniser, request: int, row: Sequence[int], log_likelihood: float) -> Sample:
+def sample(tokeniser: Tokeniser, place: Place, row: Sequence[int], log_likelihood: float) -> Sample:
     """A row of decoded tokens as a crystal."""
     tokens = tuple(row[: row.index(tokeniser.eos) + 1])
     structure, _ = tokeniser.decode(tokens)
-    return Sample(request, tokens, structure, log_likelihood)
+    return Sample(*place, tokens, structure, log_likelihood)
 
 
-def batched(requests: Sequence[Request], batch_size: int) -> Iterator[list[tuple[int, int]]]:
-    """Batches of (request, how many rows for it), batch_size rows each but for the last."""
-    batch: list[tuple[int, int]] = []
-    room = batch_size
-    for index, request in enumerate(requests):
-        left = request.n
-        while left:
-            taken = min(left, room)
-            batch.append((index, taken))
-            left, room = left - taken, room - taken
-            if room == 0:
-                yield batch
-                batch, room = [], batch_size
-    if batch:
-        yield batch
+def batched(requests: Sequence[Request], batch_size: int) -> Iterator[list[Place]]:
+    """All draws in batches of at most batch_size, each with prompts of one length: in order, but
+    for those with shorter prompts, which come first."""
+    places = [(index, draw) for index, request in enumerate(requests) for draw in range(request.n)]
+
+    def length(place: Place) -> int:
+        return len(requests[place[0]].prompt(place[1]))
+
+    for _, alike in itertools.groupby(sorted(places, key=length), key=length):
+        together = list(alike)
+        for start in range(0, len(together), batch_size):
+            yield together[start : start + batch_size]

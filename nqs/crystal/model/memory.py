@@ -7,9 +7,11 @@ L layers, F feed-forward width, V tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from nqs.conf.kinds import Selection
 from nqs.core.sequence import SequenceModel, state_numbers
@@ -27,6 +29,8 @@ def guarded_core(
     n_tokens: int,
     max_length: int,
     generator: torch.Generator,
+    features: Tensor | None = None,
+    separators: Sequence[int] = (),
     *,
     batch_tokens: int,
     device: torch.device,
@@ -46,7 +50,7 @@ def guarded_core(
 
     check(0)
     with Allocations(check):
-        return build_core(model, n_tokens, max_length, generator)
+        return build_core(model, n_tokens, max_length, generator, features, separators)
 
 
 def check_generation(model: SequenceModel, n_rows: int, max_length: int) -> None:

@@ -18,9 +18,10 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nqs.core.sequence import SequenceModel
-from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, plain_batches
+from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, after, plain_batches
 from nqs.crystal.model.optimizer_config import OptimizerConfig
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.runfolder.history import SECONDS, STEP, Column
@@ -137,7 +138,8 @@ def train(
         rate = config.learning_rate * schedule(training.step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with autocast(device, precision):
+        torch.manual_seed(training.step)  # of dropout: a resumed run goes on with the same masks
+        with autocast(device, precision), parametrize.cached():
             loss = mean_loss(model, next(batches).to(device))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -147,7 +149,7 @@ def train(
         check_finite(model, training.step)
         look = Quality(math.nan, math.nan)
         if training.step % validate_every == 0 or training.step == n_steps:
-            look = quality(model, tokeniser, validation, tasks.batch_tokens, precision)
+            look = judged(model, tokeniser, validation, tasks.batch_tokens, precision)
             keep_best(training, look)
         record = StepRecord(
             step=training.step,
@@ -213,15 +215,55 @@ def quality(
     precision: str = "float32",
 ) -> Quality:
     """How well the model predicts crystals as they are, without conditions."""
+    return _quality(model, tokeniser, [(c.body, 1) for c in crystals], batch_tokens, precision)
+
+
+@torch.no_grad()
+def quality_after_templates(
+    model: SequenceModel,
+    tokeniser: Tokeniser,
+    crystals: Sequence[Encoded],
+    batch_tokens: int,
+    precision: str = "float32",
+) -> Quality:
+    """The same after the first prompt of each crystal, of those that have one (at least one)."""
+    rows = [after(c.prompts[0], c.body, 1) for c in crystals if c.prompts]
+    return _quality(model, tokeniser, rows, batch_tokens, precision)
+
+
+def judged(
+    model: SequenceModel,
+    tokeniser: Tokeniser,
+    crystals: Sequence[Encoded],
+    batch_tokens: int,
+    precision: str,
+) -> Quality:
+    """`quality`; with templates its perplexity is the geometric mean of those with and without."""
+    model.eval()
+    look = quality(model, tokeniser, crystals, batch_tokens, precision)
+    if any(crystal.prompts for crystal in crystals):
+        other = quality_after_templates(model, tokeniser, crystals, batch_tokens, precision)
+        look = Quality(look.nats, math.sqrt(look.perplexity) * math.sqrt(other.perplexity))
+    model.train()
+    return look
+
+
+def _quality(
+    model: SequenceModel,
+    tokeniser: Tokeniser,
+    rows: Sequence[tuple[Sequence[int], int]],
+    batch_tokens: int,
+    precision: str,
+) -> Quality:
+    """Of sequences (tokens, how many are given)."""
     device = model.head.weight.device
     total, n_tokens = 0.0, 0
-    with autocast(device, precision):
-        bodies = [crystal.body for crystal in crystals]
-        for _, batch in plain_batches(tokeniser, bodies, batch_tokens):
+    with autocast(device, precision), parametrize.cached():
+        for _, batch in plain_batches(tokeniser, rows, batch_tokens):
             total += float(negative_log_likelihoods(model, batch.to(device)).sum())
             n_tokens += int((batch.targets != batch.pad).sum())
     mean = total / n_tokens
-    return Quality(total / len(crystals), math.exp(mean) if mean < LARGEST_MEAN else math.inf)
+    return Quality(total / len(rows), math.exp(mean) if mean < LARGEST_MEAN else math.inf)
 
 
 def keep_best(training: Training, look: Quality) -> None:
@@ -247,11 +289,13 @@ def build_schedule(config: OptimizerConfig, n_steps: int) -> Schedule:
 
 
 def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW; only matrices of linear layers decay, not embeddings, positions, norms or biases."""
+    """AdamW; only matrices of linear layers decay, not embeddings, positions, norms or biases; of
+    tables that share features (nqs.core.features) what each token has of its own."""
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    own = {id(p) for name, p in model.named_parameters() if name.endswith("weight.original")}
     groups = [
         {
-            "params": [p for p in model.parameters() if (id(p) in matrices) == decays],
+            "params": [p for p in model.parameters() if (id(p) in matrices | own) == decays],
             "weight_decay": config.weight_decay if decays else 0.0,
         }
         for decays in (True, False)

@@ -41,6 +41,17 @@ ELECTRONEGATIVITIES: tuple[float, ...] = tuple(
 """Pauling's; infinite where there is none (He, Ne, Ar, the superheavy), so that they sort last."""
 
 HEAVIEST = len(SYMBOLS)
+_MENDELEEV = """
+92 98 1 67 72 77 82 87 93 99 2 68 73 78 83 88 94 100 3 7 11 43 46 49 52 55 58 61 64 69 74 79 84
+89 95 101 4 8 12 44 47 50 53 56 59 62 65 70 75 80 85 90 96 102 5 9 13 15 17 19 21 23 25 27 29 31
+33 35 37 39 41 45 48 51 54 57 60 63 66 71 76 81 86 91 97 103 6 10 14 16 18 20 22 24 26 28 30
+"""
+_KNOWN = tuple(int(word) for word in _MENDELEEV.split())
+MENDELEEV: tuple[int, ...] = _KNOWN + (max(_KNOWN),) * (HEAVIEST - len(_KNOWN))
+"""Mendeleev numbers, 1..103: a scale on which chemically alike elements are neighbours (Magpie's,
+Ward et al., npj Comput. Mater. 2, 16028 (2016); Villars' by columns of the periodic table). 103
+beyond Bk."""
+NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)
 NUMBERS: dict[str, int] = {symbol: number for number, symbol in enumerate(SYMBOLS, start=1)}
 """Atomic number by symbol."""
 
@@ -53,3 +64,19 @@ def symbol(number: int) -> str:
 def formula_order(number: int) -> tuple[float, int]:
     """Sort key of elements in formulas and of atoms in cells: the most electropositive first."""
     return ELECTRONEGATIVITIES[number - 1], number
+
+
+def period_of(number: int) -> int:
+    """1..7, the row of the periodic table."""
+    return next(row for row, last in enumerate(NOBLE_GASES, start=1) if number <= last)
+
+
+def column_of(number: int) -> int:
+    """1..18, the column of the periodic table; 0 for lanthanides and actinides (La..Yb, Ac..No)."""
+    period = period_of(number)
+    place = number - (0, *NOBLE_GASES)[period - 1]  # 1 ..
+    if place <= 2 and number != 2:
+        return place
+    if period in (6, 7) and place <= 16:
+        return 0
+    return 18 + number - NOBLE_GASES[period - 1]

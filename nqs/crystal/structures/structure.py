@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -111,6 +111,13 @@ class Structure:
         """Every atom moved by shift (3,), in fractions of the cell vectors."""
         moved = self.positions + np.asarray(shift, dtype=np.float64)
         return Structure(self.lengths, self.angles, self.numbers, wrap(moved))
+
+    def exchanged(self, elements: Mapping[int, int], volume: float = 1.0) -> Structure:
+        """Each element (atomic number) replaced by the one that `elements` has for it, the cell
+        scaled to `volume` times its own."""
+        numbers = [elements[number] for number in self.numbers.tolist()]
+        lengths = self.lengths * float(np.cbrt(volume))
+        return Structure(lengths, self.angles, np.array(numbers), self.positions)
 
     def ordered(self, order: ArrayLike) -> Structure:
         """The atoms that `order` (indices) names, in its order."""

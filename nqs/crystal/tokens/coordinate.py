@@ -114,6 +114,14 @@ class CoordinateTokeniser(Tokeniser, kind="coordinate"):
         moved = (index + np.asarray(shift)[axis]) % N_BINS + start
         return np.where(placed, moved, tokens)
 
+    def n_condition_tokens(self, conditions: Conditions | None) -> int:
+        """See Tokeniser.n_condition_tokens."""
+        return len(condition_tokens(self.fields, conditions))
+
+    def features(self) -> NDArray[np.float64]:
+        """See Tokeniser.features."""
+        return self.fields.features()
+
     def element_tokens(self, element: int) -> list[int]:
         return [self.fields.element[element - 1]]
 

@@ -5,7 +5,8 @@ The rounding of each is a choice between error and learnability:
 - coordinates to 1/120 (at most 0.03 Angstrom along an axis of 8), which holds 1/2, 1/3, 1/4, 1/5,
   1/6 and 1/8 exactly, so that special positions stay special;
 - lengths to 1 %, in powers of e^0.01 (at most 0.02 Angstrom at 4; equal strain at every length),
-  from 1 to 147 Angstrom;
+  from 1 to 147 Angstrom; or, where a cell is written by size and shape, (V / A)^(1/3) in such
+  powers from 1 to 12 Angstrom, and ratios of lengths, from e^-4 to e^4;
 - angles to whole degrees, 5 to 175, so that 60, 90 and 120 are exact;
 - formation energies to 0.1 eV per atom, -6 to 6; energies above the hull to 0.01, 0 to 1.
 """
@@ -13,6 +14,7 @@ The rounding of each is a choice between error and learnability:
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -22,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nqs.crystal.structures.elements import SYMBOLS
 from nqs.crystal.structures.structure import CrystalError, Floats
+from nqs.crystal.tokens import token_features
 
 PAD, BOS, EOS, MASK = 0, 1, 2, 3
 N_BINS = 120
@@ -64,6 +67,10 @@ class Grid:
 
 
 LENGTHS = Grid("cell length (Angstrom)", 1.0, 0.01, 500, ratio=True)
+SIZES = Grid("(volume / atoms)^(1/3) (Angstrom)", 1.0, 0.01, 251, ratio=True)
+WIDEST = 400
+"""Steps of RATIOS from 1 to the largest."""
+RATIOS = Grid("ratio of cell lengths", math.exp(-0.01 * WIDEST), 0.01, 2 * WIDEST + 1, ratio=True)
 ANGLES = Grid("cell angle (degrees)", 5.0, 1.0, 171)
 ENERGIES = Grid("formation energy (eV per atom)", -6.0, 0.1, 121)
 HULLS = Grid("energy above the hull (eV per atom)", 0.0, 0.01, 101)
@@ -74,10 +81,12 @@ class Fields:
     """The tokens of each kind of field, disjoint ranges, for crystals of at most max_atoms.
 
     Args:
-        sites: names of sites, for the tokenisers that have them.
+        sites: names of sites, for the tokenisers that have them; these write sizes and ratios, the
+            others lengths.
 
     Attributes:
-        group, energy, hull, count, element, length, angle, coordinate, site: ranges of tokens.
+        group, energy, hull, count, element, length, size, ratio, angle, coordinate, site: ranges of
+            tokens, empty for those that are not written.
         vocabulary: what each token stands for.
     """
 
@@ -93,11 +102,29 @@ class Fields:
         self.hull = field("hull", [f"{value:.2f}" for value in HULLS.values])
         self.count = field("count", [str(count) for count in range(1, max_atoms + 1)])
         self.element = field("element", list(SYMBOLS))
-        self.length = field("length", [f"{value:.3f}" for value in LENGTHS.values])
+        self.length = field("length", [] if sites else [f"{x:.3f}" for x in LENGTHS.values])
+        self.size = field("size", [f"{x:.3f}" for x in SIZES.values] if sites else [])
+        self.ratio = field("ratio", [f"{x:.4g}" for x in RATIOS.values] if sites else [])
         self.angle = field("angle", [f"{value:.0f}" for value in ANGLES.values])
         self.coordinate = field("at", [f"{index}/{N_BINS}" for index in range(N_BINS)])
         self.site = field("site", list(sites))
         self.vocabulary = tuple(words)
+
+    def features(self) -> Floats:
+        """(V, F), see nqs.crystal.tokens.token_features."""
+        numbers = (self.energy, self.hull, self.count, self.length, self.size, self.ratio)
+        kinds = [(tokens, token_features.of_numbers(len(tokens))) for tokens in numbers if tokens]
+        kinds.append((self.angle, token_features.of_numbers(len(self.angle))))
+        kinds.append((self.coordinate, token_features.of_circle(len(self.coordinate))))
+        kinds.append((self.element, token_features.of_elements()))
+        kinds.append((self.group, token_features.of_groups()))
+        table = np.zeros((len(self.vocabulary), sum(known.shape[1] for _, known in kinds)))
+        column = 0
+        for tokens, known in kinds:
+            end = column + known.shape[1]
+            table[tokens.start : tokens.stop, column:end] = known
+            column = end
+        return table
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -122,6 +122,12 @@ class Tokeniser(ABC):
         """bos .. eos. Raises CrystalError, with the reason, for what cannot be written (too many
         atoms, a length out of range)."""
 
+    def conditioned(
+        self, body: Sequence[int], structure: Structure, conditions: Conditions
+    ) -> list[int]:
+        """encode(structure, conditions), where `body`, encode(structure), is known."""
+        return self.encode(structure, conditions)
+
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> tuple[Structure, Conditions]:
         """What was encoded; tokens from bos to eos, pads after it ignored. Raises CrystalError for
@@ -155,6 +161,32 @@ class Tokeniser(ABC):
     def n_bins(self) -> int:
         """Number of distinct fractional coordinates along an axis; 1 if translations do not change
         the tokens."""
+
+    def n_condition_tokens(self, conditions: Conditions | None) -> int:
+        """Tokens after bos without which those that follow are a crystal's without the conditions
+        (the composition aside). Raises CrystalError where conditions are not written like that."""
+        raise CrystalError(f"data.tokeniser={self.name} does not write its conditions first")
+
+    def structure_type(self, tokens: Sequence[int]) -> Hashable:
+        """Of the crystal of the tokens: its space group, and the element and Wyckoff position of
+        each orbit; what spglib finds of them within TYPE_TOLERANCE."""
+        structure, _ = self.decode(tokens)
+        return structure_type(structure)
+
+    def exchanged(
+        self, tokens: Sequence[int], elements: Mapping[int, int], volume: float = 1.0
+    ) -> list[int]:
+        """The crystal of the tokens, without conditions, after `Structure.exchanged`. Raises
+        CrystalError where that cannot be written."""
+        from nqs.crystal.structures.symmetry import ordered  # spglib is of an extra
+
+        structure, _ = self.decode(tokens)
+        return self.encode(ordered(structure.exchanged(elements, volume)))
+
+    def features(self) -> NDArray[np.float64] | None:
+        """What is known of each token, (V, F), rows of length 1 or 0: tokens that are alike have
+        like rows (nqs.core.features); None: nothing."""
+        return None
 
     def equivalents(self, tokens: Sequence[int]) -> Iterator[list[int]]:
         """Every sequence that says the same of the same crystal, these tokens among them, each
@@ -206,6 +238,21 @@ class Tokeniser(ABC):
         """(R, longest) int64."""
         rows = [torch.tensor(list(tokens), dtype=torch.int64) for tokens in sequences]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+
+
+TYPE_TOLERANCE = 0.1
+"""Angstrom by which atoms may be off the symmetry of a structure type: roundings of coordinates."""
+
+
+def structure_type(structure: Structure) -> Hashable:
+    """Its space group, and the element and Wyckoff position of each orbit (canonical ones); its
+    formula alone where spglib finds no group."""
+    from nqs.crystal.tokens.wyckoff_description import describe  # spglib is of an extra
+
+    try:
+        return describe(structure, TYPE_TOLERANCE).structure_type
+    except CrystalError:
+        return structure.formula
 
 
 def check_agreement(structure: Structure, conditions: Conditions | None) -> None:

@@ -1,25 +1,28 @@
 """The Wyckoff tokeniser: a crystal by its space group and what that leaves free; about 28 tokens.
 
     bos [group] [formation energy] [hull]  element count  element count ...
-        group  free lattice numbers  element site free ...  element site free ...  eos
+        group  element site  element site ...  size  free ratios  free angles
+        free coordinates ...  eos
 
-A site is the letter of a Wyckoff position of the group in spglib's standard setting (monoclinic
-axis b, rhombohedral groups in hexagonal axes, origin choice 1), its free coordinates are 0 to 3
-numbers
-(nqs.crystal.structures.wyckoff_positions). The formula, of the primitive cell, comes before the
-group, so that p(group | formula) is learnt too; a group that is given stands first and again after
-the formula.
+First comes what the crystal is made of and its structure type, then the numbers. A site is the
+letter of a Wyckoff position of the group in spglib's standard setting (monoclinic axis b,
+rhombohedral groups in hexagonal axes, origin choice 1); its free coordinates are 0 to 3 numbers
+(nqs.crystal.structures.wyckoff_positions), those of all orbits come at the end, in the order of the
+sites. The cell is given by (volume / atoms)^(1/3), b / a and c / a (`wyckoff_description`). The
+formula, of the primitive cell, comes before the group, so that p(group | formula) is learnt too; a
+group that is given stands first and again after the formula.
 
-Rounding is that of `coordinate_fields`, of the conventional cell: lengths to 1 %, angles to whole
-degrees, free coordinates to 1/120, or to the nearest one that is not special where that one is
-(usually the next). Coordinates without freedom are exact, so is the symmetry. Of the equivalent
+Rounding is that of `coordinate_fields`, of the conventional cell: size and ratios to 1 %, angles to
+whole degrees, free coordinates to 1/120, or to the nearest one that is not special where that one
+is (usually the next). Coordinates without freedom are exact, so is the symmetry. Of the equivalent
 descriptions the canonical one is written (`wyckoff_description`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -35,18 +38,29 @@ from nqs.crystal.tokens.condition_fields import (
     read_conditions,
     shown_token,
 )
-from nqs.crystal.tokens.coordinate_fields import BOS, EOS, MASK, PAD, Fields
+from nqs.crystal.tokens.coordinate_fields import (
+    BOS,
+    EOS,
+    MASK,
+    PAD,
+    RATIOS,
+    SIZES,
+    WIDEST,
+    Fields,
+)
 from nqs.crystal.tokens.reachable_formulas import formulas_of
 from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser, check_agreement, remaining_atoms
 from nqs.crystal.tokens.wyckoff_description import (
     FREE_ANGLES,
-    FREE_LENGTHS,
+    FREE_RATIOS,
     Description,
     Orbit,
+    canonical_of,
     describe,
     described_without_symmetry,
     equivalent,
     equivalents,
+    size_of,
     structure_of,
     table_of,
 )
@@ -59,7 +73,7 @@ REMEMBERED = 64
 
 @final
 class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
-    """Space group, free lattice numbers and orbits.
+    """Space group, sites, free lattice numbers and free coordinates.
 
     Args:
         max_atoms: most atoms in a primitive cell, 1..1000.
@@ -90,6 +104,14 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         _check_group(description.group, conditions)
         head = condition_tokens(self.fields, conditions)
         return [BOS, *head, *formula, *description_tokens(self.fields, description), EOS]
+
+    def conditioned(
+        self, body: Sequence[int], structure: Structure, conditions: Conditions
+    ) -> list[int]:
+        """See Tokeniser.conditioned; symmetry is not searched again."""
+        check_agreement(structure, conditions)
+        _check_group(self.description(body).group, conditions)
+        return [BOS, *condition_tokens(self.fields, conditions), *body[1:]]
 
     def decode(self, tokens: Sequence[int]) -> tuple[Structure, Conditions]:
         """See Tokeniser.decode; the composition is always among the conditions, the group if it
@@ -124,9 +146,15 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
                     f"{formula_of({n: count for n, count in remaining.items() if count})}"
                     f"{'' if start is None else ' besides the given atoms'}"
                 )
+        most, volume = self.max_atoms, 0.0
+        if start is not None:  # the cell is given: there must be room for all
+            assert partial is not None
+            volume = partial.volume
+            size_of(volume, sum((given.composition or start.composition).values()))
+            most = min(most, int(volume / SIZES.values[0] ** 3))
         head = condition_tokens(self.fields, conditions)
         return WyckoffGrammar(
-            self.fields, n_rows, head, given.composition, group, start, self.max_atoms, device
+            self.fields, n_rows, head, given.composition, group, start, volume, most, device
         )
 
     def translated(
@@ -134,6 +162,27 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
     ) -> NDArray[np.int64]:
         """The same: tokens do not say where a crystal stands."""
         return tokens
+
+    def structure_type(self, tokens: Sequence[int]) -> Hashable:
+        """See Tokeniser.structure_type; what the tokens say."""
+        return canonical_of(self.description(tokens)).structure_type
+
+    def exchanged(
+        self, tokens: Sequence[int], elements: Mapping[int, int], volume: float = 1.0
+    ) -> list[int]:
+        """See Tokeniser.exchanged; at the ends of the grid of sizes those."""
+        description = self.description(tokens)
+        orbits = [
+            dataclasses.replace(orbit, rank=formula_order(elements[orbit.element]))
+            for orbit in description.orbits
+        ]
+        size = SIZES.values[description.size] * np.cbrt(volume)
+        index = int(SIZES.index(np.clip(size, SIZES.values[0], SIZES.values[-1])))
+        other = canonical_of(
+            dataclasses.replace(description, size=index, orbits=tuple(sorted(orbits)))
+        )
+        formula = formula_tokens(self.fields, other.composition)
+        return [BOS, *formula, *description_tokens(self.fields, other), EOS]
 
     def equivalents(self, tokens: Sequence[int]) -> Iterator[list[int]]:
         _, head, description = self._read(tokens)
@@ -148,6 +197,14 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
     def description(self, tokens: Sequence[int]) -> Description:
         """What the tokens of a crystal say. Raises CrystalError as `decode` does."""
         return self._read(tokens)[2]
+
+    def n_condition_tokens(self, conditions: Conditions | None) -> int:
+        """See Tokeniser.n_condition_tokens."""
+        return len(condition_tokens(self.fields, conditions))
+
+    def features(self) -> NDArray[np.float64]:
+        """See Tokeniser.features."""
+        return self.fields.features()
 
     def element_tokens(self, element: int) -> list[int]:
         return [self.fields.element[element - 1]]
@@ -177,26 +234,35 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
 
         group = taken(fields.group) + 1
         table = table_of(group)
-        system = table.group.system
-        lengths = tuple(taken(fields.length) for _ in FREE_LENGTHS[system])
-        angles = tuple(taken(fields.angle) for _ in FREE_ANGLES.get(system, ()))
-        orbits: list[Orbit] = []
-        n_atoms = 0
-        while rest or not orbits:
+        sites: list[tuple[int, int]] = []  # element, position
+        while not sites or (rest and rest[-1] in fields.element):
             element, site = taken(fields.element) + 1, taken(fields.site)
             name = f"{LETTERS[site]} of space group {group}"
             if site >= len(table.dimensions):
                 raise CrystalError(f"{name}: it has only {len(table.dimensions)} positions")
-            free = tuple(taken(fields.coordinate) for _ in range(table.dimensions[site]))
-            if not free and any(orbit.position == site for orbit in orbits):
+            if not table.dimensions[site] and any(site == other for _, other in sites):
                 raise CrystalError(f"{name} has no freedom and is named twice")
-            if not table.is_generic(site, free):
-                raise CrystalError(f"{name}: the free coordinates are those of a more special one")
-            orbits.append(Orbit(formula_order(element), site, free))
-            n_atoms += table.multiplicities[site]
+            sites.append((element, site))
+            n_atoms = sum(table.multiplicities[position] for _, position in sites)
             if n_atoms > self.max_atoms:
                 raise CrystalError(f"{n_atoms} atoms: at most {self.max_atoms} are written")
-        return Description(group, lengths, angles, tuple(orbits))
+        system = table.group.system
+        size = taken(fields.size)
+        ratios = tuple(taken(fields.ratio) for _ in FREE_RATIOS[system])
+        steps = (WIDEST, *ratios)
+        if max(steps) - min(steps) > WIDEST:
+            raise CrystalError(f"cell lengths differ by more than {RATIOS.values[-1]:.3g} times")
+        angles = tuple(taken(fields.angle) for _ in FREE_ANGLES.get(system, ()))
+        orbits: list[Orbit] = []
+        for element, site in sites:
+            free = tuple(taken(fields.coordinate) for _ in range(table.dimensions[site]))
+            if not table.is_generic(site, free):
+                name = f"{LETTERS[site]} of space group {group}"
+                raise CrystalError(f"{name}: the free coordinates are those of a more special one")
+            orbits.append(Orbit(formula_order(element), site, free))
+        if rest:
+            raise CrystalError(f"{shown_token(fields, rest[-1])} where the end may be")
+        return Description(group, size, ratios, angles, tuple(orbits))
 
 
 @functools.lru_cache(maxsize=REMEMBERED)

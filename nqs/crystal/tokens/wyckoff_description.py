@@ -1,4 +1,10 @@
-"""A crystal as its space group, its free lattice numbers and its orbits, all in whole numbers.
+"""A crystal as its space group, its orbits and the shape and size of its cell, in whole numbers.
+
+The cell is written by its volume an atom, which the elements nearly decide, and by what the crystal
+system leaves free of its shape: with r_b = b / a, r_c = c / a, A atoms and C lattice points in the
+conventional cell,
+
+    a^3 r_b r_c f(alpha, beta, gamma) = C A size^3,    f = V / (a b c).
 
 Of a crystal there are many descriptions in the standard setting of its group: by every map of the
 proper normaliser (nqs.crystal.structures.normaliser), by every shift of the origin along polar axes
@@ -7,17 +13,19 @@ and by every name of an orbit (nqs.crystal.structures.site_orbits). Canonical is
 1. every orbit by its least name; orbits by element, the most electropositive first, then by
    position (a first), then by name;
 2. along polar axes the origin stands at an atom of the rarest element;
-3. of all descriptions of that kind, the first by (lattice numbers, orbits).
+3. of all descriptions of that kind, the first by (positions, a <= b <= c where they may change
+   places, names): so crystals of one structure type are written at the same positions.
 
 So it depends on the crystal alone, not on where it stands, on its cell or on the order of atoms.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -32,20 +40,27 @@ from nqs.crystal.structures.structure import (
     composition_of,
 )
 from nqs.crystal.structures.wyckoff_positions import Integers
-from nqs.crystal.tokens.coordinate_fields import ANGLES, LENGTHS, N_BINS, check_angles
+from nqs.crystal.tokens.coordinate_fields import (
+    ANGLES,
+    N_BINS,
+    RATIOS,
+    SIZES,
+    WIDEST,
+    check_angles,
+)
 
 if TYPE_CHECKING:
     import spglib
 
-FREE_LENGTHS: Final = {
-    "triclinic": (0, 1, 2),
-    "monoclinic": (0, 1, 2),
-    "orthorhombic": (0, 1, 2),
-    "tetragonal": (0, 2),
-    "hexagonal": (0, 2),
-    "cubic": (0,),
+FREE_RATIOS: Final = {
+    "triclinic": (1, 2),
+    "monoclinic": (1, 2),
+    "orthorhombic": (1, 2),
+    "tetragonal": (2,),
+    "hexagonal": (2,),
+    "cubic": (),
 }
-"""Which of a, b, c are written; the others are equal to the one before."""
+"""Which of b / a, c / a are written; the others are 1."""
 FREE_ANGLES: Final = {"triclinic": (0, 1, 2), "monoclinic": (1,)}
 """Which of alpha, beta, gamma are written; the others are 90 degrees, or gamma 120."""
 
@@ -71,14 +86,27 @@ class Description:
 
     Attributes:
         group: 1..230.
-        lengths, angles: the free ones, as numbers of the grids LENGTHS and ANGLES.
+        size: of an atom, a number of the grid SIZES.
+        ratios, angles: the free ones, as numbers of the grids RATIOS and ANGLES.
         orbits: in the order in which they are written.
     """
 
     group: int
-    lengths: tuple[int, ...]
+    size: int
+    ratios: tuple[int, ...]
     angles: tuple[int, ...]
     orbits: tuple[Orbit, ...]
+
+    @property
+    def n_atoms(self) -> int:
+        """In the primitive cell."""
+        sizes = table_of(self.group).multiplicities
+        return sum(sizes[orbit.position] for orbit in self.orbits)
+
+    @property
+    def structure_type(self) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """The group, and the element and position of each orbit."""
+        return self.group, tuple((orbit.element, orbit.position) for orbit in self.orbits)
 
     @property
     def composition(self) -> dict[int, int]:
@@ -93,11 +121,12 @@ def table_of(group: int) -> SiteOrbits:
     return site_orbits(group, N_BINS)
 
 
-def describe(structure: Structure) -> Description:
-    """The canonical description. Raises CrystalError for what has none."""
-    from nqs.crystal.structures.symmetry import symmetry_of  # spglib is of an extra
+def describe(structure: Structure, tolerance: float | None = None) -> Description:
+    """The canonical description; the tolerance, in Angstrom, is that of canonical cells by default.
+    Raises CrystalError for what has none."""
+    from nqs.crystal.structures.symmetry import TOLERANCE, symmetry_of  # spglib is of an extra
 
-    dataset = symmetry_of(structure)
+    dataset = symmetry_of(structure, TOLERANCE if tolerance is None else tolerance)
     if dataset is None:
         raise CrystalError("spglib finds no space group (atoms on one another)")
     table = table_of(dataset.number)
@@ -106,7 +135,7 @@ def describe(structure: Structure) -> Description:
         n_cells = structure.n_atoms / n_primitive
         raise CrystalError(f"its cell holds {n_cells:g} primitive cells: only primitive ones are "
                            f"written, as data.canonical=true makes them")  # fmt: skip
-    lengths, angles = _lattice(table, *cell_parameters(dataset.std_lattice))
+    lattice = _lattice(table, dataset.std_lattice, n_primitive)
     sites = _sites(table, dataset)
     found = []
     for shift in _origins(table, sites):
@@ -114,7 +143,7 @@ def describe(structure: Structure) -> Description:
             Orbit(formula_order(element), position, table.nearest(position, place + shift))
             for element, position, place in sites
         ]
-        found.append(canonical_of(Description(dataset.number, lengths, angles, tuple(orbits))))
+        found.append(canonical_of(Description(dataset.number, *lattice, tuple(orbits))))
     return min(found, key=_key)
 
 
@@ -124,12 +153,12 @@ def described_without_symmetry(structure: Structure) -> Description:
 
     reduced = canonical(structure, primitive=False)
     table = table_of(1)
-    lengths, angles = _lattice(table, reduced.lengths, reduced.angles)
+    lattice = _lattice(table, reduced.matrix, reduced.n_atoms)
     orbits = tuple(
         Orbit(formula_order(element), 0, table.nearest(0, place))
         for element, place in zip(reduced.numbers.tolist(), reduced.positions, strict=True)
     )
-    return canonical_of(Description(1, lengths, angles, orbits))
+    return canonical_of(Description(1, *lattice, orbits))
 
 
 def canonical_of(description: Description) -> Description:
@@ -164,7 +193,7 @@ def equivalents(description: Description) -> Iterator[Description]:
                 )
                 renamed.add(tuple(sorted(orbits)))
             for written in sorted(renamed):
-                yield Description(least.group, least.lengths, least.angles, written)
+                yield dataclasses.replace(least, orbits=written)
 
 
 def equivalent(description: Description, rng: np.random.Generator) -> Description:
@@ -176,7 +205,7 @@ def equivalent(description: Description, rng: np.random.Generator) -> Descriptio
     for orbit in changed.orbits:
         names = table.names(orbit.position, orbit.free)
         orbits.append(Orbit(orbit.rank, orbit.position, names[rng.integers(len(names))]))
-    return Description(changed.group, changed.lengths, changed.angles, tuple(sorted(orbits)))
+    return dataclasses.replace(changed, orbits=tuple(sorted(orbits)))
 
 
 def structure_of(description: Description) -> Structure:
@@ -200,27 +229,45 @@ def structure_of(description: Description) -> Structure:
 
 def cell_of(description: Description) -> tuple[Floats, Floats]:
     """Lengths and angles of the conventional cell. Raises CrystalError if they make none."""
-    system = table_of(description.group).group.system
-    lengths, angles = np.zeros(3), np.full(3, 90.0)
-    for axis, index in zip(FREE_LENGTHS[system], description.lengths, strict=True):
-        lengths[axis:] = LENGTHS.values[index]
-    if system == "hexagonal":
+    group = table_of(description.group).group
+    relative, angles = np.ones(3), np.full(3, 90.0)
+    for axis, index in zip(FREE_RATIOS[group.system], description.ratios, strict=True):
+        relative[axis] = RATIOS.values[index]
+    if group.system == "hexagonal":
         angles[2] = 120.0
-    for axis, index in zip(FREE_ANGLES.get(system, ()), description.angles, strict=True):
+    for axis, index in zip(FREE_ANGLES.get(group.system, ()), description.angles, strict=True):
         angles[axis] = ANGLES.values[index]
     check_angles(angles, ANGLES.index(angles))
-    return lengths, angles
+    volume = len(group.centring) * volume_of(description)
+    of_shape = np.linalg.det(cell_matrix(relative, angles))  # with a = 1
+    return relative * np.cbrt(volume / of_shape), angles
+
+
+def volume_of(description: Description) -> float:
+    """Of the primitive cell, in Angstrom^3."""
+    return float(description.n_atoms * SIZES.values[description.size] ** 3)
+
+
+def size_of(volume: float, n_atoms: int) -> int:
+    """The number on the grid SIZES of a primitive cell with so many atoms. Raises CrystalError for
+    those beyond it."""
+    return int(SIZES.index(np.cbrt(volume / n_atoms)))
 
 
 def _lattice(
-    table: SiteOrbits, lengths: Floats, angles: Floats
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The free numbers on their grids. Raises CrystalError for those beyond them."""
+    table: SiteOrbits, cell: Floats, n_atoms: int
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Size, free ratios and free angles of the standard cell (vectors as rows) of a crystal with so
+    many atoms in its primitive one, on their grids. Raises CrystalError for those beyond them."""
     system = table.group.system
+    lengths, angles = cell_parameters(cell)
     rounded = ANGLES.index(angles)
     check_angles(angles, rounded)
-    of_length = LENGTHS.index(lengths)[list(FREE_LENGTHS[system])]
-    return tuple(of_length.tolist()), tuple(rounded[list(FREE_ANGLES.get(system, ()))].tolist())
+    size = size_of(abs(float(np.linalg.det(cell))) / len(table.group.centring), n_atoms)
+    RATIOS.index(lengths / lengths[:, None])  # whichever axis is a
+    ratios = RATIOS.index(lengths / lengths[0])[list(FREE_RATIOS[system])]
+    free_angles = rounded[list(FREE_ANGLES.get(system, ()))]
+    return size, tuple(ratios.tolist()), tuple(free_angles.tolist())
 
 
 def _sites(table: SiteOrbits, dataset: spglib.SpglibDataset) -> list[tuple[int, int, Floats]]:
@@ -284,9 +331,11 @@ def _changed(
     """The description after a shift along polar axes and then a map of the normaliser, with the
     least names and in order."""
     linear, renamings = table.changes[change]
-    lengths = description.lengths
-    if len(lengths) == 3:  # else the lengths that may change places are equal
-        lengths = tuple(lengths[axis] for axis in np.abs(linear).argmax(1).tolist())
+    ratios = description.ratios
+    if len(ratios) == 2:  # else the lengths that may change places are equal
+        steps = (WIDEST, *ratios)  # of a / a, b / a, c / a
+        first, *others = (steps[axis] for axis in np.abs(linear).argmax(1).tolist())
+        ratios = tuple(step - first + WIDEST for step in others)
     orbits = []
     for orbit in description.orbits:
         renaming = renamings[orbit.position]
@@ -294,8 +343,11 @@ def _changed(
         free = (renaming.matrix @ np.array(moved, dtype=np.int64) + renaming.offset) % N_BINS
         least = table.names(renaming.position, tuple(free.tolist()))[0]
         orbits.append(Orbit(orbit.rank, renaming.position, least))
-    return Description(description.group, lengths, description.angles, tuple(sorted(orbits)))
+    return dataclasses.replace(description, ratios=ratios, orbits=tuple(sorted(orbits)))
 
 
-def _key(description: Description) -> tuple[tuple[int, ...], tuple[Orbit, ...]]:
-    return description.lengths, description.orbits
+def _key(description: Description) -> tuple[Any, ...]:
+    """Positions, a the shortest and then b, names."""
+    ratios = description.ratios
+    positions = [(orbit.rank, orbit.position) for orbit in description.orbits]
+    return positions, -sum(ratios), ratios, description.orbits

@@ -1,10 +1,12 @@
 """The grammar of the Wyckoff tokeniser: each row walks through
 
-    [conditions]  element count ...  group  free lattice numbers  (element site free ...) ...  eos
+    [conditions]  element count ...  group  (element site) ...  size  free ratios  free angles
+        free coordinates ...  eos
 
 and says before each token what may follow. Counts and sites are such that the formula can still be
-reached, a site without freedom is named once, and free coordinates are those of no more special
-site: whatever is drawn has the atoms of its formula and the operations of its group.
+reached, elements come in its order, a site without freedom is named once, and free coordinates are
+those of no more special site: whatever is drawn has the atoms of its formula and the operations of
+its group.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nqs.crystal.structures.elements import formula_order
-from nqs.crystal.tokens.coordinate_fields import EOS, PAD, Fields, angle_table
+from nqs.crystal.tokens.coordinate_fields import EOS, PAD, WIDEST, Fields, angle_table
 from nqs.crystal.tokens.reachable_formulas import formulas_of, groups_of
 from nqs.crystal.tokens.tokeniser import Grammar
 from nqs.crystal.tokens.wyckoff_description import (
     FREE_ANGLES,
-    FREE_LENGTHS,
+    FREE_RATIOS,
     Description,
     Orbit,
+    size_of,
     table_of,
 )
 
@@ -47,7 +50,8 @@ class WyckoffGrammar(Grammar):
         head: tokens of the conditions without the composition, forced.
         composition: atomic number -> atoms; None: it is drawn.
         group: the space group; None: it is drawn.
-        partial: whose group, lattice and orbits come first; None: nothing is given.
+        partial: whose group, orbits and shape of the cell are forced; None: nothing is given.
+        volume: of its primitive cell.
         max_atoms: most atoms in all.
     """
 
@@ -59,6 +63,7 @@ class WyckoffGrammar(Grammar):
         composition: Mapping[int, int] | None,
         group: int | None,
         partial: Description | None,
+        volume: float,
         max_atoms: int,
         device: torch.device | str,
     ) -> None:
@@ -68,6 +73,7 @@ class WyckoffGrammar(Grammar):
         self._partial = partial
         self._held = {} if partial is None else partial.composition
         self._used = frozenset() if partial is None else {o.position for o in partial.orbits}
+        self._volume = volume
         n_atoms = max_atoms if composition is None else sum(composition.values())
         n_terms = min(n_atoms, len(fields.element)) if composition is None else len(composition)
         self.max_length = 2 + len(head) + 2 * n_terms + 1 + CELL + ATOM * n_atoms
@@ -88,31 +94,51 @@ class WyckoffGrammar(Grammar):
         for token in self._head:
             yield self._only(token)
         counts, group = yield from self._formula()
-        table = table_of(group)
+        sites = yield from self._orbits(counts, group)
         if partial is None:
-            yield from self._lattice(table.group.system)
-        remaining, used = dict(counts), set[int]()
-        for orbit in () if partial is None else partial.orbits:
-            remaining[orbit.element] -= table.multiplicities[orbit.position]
-            used.add(orbit.position)
-        if partial is not None:
-            for token in description_tokens(fields, partial)[1:]:
+            yield from self._lattice(table_of(group).group.system)
+        else:
+            yield self._only(fields.size[size_of(self._volume, sum(counts.values()))])
+            for token in shape_tokens(fields, partial):
                 yield self._only(token)
-        while any(remaining.values()):
-            left = [fields.element[number - 1] for number, n in remaining.items() if n]
-            element = (yield self._mask(left)) - fields.element.start + 1
-            open_sites = self._sites(group, remaining, element, used)
-            site = (yield self._mask(open_sites)) - fields.site.start
-            remaining[element] -= table.multiplicities[site]
-            used.add(site)
-            free: tuple[int, ...] = ()
-            for _ in range(table.dimensions[site]):
-                mask = self._mask(())
-                mask[_columns(fields.coordinate)] = table.allowed(site, free)
-                free = (*free, (yield mask) - fields.coordinate.start)
+        given = () if partial is None else partial.orbits
+        for orbit in given:
+            for index in orbit.free:
+                yield self._only(fields.coordinate[index])
+        for site in sites:
+            yield from self._coordinates(group, site)
         yield self._only(EOS)
         while True:
             yield self._only(PAD)
+
+    def _orbits(self, counts: Mapping[int, int], group: int) -> Generator[Mask, int, list[int]]:
+        """Element and site of each orbit, those of the given atoms first; the sites of the others
+        are returned."""
+        fields, table = self._fields, table_of(group)
+        remaining, used, sites = dict(counts), set[int](), list[int]()
+        for orbit in () if self._partial is None else self._partial.orbits:
+            remaining[orbit.element] -= table.multiplicities[orbit.position]
+            used.add(orbit.position)
+            for token in orbit_tokens(fields, orbit):
+                yield self._only(token)
+        for element in sorted(remaining, key=formula_order):
+            while remaining[element]:
+                yield self._only(fields.element[element - 1])
+                open_sites = self._sites(group, remaining, element, used)
+                site = (yield self._mask(open_sites)) - fields.site.start
+                remaining[element] -= table.multiplicities[site]
+                used.add(site)
+                sites.append(site)
+        return sites
+
+    def _coordinates(self, group: int, site: int) -> Walk:
+        """The free coordinates of an orbit."""
+        table = table_of(group)
+        free: tuple[int, ...] = ()
+        for _ in range(table.dimensions[site]):
+            mask = self._mask(())
+            mask[_columns(self._fields.coordinate)] = table.allowed(site, free)
+            free = (*free, (yield mask) - self._fields.coordinate.start)
 
     def _formula(self) -> Generator[Mask, int, tuple[dict[int, int], int]]:
         """The counts and the group."""
@@ -165,9 +191,12 @@ class WyckoffGrammar(Grammar):
 
     def _lattice(self, system: str) -> Walk:
         fields = self._fields
-        lengths = self._mask(fields.length)
-        for _ in FREE_LENGTHS[system]:
-            yield lengths
+        yield self._mask(fields.size)
+        ratios = [0]  # steps of a / a, ...
+        for _ in FREE_RATIOS[system]:
+            least, most = max(ratios) - WIDEST, min(ratios) + WIDEST
+            token = yield self._mask(fields.ratio[least + WIDEST : most + WIDEST + 1])
+            ratios.append(token - fields.ratio.start - WIDEST)
         makes_cell = angle_table()
         drawn: tuple[int, ...] = ()
         for place in range(len(FREE_ANGLES.get(system, ()))):
@@ -201,19 +230,23 @@ class WyckoffGrammar(Grammar):
 
 
 def description_tokens(fields: Fields, description: Description) -> list[int]:
-    """Group, free lattice numbers, orbits."""
+    """Group, sites, cell, free coordinates."""
     tokens = [fields.group[description.group - 1]]
-    tokens += [fields.length[index] for index in description.lengths]
-    tokens += [fields.angle[index] for index in description.angles]
     for orbit in description.orbits:
         tokens += orbit_tokens(fields, orbit)
-    return tokens
+    tokens += [fields.size[description.size], *shape_tokens(fields, description)]
+    return tokens + [fields.coordinate[i] for orbit in description.orbits for i in orbit.free]
 
 
 def orbit_tokens(fields: Fields, orbit: Orbit) -> list[int]:
-    """Element, site, free coordinates."""
-    free = [fields.coordinate[index] for index in orbit.free]
-    return [fields.element[orbit.element - 1], fields.site[orbit.position], *free]
+    """Element and site."""
+    return [fields.element[orbit.element - 1], fields.site[orbit.position]]
+
+
+def shape_tokens(fields: Fields, description: Description) -> list[int]:
+    """Free ratios and angles."""
+    ratios = [fields.ratio[index] for index in description.ratios]
+    return ratios + [fields.angle[index] for index in description.angles]
 
 
 def _columns(tokens: range) -> slice:

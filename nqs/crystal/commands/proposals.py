@@ -1,0 +1,143 @@
+"""Where the crystals of a generation come from: the model, templates, or both.
+
+Templates are the run's training crystals with their elements exchanged for those that are asked for
+(nqs.crystal.datasets.templates). A model that was trained with templates is shown one before each
+draw, in turn those that it would have been shown in training.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from typing import final
+
+from nqs.crystal.commands.run_folder import Trained
+from nqs.crystal.commands.task_config import GenerateConfig
+from nqs.crystal.datasets.data import template_prompt
+from nqs.crystal.datasets.tables import Record
+from nqs.crystal.datasets.templates import Exchange, Templates, exchanged
+from nqs.crystal.model.generation import Request, Sample, apart
+from nqs.crystal.model.ranking import ranked
+from nqs.crystal.structures.structure import CrystalError
+from nqs.errors import InputError, require
+
+TURNS = 20
+"""Templates that are looked at, at most, for each that is asked for: some have atoms too close."""
+
+
+@final
+class TemplateSource:
+    """Templates for requests.
+
+    Args:
+        train: the run's training crystals.
+        leave_out: of each request, the training crystal that it was made of, if it was.
+
+    Raises InputError for a request without a formula, or with a partial structure.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        train: Sequence[Record],
+        requests: Sequence[Request],
+        leave_out: Sequence[int | None],
+    ) -> None:
+        self._trained, self._tokeniser = trained, trained.tokeniser
+        most = trained.config.data.max_atoms
+        fitting = [i for i, record in enumerate(train) if record.structure.n_atoms <= most]
+        self._train = [train[i] for i in fitting]
+        place = {i: k for k, i in enumerate(fitting)}
+        self._templates = Templates([record.structure for record in self._train])
+        self._omitted = [None if i is None else place.get(i) for i in leave_out]
+        self._compositions = []
+        for request in requests:
+            formula = None if request.conditions is None else request.conditions.composition
+            whole = formula is not None and request.partial is None
+            rule = "templates are of a whole formula: give formula=SrTiO3 or like=TABLE, no partial"
+            require(whole, "proposals", "template", rule)
+            self._compositions.append(formula or {})
+        self._bodies = functools.lru_cache(maxsize=None)(self._body)
+
+    def exchanges(self, n: int) -> list[list[Exchange]]:
+        """The n nearest of each request, fewer where there are not so many."""
+        return self._templates.nearest(self._compositions, n, self._omitted)
+
+    def prompts(self, n: int) -> list[tuple[tuple[int, ...], ...]]:
+        """What shows the n nearest of each request to the model."""
+        return [
+            tuple(filter(None, map(self._prompt, exchanges))) for exchanges in self.exchanges(n)
+        ]
+
+    def samples(self, n: int, min_distance: float | None) -> list[list[tuple[Sample, Hashable]]]:
+        """The n nearest of each request as crystals with their types, those with atoms closer than
+        min_distance left out."""
+        found = []
+        for request, exchanges in enumerate(self.exchanges(n * TURNS)):
+            row: list[tuple[Sample, Hashable]] = []
+            for exchange in exchanges:
+                record = self._train[exchange.index]
+                structure = exchanged(record.structure, exchange)
+                if len(row) < n and (min_distance is None or apart(structure, min_distance)):
+                    source = f"template {record.name}"
+                    sample = Sample(request, len(row), (), structure, math.nan, source=source)
+                    row.append((sample, self._type(exchange)))
+            found.append(row)
+        return found
+
+    def _body(self, index: int) -> tuple[int, ...]:
+        """The training crystal as tokens; () where it cannot be written."""
+        try:
+            return tuple(self._tokeniser.encode(self._train[index].structure))
+        except CrystalError:
+            return ()
+
+    def _prompt(self, exchange: Exchange) -> tuple[int, ...]:
+        """() where it cannot be written."""
+        body = self._bodies(exchange.index)
+        try:
+            return template_prompt(self._tokeniser, body, exchange) if body else ()
+        except CrystalError:
+            return ()
+
+    def _type(self, exchange: Exchange) -> Hashable:
+        """That of the template's tokens; its own where it cannot be written."""
+        body = self._bodies(exchange.index)
+        try:
+            tokens = self._tokeniser.exchanged(body, exchange.elements, exchange.scale)
+            return self._tokeniser.structure_type(tokens)
+        except CrystalError:
+            return exchange.index, exchange.before
+
+
+def chosen(
+    config: GenerateConfig,
+    trained: Trained,
+    n_requests: int,
+    drawn: Iterable[Sample],
+    templates: Sequence[Sequence[tuple[Sample, Hashable]]] | None,
+) -> list[Sample]:
+    """What is kept of draws and templates, request by request. Raises InputError for nothing."""
+    by_request: list[list[Sample]] = [[] for _ in range(n_requests)]
+    for sample in drawn:
+        by_request[sample.request].append(sample)
+    kept: list[Sample] = []
+    for index, samples in enumerate(by_request):
+        samples.sort(key=lambda sample: sample.draw)
+        others = [] if templates is None else templates[index]
+        if config.proposals == "template":
+            kept += [sample for sample, _ in others[: config.n]]
+        elif config.proposals == "both" or config.candidates is not None:
+            typed = [
+                (sample, trained.tokeniser.structure_type(sample.tokens)) for sample in samples
+            ]
+            kept += ranked(typed, others, config.n)
+        else:
+            kept += samples
+    if not kept:
+        raise InputError(
+            "proposals=template: no training crystal has the numbers of atoms that are asked for; "
+            "use model or both"
+        )
+    return kept

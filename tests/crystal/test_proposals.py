@@ -1,0 +1,260 @@
+"""nqs crystal generate with templates, candidates and guidance, training with templates and from
+another run, as a user types them; what cannot be asked for ends in one line with exit code 2."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nqs.cli.app import main
+from nqs.crystal.commands.run_folder import read_trained
+from nqs.crystal.datasets.examples import examples
+from nqs.crystal.datasets.splits import split
+from nqs.crystal.datasets.templates import Templates, exchanged
+from nqs.crystal.structures.cif import cif_text, read_cif
+from nqs.crystal.tokens.tokeniser import structure_type
+
+TINY = [
+    "model.d_model=16",
+    "model.n_layers=1",
+    "model.n_heads=2",
+    "data.batch_tokens=1500",
+    "data.max_atoms=6",
+    "optimizer.warmup_steps=2",
+    "optimizer.learning_rate=1e-2",
+    "train.validate_every=8",
+]
+ASKED = ["data.conditions=[composition,space_group]"]
+
+
+def crystal(*words: object) -> int:
+    return main(["crystal", *map(str, words)])
+
+
+def write_table(path: Path, step: int) -> Path:
+    """Every step-th of the examples with at most six atoms."""
+    known = [record for record in examples() if record.structure.n_atoms <= 6][::step]
+    rows = [f'{r.name},{r.conditions.space_group},"{cif_text(r.structure)}"' for r in known]
+    path.write_text("\n".join(["id,space_group,cif", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("tables") / "some.csv", 4)
+
+
+@pytest.fixture(scope="module", params=["wyckoff", "coordinate"])
+def trained(
+    request: pytest.FixtureRequest, table: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run with templates on a quarter of the examples."""
+    path = tmp_path_factory.mktemp("runs") / request.param
+    words = [*TINY, *ASKED, f"data.tokeniser={request.param}", "data.templates=2"]
+    words.append(f"data.train={table}")
+    assert crystal("train", *words, "train.steps=24", f"run.dir={path}") == 0
+    return path
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "samples.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_templates_alone_are_the_nearest_training_crystals(trained: Path, tmp_path: Path) -> None:
+    """Against `Templates` on the run's training crystals; no likelihood is stated."""
+    out = tmp_path / "out"
+    words = ["n=3", "proposals=template", "like=test", "limit=4", f"out={out}"]
+    assert crystal("generate", trained, *words) == 0
+    run = read_trained(trained).config
+    train, test = (split(name, run.data, run.seed) for name in ("train", "test"))
+    templates = Templates([record.structure for record in train])
+    wanted = [record.structure for record in test if record.structure.n_atoms <= 6][:4]
+    expected = [
+        (train[one.index].name, exchanged(train[one.index].structure, one))
+        for row in templates.nearest([structure.composition for structure in wanted], 3)
+        for one in row
+    ]
+    rows = rows_of(out)
+    assert [row["source"] for row in rows] == [f"template {name}" for name, _ in expected]
+    assert {row["log_likelihood"] for row in rows} == {""}
+    for row, (_, structure) in zip(rows, expected, strict=True):
+        found = read_cif(out / row["file"])
+        assert found.composition == structure.composition
+        assert found.volume == pytest.approx(structure.volume, rel=1e-3)
+    assert crystal("evaluate", out, "baselines=true", "n=[1]") == 0
+    columns = json.loads((out / "evaluation.json").read_text())["columns"]
+    rates = [column["match_rate"] for column in columns.values() if "match_rate" in column]
+    assert len(rates) >= 2 and rates[0] == rates[1]  # our own guesses are the template baseline
+
+
+def test_both_draws_after_templates_and_falls_back_on_them(trained: Path, tmp_path: Path) -> None:
+    """Guesses of a request differ in type until there are no more types (spglib may find more
+    symmetry than tokens say, hence one less); templates come after what was drawn of their type."""
+    out = tmp_path / "out"
+    words = ["n=8", "proposals=both", "candidates=8", "like=test", "limit=3", f"out={out}"]
+    assert crystal("generate", trained, *words) == 0
+    rows = rows_of(out)
+    assert len(rows) == 24 and {row["source"].split()[0] for row in rows} == {"model", "template"}
+    for _, group in itertools.groupby(rows, key=lambda row: row["request"]):
+        kinds = [structure_type(read_cif(out / row["file"])) for row in group]
+        n_types = len({*kinds})
+        assert len({*kinds[:n_types]}) >= n_types - 1
+    again = tmp_path / "again"
+    assert crystal("generate", trained, *words[:-1], f"out={again}") == 0
+    assert (again / "samples.csv").read_text() == (out / "samples.csv").read_text()
+
+
+def test_candidates_of_the_model_alone(trained: Path, tmp_path: Path) -> None:
+    """Of 12 draws three are kept: they are among the 12, the first of the most frequent type, and
+    the likeliest of it."""
+    every, best = tmp_path / "every", tmp_path / "best"
+    words = ["formula=NaCl", "seed=5", "min_distance=null"]
+    assert crystal("generate", trained, "n=12", *words, f"out={every}") == 0
+    assert crystal("generate", trained, "n=3", "candidates=12", *words, f"out={best}") == 0
+    drawn, kept = rows_of(every), rows_of(best)
+    chances = [row["log_likelihood"] for row in drawn]
+    assert len(kept) == 3 and {row["log_likelihood"] for row in kept} <= {*chances}
+
+
+def test_a_training_crystal_is_no_template_for_itself(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["n=1", "proposals=template", "like=train", "limit=20", f"out={out}"]
+    assert crystal("generate", trained, *words) == 0
+    run = read_trained(trained).config
+    train = [r for r in split("train", run.data, run.seed) if r.structure.n_atoms <= 6]
+    for row in rows_of(out):
+        assert row["source"] != f"template {train[int(row['request'])].name}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["proposals=both"], "templates are of a whole formula: give formula"),
+        (
+            ["proposals=templates", "formula=NaCl"],
+            "proposals=templates: must be one of model, template, both",
+        ),
+        (["proposals=template", "formula=NaCl", "candidates=3"], "candidates=3"),
+        (["n=5", "candidates=4"], "candidates=4.*must be a whole number >= n=5"),
+        (["guidance=2"], "guidance=2.*space_group, formation_energy or energy_above_hull"),
+        (["guidance=-1", "space_group=225"], "guidance=-1"),
+        (["proposals=template", "formula=Na5Cl"], "no training crystal has the numbers of atoms"),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    trained: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert crystal("generate", trained, *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and len(error) <= 400 and re.search(message, error), error
+
+
+def test_guided_generation(trained: Path, tmp_path: Path) -> None:
+    """Strength 1 gives the files of no guidance; another strength others, in the group asked for
+    where the tokeniser holds to it."""
+    words = ["n=20", "space_group=225", "seed=2", "min_distance=null"]
+    tables = {}
+    for strength in ("1", "3"):
+        out = tmp_path / strength
+        assert crystal("generate", trained, *words, f"guidance={strength}", f"out={out}") == 0
+        tables[strength] = (out / "samples.csv").read_text()
+    plain = tmp_path / "plain"
+    assert crystal("generate", trained, *words, f"out={plain}") == 0
+    assert tables["1"] == (plain / "samples.csv").read_text() != tables["3"]
+
+
+def test_training_with_templates_resumes_bit_for_bit(
+    trained: Path, table: Path, tmp_path: Path
+) -> None:
+    """In two parts as in one."""
+    name = read_trained(trained).config.data.tokeniser
+    words = [*TINY, *ASKED, f"data.tokeniser={name}", "data.templates=2", "train.steps=24"]
+    words.append(f"data.train={table}")
+    path = tmp_path / "parts"
+    short = ["train.max_seconds=1e-3", "train.checkpoint_every=3"]
+    assert crystal("train", *words, *short, f"run.dir={path}") == 0
+    resumed = ["run.resume=true", "train.max_seconds=null"]
+    assert crystal("train", f"run.dir={path}", *resumed) == 0
+    one, other = read_trained(trained).model.state_dict(), read_trained(path).model.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_training_starts_from_another_run(trained: Path, tmp_path: Path) -> None:
+    """At a learning rate of nothing the parameters stay those of the other run, which were learnt
+    from other crystals; its perplexity is at once better than that of a random start."""
+    name = read_trained(trained).config.data.tokeniser
+    table = write_table(tmp_path / "mine.csv", 9)
+    words = [word for word in TINY if "learning_rate" not in word]
+    words += [*ASKED, f"data.train={table}", f"data.tokeniser={name}", "data.templates=1"]
+    words += ["train.steps=3", "optimizer.learning_rate=1e-15"]
+    first = {}
+    for start in (trained, "null"):
+        path = tmp_path / Path(str(start)).name
+        assert crystal("train", *words, f"train.start={start}", f"run.dir={path}") == 0
+        first[str(start)] = json.loads((path / "summary.json").read_text())["perplexity"]
+    assert first[str(trained)] < 0.5 * first["null"]
+    one = read_trained(trained).model.state_dict()
+    other = read_trained(tmp_path / name).model.state_dict()
+    for key in one:
+        np.testing.assert_allclose(other[key], one[key], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.max_atoms=7"], "data.max_atoms=7: must be 6 as in train.start="),
+        (["model.d_model=32"], "model.d_model=32: must be 16 as in train.start="),
+        (["data.templates=0"], "data.templates=0: must be > 0 as in train.start="),
+        (["data.features=false"], "data.features=false: must be true as in train.start="),
+        (["data.tokeniser=cif"], "data.tokeniser=cif: must be .* as in train.start="),
+    ],
+)
+def test_a_start_that_does_not_fit(
+    trained: Path,
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = read_trained(trained).config.data.tokeniser
+    given = {"data.tokeniser": name, "data.templates": "2"} | dict(w.split("=") for w in words)
+    keys = [f"{key}={value}" for key, value in given.items()]
+    kept = [word for word in TINY if word.split("=")[0] not in given]
+    start = [f"train.start={trained}", "train.steps=3", f"run.dir={tmp_path / 'new'}"]
+    assert crystal("train", *kept, *keys, *start) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and len(error) <= 400 and re.search(message, error), error
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_start_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert crystal("train", *TINY, "train.steps=3", f"train.start={tmp_path / 'none'}") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "none" in error
+
+
+def test_templates_need_the_training_table(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run whose table has changed since draws, but has no templates."""
+    table = write_table(tmp_path / "mine.csv", 9)
+    path = tmp_path / "run"
+    name = read_trained(trained).config.data.tokeniser
+    words = [*TINY, f"data.train={table}", f"data.tokeniser={name}", "train.steps=3"]
+    assert crystal("train", *words, f"run.dir={path}") == 0
+    shutil.copy(table, tmp_path / "kept.csv")
+    table.write_text(table.read_text() + "\n")
+    assert crystal("generate", path, "n=2", "formula=NaCl", f"out={tmp_path / 'one'}") == 0
+    capsys.readouterr()
+    assert crystal("generate", path, "n=2", "formula=NaCl", "proposals=both") == 2
+    assert "is not what the run in" in capsys.readouterr().err
