@@ -31,13 +31,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": ReLU, "silu"
 
 
 class Perceptron(nn.Module):
-    """x + W2 act(W1 LayerNorm(x)), hidden width d_ff.
+    """x + W2 act(W1 LayerNorm(x)), hidden width d_ff; in training a share `dropout` of what is
+    added is 0, the rest 1 / (1 - dropout) times as large.
 
     The linear maps have no bias: the norm before them has one, and adding a bias to a product is
     a pass over memory that the flip pass feels.
     """
 
-    def __init__(self, d_model: int, d_ff: int, activation: str) -> None:
+    def __init__(self, d_model: int, d_ff: int, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(
@@ -47,6 +48,7 @@ class Perceptron(nn.Module):
         self.expand = nn.Linear(d_model, d_ff, bias=False)
         self.activation = ACTIVATIONS[activation]()
         self.contract = nn.Linear(d_ff, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, S, D) -> (R, S, D).
@@ -55,12 +57,13 @@ class Perceptron(nn.Module):
         at d_ff = 2048 that is 1.5 to 1.8 times faster than all rows at once.
         """
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            return x + self.contract(self.activation(self.expand(self.norm(x))))
+            hidden = self.activation(self.expand(self.norm(x)))
+            return x + self.dropout(self.contract(hidden))
         out = torch.empty_like(x)
         n_rows = max(1, CACHED_ACTIVATIONS // self.expand.out_features)
         for block, result in zip(
             x.flatten(0, 1).split(n_rows), out.flatten(0, 1).split(n_rows), strict=True
         ):
             hidden = self.activation(self.expand(self.norm(block)))
-            torch.add(block, self.contract(hidden), out=result)
+            torch.add(block, self.dropout(self.contract(hidden)), out=result)
         return out

@@ -52,18 +52,26 @@ EXPONENTIAL = 90
 class TransformerBlock(nn.Module):
     """Attention and a two-layer perceptron of width d_ff, each on a normalised residual branch."""
 
-    def __init__(self, attention: Attention, d_model: int, d_ff: int, activation: str) -> None:
+    def __init__(
+        self,
+        attention: Attention,
+        d_model: int,
+        d_ff: int,
+        activation: str,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(d_model)
         self.attention = attention
-        self.perceptron = Perceptron(d_model, d_ff, activation)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.perceptron = Perceptron(d_model, d_ff, activation, dropout)
 
     def forward(
         self, x: Tensor, projected: Tensor, prefix: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (R, S, D) and read(x) (R, S, C) -> x, keys and values for the state."""
         mixed, keys, values = self.attention(projected, prefix)
-        return self.perceptron(x + mixed), keys, values
+        return self.perceptron(x + self.dropout(mixed)), keys, values
 
     def read(self, x: Tensor) -> Tensor:
         """What the attention reads of the normalised input, (..., D) -> (..., C)."""
@@ -84,6 +92,8 @@ class Transformer(EmbeddingModel, kind="ptf"):
             or softmax (of queries and keys).
         activation: Non-linearity of the feed-forward layers: gelu, relu or silu.
         positions: Position encoding: learned, sinusoidal or grid (from the tokens' places).
+        dropout: Share of what each branch adds that training leaves out, in [0, 1): against
+            learning few examples by heart.
         coordinates: (T, dims), the place of each token; its index by default.
         products: of the tokens' digits, (K, F), for vectors and logits made of them
             (`nqs.core.digits`); None: tables of all tokens.
@@ -106,6 +116,7 @@ class Transformer(EmbeddingModel, kind="ptf"):
         attention: AttentionKind | None = "factored",
         activation: Activation = "gelu",
         positions: PositionEncoding = "learned",
+        dropout: float = 0.0,
         coordinates: Tensor | None = None,
         products: Tensor | None = None,
         writes_tokens: bool = True,
@@ -114,7 +125,7 @@ class Transformer(EmbeddingModel, kind="ptf"):
         super().__init__(n_tokens, n_outputs, length)
         d_ff = feed_forward_width(d_model, d_ff)
         check_sizes(d_model=d_model, n_layers=n_layers, d_ff=d_ff, n_heads=n_heads)
-        self.check_keys(d_model=d_model, n_heads=n_heads)
+        self.check_keys(d_model=d_model, n_heads=n_heads, dropout=dropout)
         if attention not in (None, *get_args(AttentionKind)):
             allowed = ", ".join(get_args(AttentionKind))
             raise ValueError(f"attention={attention!r} is unknown; allowed: {allowed}")
@@ -129,6 +140,7 @@ class Transformer(EmbeddingModel, kind="ptf"):
                 d_model,
                 d_ff,
                 activation,
+                dropout,
             )
             for _ in range(n_layers)
         )
@@ -141,9 +153,11 @@ class Transformer(EmbeddingModel, kind="ptf"):
                 block.perceptron.contract.weight.mul_((2 * n_layers) ** -0.5)
 
     @staticmethod
-    def check_keys(*, d_model: int, n_heads: int, **_: object) -> None:
-        """Raises ValueError unless the heads divide the width."""
+    def check_keys(*, d_model: int, n_heads: int, dropout: float = 0.0, **_: object) -> None:
+        """Raises ValueError unless the heads divide the width and dropout is in [0, 1)."""
         check_heads(d_model, n_heads)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must be in [0, 1)")
 
     @classmethod
     def token_cost(cls, n_outputs: int, keys: Mapping[str, Any]) -> float:

@@ -40,10 +40,12 @@ SUPPLIED: Final = frozenset(
         "grid",
         "products",
         "writes_tokens",
+        "dropout",
         "generator",
     }
 )
-"""What a model's constructor is supplied with by name (nqs.core.sequence)."""
+"""What a model's constructor is supplied with by name (nqs.core.sequence), and what wavefunctions,
+which are no functions of chance, leave at its default."""
 MANY_DIGITS: Final = 6
 """digit_decay=auto learns the states of patches of so many sites from their bits."""
 DIGIT_DECAY: Final = 0.3

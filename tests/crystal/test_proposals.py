@@ -4,6 +4,7 @@ another run, as a user types them; what cannot be asked for ends in one line wit
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
@@ -17,8 +18,11 @@ import torch
 from nqs.cli.app import main
 from nqs.crystal.commands.run_folder import read_trained
 from nqs.crystal.datasets.examples import examples
+from nqs.crystal.datasets.loading import add_prompts, encoded_part, load
 from nqs.crystal.datasets.splits import split
 from nqs.crystal.datasets.templates import Templates, exchanged
+from nqs.crystal.model.descriptions import summed
+from nqs.crystal.model.training import quality_after_templates
 from nqs.crystal.structures.cif import cif_text, read_cif
 from nqs.crystal.tokens.tokeniser import structure_type
 
@@ -113,6 +117,17 @@ def test_both_draws_after_templates_and_falls_back_on_them(trained: Path, tmp_pa
     assert (again / "samples.csv").read_text() == (out / "samples.csv").read_text()
 
 
+def test_templates_of_a_space_group(trained: Path, tmp_path: Path) -> None:
+    """Only those that have it; there are sodium chlorides in others."""
+    words = ["n=6", "proposals=template", "formula=NaCl"]
+    for group in (None, 216):
+        out = tmp_path / str(group)
+        asked = [] if group is None else [f"space_group={group}"]
+        assert crystal("generate", trained, *words, *asked, f"out={out}") == 0
+        groups = {row["space_group"] for row in rows_of(out)}
+        assert groups == {"216"} if group else len(groups) > 1
+
+
 def test_candidates_of_the_model_alone(trained: Path, tmp_path: Path) -> None:
     """Of 12 draws three are kept: they are among the 12, the first of the most frequent type, and
     the likeliest of it."""
@@ -141,7 +156,7 @@ def test_a_training_crystal_is_no_template_for_itself(trained: Path, tmp_path: P
         (["proposals=both"], "templates are of a whole formula: give formula"),
         (
             ["proposals=templates", "formula=NaCl"],
-            "proposals=templates: must be one of model, template, both",
+            "proposals=templates: must be one of model, templ",
         ),
         (["proposals=template", "formula=NaCl", "candidates=3"], "candidates=3"),
         (["n=5", "candidates=4"], "candidates=4.*must be a whole number >= n=5"),
@@ -258,3 +273,25 @@ def test_templates_need_the_training_table(
     capsys.readouterr()
     assert crystal("generate", path, "n=2", "formula=NaCl", "proposals=both") == 2
     assert "is not what the run in" in capsys.readouterr().err
+
+
+def test_evaluation_of_a_run_with_templates(trained: Path) -> None:
+    """Nats after templates and over all descriptions, against the functions that compute them."""
+    assert crystal("evaluate", trained, "translations=1", "descriptions=4") == 0
+    content = json.loads((trained / "evaluation.json").read_text())
+    (found,) = content["columns"].values()
+    run = read_trained(trained)
+    loaded = load(dataclasses.replace(run.config.data, templates=1), 0, run.tokeniser)
+    test, _ = encoded_part("test", run.config.data, 0, run.tokeniser)
+    parts = {"train": loaded.train, "test": test}
+    add_prompts(parts, dataclasses.replace(run.config.data, templates=1), run.tokeniser)
+    shown = [one for one in parts["test"] if one.prompts]
+    assert found["n_shown"] == len(shown) > 0
+    nats = quality_after_templates(run.model, run.tokeniser, shown, 512).nats
+    assert found["nats_shown"] == pytest.approx(nats, rel=1e-4)
+    sums = summed(run.model, run.tokeniser, [one.body for one in test[:4]])
+    if run.tokeniser.canonical and sums is not None:
+        assert found["nats_summed"] == pytest.approx(sums.nats_summed, rel=1e-4)
+        assert found["nats_summed"] <= found["nats_written"]
+    else:
+        assert found["n_summed"] is None

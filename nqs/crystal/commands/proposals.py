@@ -20,6 +20,7 @@ from nqs.crystal.datasets.templates import Exchange, Templates, exchanged
 from nqs.crystal.model.generation import Request, Sample, apart
 from nqs.crystal.model.ranking import ranked
 from nqs.crystal.structures.structure import CrystalError
+from nqs.crystal.tokens.tokeniser import Conditions
 from nqs.errors import InputError, require
 
 TURNS = 20
@@ -34,7 +35,7 @@ class TemplateSource:
         train: the run's training crystals.
         leave_out: of each request, the training crystal that it was made of, if it was.
 
-    Raises InputError for a request without a formula, or with a partial structure.
+    Raises InputError for a request without a formula, with a partial structure or an energy.
     """
 
     def __init__(
@@ -51,13 +52,19 @@ class TemplateSource:
         place = {i: k for k, i in enumerate(fitting)}
         self._templates = Templates([record.structure for record in self._train])
         self._omitted = [None if i is None else place.get(i) for i in leave_out]
-        self._compositions = []
+        self._compositions, self._groups = [], []
         for request in requests:
-            formula = None if request.conditions is None else request.conditions.composition
+            known = request.conditions or Conditions()
+            formula = known.composition
+            for name in ("formation_energy", "energy_above_hull"):
+                value = getattr(known, name)
+                rule = "templates have no energies; leave it out, or draw with proposals=model"
+                require(value is None, name, value, rule)
             whole = formula is not None and request.partial is None
             rule = "templates are of a whole formula: give formula=SrTiO3 or like=TABLE, no partial"
             require(whole, "proposals", "template", rule)
             self._compositions.append(formula or {})
+            self._groups.append(known.space_group)
         self._bodies = functools.lru_cache(maxsize=None)(self._body)
 
     def exchanges(self, n: int) -> list[list[Exchange]]:
@@ -72,17 +79,22 @@ class TemplateSource:
 
     def samples(self, n: int, min_distance: float | None) -> list[list[tuple[Sample, Hashable]]]:
         """The n nearest of each request as crystals with their types, those with atoms closer than
-        min_distance left out."""
+        min_distance and those of another space group than the one that is asked for left out."""
         found = []
         for request, exchanges in enumerate(self.exchanges(n * TURNS)):
             row: list[tuple[Sample, Hashable]] = []
             for exchange in exchanges:
+                if len(row) == n:
+                    break
                 record = self._train[exchange.index]
                 structure = exchanged(record.structure, exchange)
-                if len(row) < n and (min_distance is None or apart(structure, min_distance)):
+                if min_distance is not None and not apart(structure, min_distance):
+                    continue
+                kind, group = self._type(exchange), self._groups[request]
+                if group is None or (isinstance(kind, tuple) and kind[0] == group):
                     source = f"template {record.name}"
                     sample = Sample(request, len(row), (), structure, math.nan, source=source)
-                    row.append((sample, self._type(exchange)))
+                    row.append((sample, kind))
             found.append(row)
         return found
 
@@ -108,7 +120,7 @@ class TemplateSource:
             tokens = self._tokeniser.exchanged(body, exchange.elements, exchange.scale)
             return self._tokeniser.structure_type(tokens)
         except CrystalError:
-            return exchange.index, exchange.before
+            return f"{exchange.index} {exchange.before}"
 
 
 def chosen(

@@ -260,6 +260,7 @@ class TrainingRun(ResumableRun):
             "best_step": None if at is None else int(columns["step"][at]),
             "n_crystals": len(job.crystals),
             "n_validation": len(job.validation),
+            "n_tokens": sum(len(crystal.body) for crystal in job.crystals),
             "rows_without_a_crystal": n_refused,
             "crystals_not_written": len(job.left_out) - n_refused,
             "left_out": LEFT_OUT if job.left_out else None,
