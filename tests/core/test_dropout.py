@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from nqs.core import Transformer
 from nqs.core.perceptron import Perceptron
 from nqs.crystal.model.cores import CORES
-from nqs.ground_states.groups import MODELS
+from nqs.ground_states.groups import MODEL
 
 
 def model(dropout: float) -> Transformer:
@@ -43,6 +43,6 @@ def test_in_training_the_share_and_the_mean_are_right() -> None:
 
 
 def test_only_crystals_have_the_key() -> None:
-    assert "dropout" in CORES.keys("transformer") and "dropout" not in MODELS.keys("ptf")
+    assert "dropout" in CORES.keys("transformer") and "dropout" not in MODEL.keys("ptf")
     with pytest.raises(ValueError, match=r"dropout=1.0 must be in \[0, 1\)"):
         model(1.0)

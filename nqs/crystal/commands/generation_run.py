@@ -102,11 +102,12 @@ def run(path: Path, config: GenerateConfig) -> int:
 
 def thrown_away(samples: Sequence[Sample], config: GenerateConfig) -> str:
     """How many draws were not kept, and why."""
-    if config.min_distance is None:
+    drawn = [sample for sample in samples if sample.tokens]
+    if config.min_distance is None or not drawn:
         return ""
-    n_rejected = sum(sample.n_rejected for sample in samples)
+    n_rejected = sum(sample.n_rejected for sample in drawn)
     return (
-        f"; {n_rejected} of {len(samples) + n_rejected} draws had atoms closer than "
+        f"; {n_rejected} of {len(drawn) + n_rejected} draws had atoms closer than "
         f"{config.min_distance:g} Angstrom and were thrown away"
     )
 

@@ -15,6 +15,7 @@ from typing import final
 from nqs.crystal.commands.run_folder import Trained
 from nqs.crystal.commands.task_config import GenerateConfig
 from nqs.crystal.datasets.data import template_prompt
+from nqs.crystal.datasets.loading import known_bodies
 from nqs.crystal.datasets.tables import Record
 from nqs.crystal.datasets.templates import Exchange, Templates, exchanged
 from nqs.crystal.model.generation import Request, Sample, apart
@@ -23,8 +24,9 @@ from nqs.crystal.structures.structure import CrystalError
 from nqs.crystal.tokens.tokeniser import Conditions
 from nqs.errors import InputError, require
 
-TURNS = 20
-"""Templates that are looked at, at most, for each that is asked for: some have atoms too close."""
+SPARE, TURNS = 2, 20
+"""Templates that are looked at, at most, for each that is asked for: some have atoms too close, or,
+where one is asked for, another space group."""
 
 
 @final
@@ -65,6 +67,8 @@ class TemplateSource:
             require(whole, "proposals", "template", rule)
             self._compositions.append(formula or {})
             self._groups.append(known.space_group)
+        data = trained.config.data
+        self._known = known_bodies(data.train, data, trained.tokeniser)
         self._bodies = functools.lru_cache(maxsize=None)(self._body)
 
     def exchanges(self, n: int) -> list[list[Exchange]]:
@@ -81,7 +85,8 @@ class TemplateSource:
         """The n nearest of each request as crystals with their types, those with atoms closer than
         min_distance and those of another space group than the one that is asked for left out."""
         found = []
-        for request, exchanges in enumerate(self.exchanges(n * TURNS)):
+        many = any(group is not None for group in self._groups)
+        for request, exchanges in enumerate(self.exchanges(n * (TURNS if many else SPARE))):
             row: list[tuple[Sample, Hashable]] = []
             for exchange in exchanges:
                 if len(row) == n:
@@ -100,6 +105,9 @@ class TemplateSource:
 
     def _body(self, index: int) -> tuple[int, ...]:
         """The training crystal as tokens; () where it cannot be written."""
+        known = self._known.get(id(self._train[index]))
+        if known is not None:
+            return () if isinstance(known, str) else known
         try:
             return tuple(self._tokeniser.encode(self._train[index].structure))
         except CrystalError:
@@ -149,7 +157,7 @@ def chosen(
             kept += samples
     if not kept:
         raise InputError(
-            "proposals=template: no training crystal has the numbers of atoms that are asked for; "
-            "use model or both"
+            "proposals=template: no training crystal has the numbers of atoms and the space group "
+            "that are asked for; use model or both"
         )
     return kept

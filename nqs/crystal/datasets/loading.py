@@ -74,11 +74,7 @@ def encoded_part(
 ) -> tuple[list[Encoded], list[LeftOut]]:
     """The crystals of train, validation or test as tokens, and those that cannot be written."""
     path = data.train if data.validation is None or name == "train" else data.validation
-    known: dict[int, Body] = {}  # by the identity of each record of the table
-    if tokeniser.canonical:  # others are quick
-        every = records(path, data)
-        found = bodies(path, every, tokeniser, data.workers, keep=data.canonical)
-        known = {id(record): body for record, body in zip(every, found, strict=True)}
+    known = known_bodies(path, data, tokeniser)
     written: list[Encoded] = []
     unwritten: list[LeftOut] = []
     for record in split(name, data, seed):
@@ -89,6 +85,16 @@ def encoded_part(
             reason = f"{record.structure.formula}: {crystal}"
             unwritten.append(LeftOut(path, shown(record.name), UNWRITABLE, reason))
     return written, unwritten
+
+
+def known_bodies(path: str, data: DataConfig, tokeniser: Tokeniser) -> dict[int, Body]:
+    """The tokens of all crystals of a table by the identity of their records; nothing for
+    tokenisers that write them as quickly again."""
+    if not tokeniser.canonical:
+        return {}
+    every = records(path, data)
+    found = bodies(path, every, tokeniser, data.workers, keep=data.canonical)
+    return {id(record): body for record, body in zip(every, found, strict=True)}
 
 
 def _written(

@@ -150,7 +150,10 @@ def decode(
         if n_readers > 1 and len(tokens) > n_conditions:
             free = restrict(readers[1].logits, allowed)
             logits = torch.where(allowed, free + filters.guidance * (plain - free), 0.0)
-        drawn = draw_tokens(restrict(logits, allowed, **filters.of_tokens), generator)
+        if filters == Filters():
+            drawn = draw_tokens(plain, generator)
+        else:
+            drawn = draw_tokens(restrict(logits, allowed, **filters.of_tokens), generator)
         log_likelihoods[rows] += plain.gather(1, drawn[:, None]).squeeze(1)
         last = torch.full_like(last, tokeniser.pad)
         last[rows] = drawn
