@@ -162,6 +162,7 @@ def test_a_training_crystal_is_no_template_for_itself(trained: Path, tmp_path: P
         (["n=5", "candidates=4"], "candidates=4.*must be a whole number >= n=5"),
         (["guidance=2"], "guidance=2.*space_group, formation_energy or energy_above_hull"),
         (["guidance=-1", "space_group=225"], "guidance=-1"),
+        (["steer=true", "min_distance=null"], "steer=true: keeps atoms min_distance apart"),
         (["proposals=template", "formula=Na5Cl"], "no training crystal has the numbers of atoms"),
     ],
 )
@@ -171,6 +172,21 @@ def test_what_cannot_be_asked_for(
     assert crystal("generate", trained, *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and len(error) <= 400 and re.search(message, error), error
+
+
+def test_steered_draws(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Far fewer are thrown away; only where the tokeniser can."""
+    words = ["n=30", "seed=2", "min_distance=1.5"]
+    if read_trained(trained).config.data.tokeniser != "wyckoff":
+        assert crystal("generate", trained, *words, "steer=true") == 2
+        assert "steer=true: needs a run with data.tokeniser=wyckoff" in capsys.readouterr().err
+        return
+    rejected = {}
+    for steer in ("false", "true"):
+        out = tmp_path / steer
+        assert crystal("generate", trained, *words, f"steer={steer}", f"out={out}") == 0
+        rejected[steer] = sum(int(row["n_rejected"]) for row in rows_of(out))
+    assert rejected["true"] <= rejected["false"]
 
 
 def test_guided_generation(trained: Path, tmp_path: Path) -> None:

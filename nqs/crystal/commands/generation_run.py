@@ -235,7 +235,10 @@ def proposed(
             dataclasses.replace(request, prompts=found)
             for request, found in zip(requests, prompts, strict=True)
         ]
-    to_draw = [dataclasses.replace(request, n=config.n_draws) for request in requests]
+    able = trained.tokeniser.keeps_apart or not config.steer
+    require(able, "steer", "true", "needs a run with data.tokeniser=wyckoff")
+    apart = config.min_distance if config.steer else None
+    to_draw = [dataclasses.replace(one, n=config.n_draws, apart=apart) for one in requests]
     samples = drawn(trained, to_draw, config) if config.n_draws else ()
     return chosen(config, trained, len(requests), samples, templates)
 

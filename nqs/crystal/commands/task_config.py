@@ -63,6 +63,9 @@ class GenerateConfig:
     min_distance: float | None = 0.5
     """Least distance of two atoms in Angstrom, images included, > 0: crystals with closer ones are
     drawn again, and counted; null keeps them."""
+    steer: bool = False
+    """Let the grammar keep atoms min_distance apart where it can (data.tokeniser=wyckoff): few
+    draws are thrown away, but their chances are no longer exactly the model's."""
     at_most: int = 1000
     """Crystals that are compared for the verdicts of samples.csv (unique, novel, matched), drawn
     from more, >= 0: with 0 the training table is not read."""
@@ -83,6 +86,8 @@ class GenerateConfig:
         require(self.at_most >= 0, "at_most", self.at_most, "must be a whole number >= 0")
         apart = self.min_distance is None or self.min_distance > 0
         require(apart, "min_distance", self.min_distance, "must be a number > 0, or null")
+        steered = not self.steer or self.min_distance is not None
+        require(steered, "steer", "true", "keeps atoms min_distance apart, which is null")
         warm = COLDEST <= self.temperature <= HOTTEST
         rule = f"must be a number > 0, within {COLDEST:g}..{HOTTEST:g}"
         require(warm, "temperature", self.temperature, rule)

@@ -47,12 +47,14 @@ class Request:
         n: how many, >= 1.
         conditions: what they must be; None leaves all open.
         partial: a cell and atoms that they must have.
+        apart: Angstrom by which the grammar keeps atoms apart where it can, for tokenisers that do.
         prompts: what is shown before them, draw g the prompt g modulo their number.
     """
 
     n: int = 1
     conditions: Conditions | None = None
     partial: Structure | None = None
+    apart: float | None = None
     prompts: tuple[tuple[int, ...], ...] = ()
 
     def prompt(self, draw: int) -> tuple[int, ...]:
@@ -258,8 +260,9 @@ def draw_crystals(
     parts = []
     for index, group in itertools.groupby(places, key=lambda place: place[0]):
         request, n_rows = requests[index], len(list(group))
+        steer = {} if request.apart is None else {"apart": request.apart}
         grammar = tokeniser.grammar(
-            n_rows, request.conditions, partial=request.partial, device=device
+            n_rows, request.conditions, partial=request.partial, device=device, **steer
         )
         parts.append((grammar, n_rows))
     joint = parts[0][0] if len(parts) == 1 else JointGrammar(parts)

@@ -93,6 +93,8 @@ class Tokeniser(ABC):
         name: the kind, or the class' name.
         canonical: whether tokens depend on the crystal alone, not on where it stands in its cell
             nor on the order of its atoms; what freedom they have is in `equivalents`.
+        keeps_apart: whether `grammar` takes `apart`, a distance in Angstrom that it then keeps
+            atoms from each other where it can.
         vocabulary: what each token stands for, readable and unique.
         pad, bos, eos, mask: the special tokens; `mask` stands for a hidden element.
         max_atoms: most atoms of a crystal that it writes.
@@ -103,6 +105,7 @@ class Tokeniser(ABC):
 
     name: ClassVar[str]
     canonical: ClassVar[bool] = False
+    keeps_apart: ClassVar[bool] = False
     vocabulary: tuple[str, ...]
     pad: int
     bos: int

@@ -84,6 +84,7 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
 
     pad, bos, eos, mask = PAD, BOS, EOS, MASK
     canonical = True
+    keeps_apart = True
 
     def __init__(self, max_atoms: int = 80) -> None:
         require(1 <= max_atoms <= 1000, "max_atoms", max_atoms, "must be within 1..1000")
@@ -127,10 +128,14 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         conditions: Conditions | None = None,
         *,
         partial: Structure | None = None,
+        apart: float | None = None,
         device: torch.device | str = "cpu",
     ) -> WyckoffGrammar:
         """See Tokeniser.grammar. A partial structure keeps its symmetry: what is added to it are
-        whole orbits of its space group, or single atoms where the group 1 is asked for."""
+        whole orbits of its space group, or single atoms where the group 1 is asked for.
+
+        apart: Angstrom by which the last coordinate of each orbit keeps atoms apart, if it can.
+        """
         remaining = remaining_atoms(conditions, partial, self.max_atoms)
         given = conditions or Conditions()
         group, start = given.space_group, None
@@ -154,7 +159,7 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
             most = min(most, int(volume / SIZES.values[0] ** 3))
         head = condition_tokens(self.fields, conditions)
         return WyckoffGrammar(
-            self.fields, n_rows, head, given.composition, group, start, volume, most, device
+            self.fields, n_rows, head, given.composition, group, start, volume, most, apart, device
         )
 
     def translated(

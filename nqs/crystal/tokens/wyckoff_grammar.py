@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nqs.crystal.structures.elements import formula_order
+from nqs.crystal.structures.structure import cell_matrix
 from nqs.crystal.tokens.coordinate_fields import EOS, PAD, WIDEST, Fields, angle_table
+from nqs.crystal.tokens.kept_apart import KeptApart
 from nqs.crystal.tokens.reachable_formulas import formulas_of, groups_of
 from nqs.crystal.tokens.tokeniser import Grammar
 from nqs.crystal.tokens.wyckoff_description import (
@@ -28,6 +30,7 @@ from nqs.crystal.tokens.wyckoff_description import (
     FREE_RATIOS,
     Description,
     Orbit,
+    cell_of,
     size_of,
     table_of,
 )
@@ -53,6 +56,8 @@ class WyckoffGrammar(Grammar):
         partial: whose group, orbits and shape of the cell are forced; None: nothing is given.
         volume: of its primitive cell.
         max_atoms: most atoms in all.
+        apart: Angstrom; the last free coordinate of an orbit keeps its atoms so far from all
+            others, where one can; None: they may stand anywhere.
     """
 
     def __init__(
@@ -65,8 +70,10 @@ class WyckoffGrammar(Grammar):
         partial: Description | None,
         volume: float,
         max_atoms: int,
+        apart: float | None,
         device: torch.device | str,
     ) -> None:
+        self._apart = apart
         self._fields, self._head, self._device = fields, head, device
         self._composition, self._max_atoms = composition, max_atoms
         self._group = group if partial is None else partial.group
@@ -95,27 +102,44 @@ class WyckoffGrammar(Grammar):
             yield self._only(token)
         counts, group = yield from self._formula()
         sites = yield from self._orbits(counts, group)
-        if partial is None:
-            yield from self._lattice(table_of(group).group.system)
-        else:
-            yield self._only(fields.size[size_of(self._volume, sum(counts.values()))])
-            for token in shape_tokens(fields, partial):
-                yield self._only(token)
         given = () if partial is None else partial.orbits
+        if partial is None:
+            size, ratios, angles = yield from self._lattice(table_of(group).group.system)
+        else:
+            size = size_of(self._volume, sum(counts.values()))
+            ratios, angles = partial.ratios, partial.angles
+            for token in (fields.size[size], *shape_tokens(fields, partial)):
+                yield self._only(token)
+        new = tuple(Orbit(formula_order(element), site, ()) for element, site in sites)
+        standing = self._standing(Description(group, size, ratios, angles, (*given, *new)))
         for orbit in given:
             for index in orbit.free:
                 yield self._only(fields.coordinate[index])
-        for site in sites:
-            yield from self._coordinates(group, site)
+        for _, site in sites:
+            yield from self._coordinates(group, site, standing)
         yield self._only(EOS)
         while True:
             yield self._only(PAD)
 
-    def _orbits(self, counts: Mapping[int, int], group: int) -> Generator[Mask, int, list[int]]:
-        """Element and site of each orbit, those of the given atoms first; the sites of the others
-        are returned."""
+    def _standing(self, planned: Description) -> KeptApart | None:
+        """The atoms of given orbits and of those without freedom, in the planned cell."""
+        if self._apart is None:
+            return None
+        table = table_of(planned.group)
+        standing = KeptApart(table, cell_matrix(*cell_of(planned)), self._apart)
+        n_given = 0 if self._partial is None else len(self._partial.orbits)
+        for place, orbit in enumerate(planned.orbits):
+            if place < n_given or not table.dimensions[orbit.position]:
+                standing.add(orbit.position, orbit.free)
+        return standing
+
+    def _orbits(
+        self, counts: Mapping[int, int], group: int
+    ) -> Generator[Mask, int, list[tuple[int, int]]]:
+        """Element and site of each orbit, those of the given atoms first; the others are
+        returned."""
         fields, table = self._fields, table_of(group)
-        remaining, used, sites = dict(counts), set[int](), list[int]()
+        remaining, used, sites = dict(counts), set[int](), list[tuple[int, int]]()
         for orbit in () if self._partial is None else self._partial.orbits:
             remaining[orbit.element] -= table.multiplicities[orbit.position]
             used.add(orbit.position)
@@ -128,17 +152,24 @@ class WyckoffGrammar(Grammar):
                 site = (yield self._mask(open_sites)) - fields.site.start
                 remaining[element] -= table.multiplicities[site]
                 used.add(site)
-                sites.append(site)
+                sites.append((element, site))
         return sites
 
-    def _coordinates(self, group: int, site: int) -> Walk:
+    def _coordinates(self, group: int, site: int, standing: KeptApart | None) -> Walk:
         """The free coordinates of an orbit."""
         table = table_of(group)
+        n_free = table.dimensions[site]
         free: tuple[int, ...] = ()
-        for _ in range(table.dimensions[site]):
+        while len(free) < n_free:
+            values = table.allowed(site, free)
+            if standing is not None and len(free) == n_free - 1:
+                apart = values & standing.allowed(site, free)
+                values = apart if apart.any() else values
             mask = self._mask(())
-            mask[_columns(self._fields.coordinate)] = table.allowed(site, free)
+            mask[_columns(self._fields.coordinate)] = values
             free = (*free, (yield mask) - self._fields.coordinate.start)
+        if standing is not None and n_free:
+            standing.add(site, free)
 
     def _formula(self) -> Generator[Mask, int, tuple[dict[int, int], int]]:
         """The counts and the group."""
@@ -189,9 +220,12 @@ class WyckoffGrammar(Grammar):
         groups = [self._group] if known else groups_of(tuple(sorted(counts.values())))
         return [self._fields.group[group - 1] for group in groups if group is not None]
 
-    def _lattice(self, system: str) -> Walk:
+    def _lattice(
+        self, system: str
+    ) -> Generator[Mask, int, tuple[int, tuple[int, ...], tuple[int, ...]]]:
+        """The numbers of size, free ratios and free angles."""
         fields = self._fields
-        yield self._mask(fields.size)
+        size = (yield self._mask(fields.size)) - fields.size.start
         ratios = [0]  # steps of a / a, ...
         for _ in FREE_RATIOS[system]:
             least, most = max(ratios) - WIDEST, min(ratios) + WIDEST
@@ -205,6 +239,7 @@ class WyckoffGrammar(Grammar):
             open_ends = tuple(range(1, table.ndim - place))
             mask[_columns(fields.angle)] = table[drawn].any(open_ends)
             drawn = (*drawn, (yield mask) - fields.angle.start)
+        return size, tuple(step + WIDEST for step in ratios[1:]), drawn
 
     def _sites(
         self, group: int, remaining: Mapping[int, int], element: int, used: set[int]
