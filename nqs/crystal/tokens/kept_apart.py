@@ -6,8 +6,8 @@ so v keeps them apart if
 
     |(q - p(v)) C| >= d    for all other atoms q of the orbit and all q that stand,
 
-C the cell's vectors; of q - p the nearest image in fractions is taken, which is the nearest in
-space where d is small against the cell.
+C the cell's vectors; of q - p the nearest image in fractions of the Niggli-reduced cell is taken,
+which is the nearest in space where d is small against that cell.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
+import spglib
 from numpy.typing import NDArray
 
 from nqs.crystal.structures.site_orbits import Free, SiteOrbits
 from nqs.crystal.structures.structure import Floats
+from nqs.crystal.structures.symmetry import call_spglib
 from nqs.crystal.structures.wyckoff_positions import UNIT, Integers
 
 
@@ -33,7 +35,10 @@ class KeptApart:
     """
 
     def __init__(self, table: SiteOrbits, cell: Floats, distance: float) -> None:
-        self._table, self._cell, self._distance = table, cell, distance
+        reduced = call_spglib(spglib.niggli_reduce, cell)
+        self._reduced = cell if reduced is None else reduced
+        self._to_reduced = cell @ np.linalg.inv(self._reduced)
+        self._table, self._distance = table, distance
         self._points = np.zeros((0, 3), dtype=np.int64)
 
     def add(self, position: int, free: Free) -> None:
@@ -58,6 +63,6 @@ class KeptApart:
 
     def _squares(self, steps: Integers) -> Floats:
         """Squared lengths (...) of steps (..., 3) in bins, of their nearest images."""
-        bins = self._table.bins
-        fractions = ((steps + bins // 2) % bins - bins // 2) / bins
-        return np.asarray(np.square(fractions @ self._cell).sum(-1))
+        fractions = steps @ (self._to_reduced / self._table.bins)
+        fractions -= np.rint(fractions)
+        return np.asarray(np.square(fractions @ self._reduced).sum(-1))

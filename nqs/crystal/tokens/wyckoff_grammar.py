@@ -12,7 +12,7 @@ its group.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from torch import Tensor
 from nqs.crystal.structures.elements import formula_order
 from nqs.crystal.structures.structure import cell_matrix
 from nqs.crystal.tokens.coordinate_fields import EOS, PAD, WIDEST, Fields, angle_table
-from nqs.crystal.tokens.kept_apart import KeptApart
 from nqs.crystal.tokens.reachable_formulas import formulas_of, groups_of
 from nqs.crystal.tokens.tokeniser import Grammar
 from nqs.crystal.tokens.wyckoff_description import (
@@ -34,6 +33,9 @@ from nqs.crystal.tokens.wyckoff_description import (
     size_of,
     table_of,
 )
+
+if TYPE_CHECKING:
+    from nqs.crystal.tokens.kept_apart import KeptApart
 
 Mask = NDArray[np.bool_]
 """(V,): which tokens may follow."""
@@ -125,6 +127,8 @@ class WyckoffGrammar(Grammar):
         """The atoms of given orbits and of those without freedom, in the planned cell."""
         if self._apart is None:
             return None
+        from nqs.crystal.tokens.kept_apart import KeptApart  # spglib is of an extra
+
         table = table_of(planned.group)
         standing = KeptApart(table, cell_matrix(*cell_of(planned)), self._apart)
         n_given = 0 if self._partial is None else len(self._partial.orbits)
