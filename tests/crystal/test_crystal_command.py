@@ -69,9 +69,17 @@ def test_one_class_serves_both(trained: Path) -> None:
 
 
 def test_the_best_parameters_are_read(trained: Path) -> None:
+    """Tables that share features as what each token has of its own and what it shares."""
     saved = torch.load(max((trained / "checkpoints").iterdir()), weights_only=True)
-    for name, value in read_trained(trained).model.state_dict().items():
-        assert torch.equal(value, saved["optimizer"]["best"][name])
+    best, run = saved["optimizer"]["best"], read_trained(trained)
+    features = torch.from_numpy(run.tokeniser.features()).float()
+    for name, value in run.model.state_dict().items():
+        if name in best:
+            assert torch.equal(value, best[name])
+        else:
+            table = f"{name.removesuffix('.weight')}.parametrizations.weight"
+            whole = best[f"{table}.original"] + features @ best[f"{table}.0.map"]
+            torch.testing.assert_close(value, whole)
 
 
 def without(key: str, run: Path, path: Path) -> Path:
