@@ -14,10 +14,13 @@ def sample(name: str, log_likelihood: float) -> Sample:
     return Sample(0, 0, (1,), rock_salt(), log_likelihood, source=name)
 
 
-def order(drawn: str, others: str = "", n: int | None = None) -> list[str]:
-    """Draws such as "a3 b1": of type a with ln p = -3; templates such as "c" of that type."""
+def order(drawn: str, templates: str = "", n: int | None = None) -> list[str]:
+    """Draws such as "a3 b1": of type a with ln p = -3; templates such as "C0 A5": of types c and a,
+    at distances 0 and 5."""
     made = [(sample(word, -float(word[1:])), word[0]) for word in drawn.split()]
-    known = [(sample(word, math.nan), word[0].lower()) for word in others.split()]
+    known = [
+        (sample(word, math.nan), word[0].lower(), float(word[1:])) for word in templates.split()
+    ]
     return [found.source for found in ranked(made, known, n)]
 
 
@@ -26,17 +29,24 @@ def test_the_most_frequent_type_comes_first_with_its_likeliest() -> None:
     assert order("b1 a5 a3 c2 a4", n=1) == ["a3"]
 
 
-def test_types_of_equal_votes_come_as_they_were_drawn() -> None:
-    assert order("c9 a1 b5 a2 b3") == ["a1", "b3", "c9", "a2", "b5"]
-
-
 def test_every_draw_is_kept_once() -> None:
     drawn = "a1 a2 b1 c3 c1 c2 d4"
     assert sorted(order(drawn)) == sorted(drawn.split())
 
 
-def test_templates_have_no_vote() -> None:
-    """One of a drawn type comes after the draws of it, one of its own type after all types."""
-    assert order("a1 a2 b1", "B D A") == ["a1", "b1", "D", "a2", "B", "A"]
-    assert order("", "B D B") == ["B", "D", "B"]
+def test_templates_come_first_of_their_type_and_vote_a_little() -> None:
+    """Of two types with as many draws the nearest template decides; of types with 60 and 40 % of
+    the draws it does not; types of templates alone come by their distances."""
+    assert order("a1 b1", "B0")[:2] == ["B0", "a1"]
+    assert order("a1 a2 a3 b1 b2", "B0")[:2] == ["a1", "B0"]
+    assert order("a1", "D0 C200 B1") == ["a1", "D0", "B1", "C200"]
+    assert order("a1 a2", "A9") == ["A9", "a1", "a2"]
+    assert order("", "B0 D1 B2") == ["B0", "D1", "B2"]
     assert order("") == []
+
+
+def test_votes_by_hand() -> None:
+    """b: 2/5 and a template next to the nearest, a: 2/5 and one further off, c: 1/5."""
+    weights = {"b": 0.4 + 0.15, "a": 0.4 + 0.15 * math.exp(-10 / 30) / 2, "c": 0.2}
+    assert sorted(weights, key=lambda kind: -weights[kind]) == ["b", "a", "c"]
+    assert order("a1 a2 b1 b2 c1", "B7 A17") == ["B7", "A17", "c1", "b1", "a1", "b2", "a2"]

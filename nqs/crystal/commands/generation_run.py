@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nqs.conf.sections import to_mapping
 from nqs.crystal.commands.config import Config
-from nqs.crystal.commands.proposals import TemplateSource, chosen
+from nqs.crystal.commands.proposals import TEMPLATES, TemplateSource, chosen
 from nqs.crystal.commands.run_folder import Trained, read_trained
 from nqs.crystal.commands.samples_folder import MOST_SAMPLES, TABLE, write_checksums
 from nqs.crystal.commands.task_config import GenerateConfig
@@ -228,7 +228,7 @@ def proposed(
         assert train is not None
         own = leave_out(config, trained.config, train, len(requests))
         source = TemplateSource(trained, train, requests, own)
-        templates = source.samples(config.n, config.min_distance)
+        templates = source.samples(max(config.n, TEMPLATES), config.min_distance)
         shown = trained.config.data.templates if config.proposals == "both" else 0
         prompts = source.prompts(shown) if shown else [()] * len(requests)
         requests = [

@@ -24,6 +24,8 @@ from nqs.crystal.structures.structure import CrystalError
 from nqs.crystal.tokens.tokeniser import Conditions
 from nqs.errors import InputError, require
 
+TEMPLATES = 20
+"""Templates that vote on what comes first."""
 SPARE, TURNS = 2, 20
 """Templates that are looked at, at most, for each that is asked for: some have atoms too close, or,
 where one is asked for, another space group."""
@@ -81,13 +83,15 @@ class TemplateSource:
             tuple(filter(None, map(self._prompt, exchanges))) for exchanges in self.exchanges(n)
         ]
 
-    def samples(self, n: int, min_distance: float | None) -> list[list[tuple[Sample, Hashable]]]:
-        """The n nearest of each request as crystals with their types, those with atoms closer than
-        min_distance and those of another space group than the one that is asked for left out."""
+    def samples(
+        self, n: int, min_distance: float | None
+    ) -> list[list[tuple[Sample, Hashable, float]]]:
+        """The n nearest of each request as crystals with their types and distances, but for those
+        with atoms closer than min_distance and those of another space group than is asked for."""
         found = []
         many = any(group is not None for group in self._groups)
         for request, exchanges in enumerate(self.exchanges(n * (TURNS if many else SPARE))):
-            row: list[tuple[Sample, Hashable]] = []
+            row: list[tuple[Sample, Hashable, float]] = []
             for exchange in exchanges:
                 if len(row) == n:
                     break
@@ -99,7 +103,7 @@ class TemplateSource:
                 if group is None or (isinstance(kind, tuple) and kind[0] == group):
                     source = f"template {record.name}"
                     sample = Sample(request, len(row), (), structure, math.nan, source=source)
-                    row.append((sample, kind))
+                    row.append((sample, kind, exchange.distance))
             found.append(row)
         return found
 
@@ -136,7 +140,7 @@ def chosen(
     trained: Trained,
     n_requests: int,
     drawn: Iterable[Sample],
-    templates: Sequence[Sequence[tuple[Sample, Hashable]]] | None,
+    templates: Sequence[Sequence[tuple[Sample, Hashable, float]]] | None,
 ) -> list[Sample]:
     """What is kept of draws and templates, request by request. Raises InputError for nothing."""
     by_request: list[list[Sample]] = [[] for _ in range(n_requests)]
@@ -147,7 +151,7 @@ def chosen(
         samples.sort(key=lambda sample: sample.draw)
         others = [] if templates is None else templates[index]
         if config.proposals == "template":
-            kept += [sample for sample, _ in others[: config.n]]
+            kept += [sample for sample, *_ in others[: config.n]]
         elif config.proposals == "both" or config.candidates is not None:
             typed = [
                 (sample, trained.tokeniser.structure_type(sample.tokens)) for sample in samples
