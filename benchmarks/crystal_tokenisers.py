@@ -29,6 +29,8 @@ from benchmarks.arguments import Parser, positive, whole_number
 from benchmarks.tables import aligned, write_csv
 from nqs.crystal.tokens import TOKENISERS
 
+FEWEST: Final = 100
+"""Steps of a training, more than its warm-up."""
 TRIAL: Final = 40
 """Steps of the training that is timed."""
 COLUMNS: Final = (
@@ -74,7 +76,7 @@ def measured(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any
     short = [f"train.steps={TRIAL}", f"train.validate_every={TRIAL + 1}"]
     nqs("train", *words, *short, "optimizer.warmup_steps=10", f"run.dir={trial}")
     a_step = sorted(step_seconds(trial))[TRIAL // 2]
-    steps = max(TRIAL, round(60 * args.minutes / a_step))
+    steps = max(FEWEST, round(60 * args.minutes / a_step))
     looks = [f"train.steps={steps}", f"train.validate_every={steps}"]
     nqs("train", *words, *looks, f"run.dir={run}")
     shutil.rmtree(trial)
