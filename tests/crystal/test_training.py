@@ -113,12 +113,26 @@ def test_schedule() -> None:
 
 def test_only_matrices_decay() -> None:
     model = core()
-    decaying, others = build_optimizer(model, OptimizerConfig(weight_decay=0.3)).param_groups
+    config = OptimizerConfig(weight_decay=0.3, muon=None)
+    decaying, others = build_optimizer(model, config).param_groups
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     assert all(p.ndim == 2 for p in decaying["params"])
     ids = {id(p) for p in others["params"]}
     assert {id(model.embedding.weight), id(model.positions.table), id(model.head.bias)} <= ids
     assert len(decaying["params"]) + len(others["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["transformer", "gru", "linear_attention"])
+def test_muon_moves_the_matrices_between_embedding_and_head(name: str) -> None:
+    model = core(name)
+    groups = build_optimizer(model, OptimizerConfig(weight_decay=0.3)).param_groups
+    everything = [id(p) for group in groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.parameters())
+    *_, muon = groups
+    assert muon["weight_decay"] == 0.3 and len(muon["params"]) >= 2
+    ids = {id(p) for p in muon["params"]}
+    linear = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert ids == {id(weight) for weight in linear} - {id(model.head.weight)}
 
 
 def test_training_learns_and_keeps_the_best() -> None:

@@ -108,10 +108,12 @@ class Config:
 
 def current(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """What an earlier version wrote of a run, in today's keys."""
-    model, data = mapping.get("model"), mapping.get("data")
+    model, data, optimizer = (mapping.get(name) for name in ("model", "data", "optimizer"))
     changed = {"model": current_section(model)} if isinstance(model, Mapping) else {}
     if isinstance(data, Mapping) and "features" not in data:  # from before there were any
         changed["data"] = {**data, "features": False}
+    if isinstance(optimizer, Mapping) and "muon" not in optimizer:  # likewise
+        changed["optimizer"] = {**optimizer, "muon": None}
     return dict(mapping) | changed
 
 

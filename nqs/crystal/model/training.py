@@ -2,8 +2,9 @@
 
     loss = - mean over the tokens that count of  ln p(token | all before it)
 
-minimised with AdamW (Loshchilov & Hutter, arXiv:1711.05101) under a cosine schedule with warm-up;
-the parameters that judged best on the validation crystals are kept.
+minimised with Muon (nqs.crystal.model.muon) for the matrices of the layers and AdamW (Loshchilov &
+Hutter, arXiv:1711.05101) for all else, under a cosine schedule with warm-up; the parameters that
+judged best on the validation crystals are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from nqs.core.sequence import SequenceModel
 from nqs.crystal.datasets.data import Batch, Encoded, Epoch, Tasks, after, plain_batches
+from nqs.crystal.model.muon import ORTHOGONAL, MuonAdamW
 from nqs.crystal.model.optimizer_config import OptimizerConfig
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.runfolder.history import SECONDS, STEP, Column
@@ -36,7 +38,7 @@ COLUMNS: Final = (
     Column("validation", "nats", "- ln p of a validation crystal, mean; NaN: not looked"),
     Column("perplexity", "1", "exp of the same a token; NaN: not looked"),
     Column("gradient_norm", "nats", "norm of the gradient before clipping"),
-    Column("learning_rate", "1", "learning rate of the step"),
+    Column("learning_rate", "1", "step size of AdamW"),
     SECONDS,
 )
 """What is recorded of each step."""
@@ -135,9 +137,9 @@ def train(
     schedule = build_schedule(config, n_steps)
     while training.step < n_steps:
         started = time.perf_counter()
-        rate = config.learning_rate * schedule(training.step)
+        factor = schedule(training.step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = factor * top_rate(config, group)
         torch.manual_seed(training.step)  # of dropout: a resumed run goes on with the same masks
         with autocast(device, precision), parametrize.cached():
             loss = mean_loss(model, next(batches).to(device))
@@ -158,7 +160,7 @@ def train(
             validation=look.nats,
             perplexity=look.perplexity,
             gradient_norm=float(norm),
-            learning_rate=rate,
+            learning_rate=config.learning_rate * factor,
             seconds=time.perf_counter() - started,
         )
         if after_step(record):
@@ -288,19 +290,34 @@ def build_schedule(config: OptimizerConfig, n_steps: int) -> Schedule:
     )
 
 
-def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW; only matrices of linear layers decay, not embeddings, positions, norms or biases; of
-    tables that share features (nqs.core.features) what each token has of its own."""
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> MuonAdamW:
+    """Muon for the matrices of linear layers but the head, AdamW for all else (and, without
+    config.muon, for those). Only matrices of linear layers decay, not embeddings, positions, norms
+    or biases; of tables that share features (nqs.core.features) what each token has of its own."""
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     own = {id(p) for name, p in model.named_parameters() if name.endswith("weight.original")}
-    groups = [
+    last = {id(p) for p in model.head.parameters()}
+    inner = linear - last if config.muon is not None else set()
+    decays, every = config.weight_decay, [*model.parameters()]
+    groups: list[dict[str, Any]] = [
         {
-            "params": [p for p in model.parameters() if (id(p) in matrices | own) == decays],
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for decays in (True, False)
+            "params": [p for p in every if id(p) in (linear | own) - inner],
+            "weight_decay": decays,
+        },
+        {"params": [p for p in every if id(p) not in linear | own], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    if inner:
+        matrices = [p for p in every if id(p) in inner]
+        groups.append({"params": matrices, "weight_decay": decays, ORTHOGONAL: True})
+    betas = (config.beta1, config.beta2)
+    return MuonAdamW(groups, lr=config.learning_rate, betas=betas)
+
+
+def top_rate(config: OptimizerConfig, group: Mapping[str, Any]) -> float:
+    """The step size of a group of parameters at the top of the schedule."""
+    rate = config.muon if group.get(ORTHOGONAL, False) else config.learning_rate
+    assert rate is not None
+    return rate
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
