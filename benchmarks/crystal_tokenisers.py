@@ -74,7 +74,8 @@ def measured(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any
     words += [f"data.tokeniser={name}", "train.patience=null", *args.keys]
     trial, run = folder / f"trial-{name}", folder / name
     short = [f"train.steps={TRIAL}", f"train.validate_every={TRIAL + 1}"]
-    nqs("train", *words, *short, "optimizer.warmup_steps=10", f"run.dir={trial}")
+    timed = [word for word in words if not word.startswith("optimizer.warmup_steps=")]
+    nqs("train", *timed, *short, "optimizer.warmup_steps=0", f"run.dir={trial}")
     a_step = sorted(step_seconds(trial))[TRIAL // 2]
     steps = max(FEWEST, round(60 * args.minutes / a_step))
     looks = [f"train.steps={steps}", f"train.validate_every={steps}"]

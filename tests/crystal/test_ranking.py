@@ -1,4 +1,4 @@
-"""Which of many draws are kept: votes, likelihoods, templates last."""
+"""Which of many proposals are kept: likelihoods of types, votes of templates, templates first."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ import math
 from prototypes import rock_salt
 
 from nqs.crystal.model.generation import Sample
-from nqs.crystal.model.ranking import ranked
+from nqs.crystal.model.ranking import FLOOR, NEAR, WEIGHT, Proposal, ranked
 
 
-def sample(name: str, log_likelihood: float) -> Sample:
-    return Sample(0, 0, (1,), rock_salt(), log_likelihood, source=name)
-
-
-def order(drawn: str, templates: str = "", n: int | None = None) -> list[str]:
+def proposals(drawn: str, templates: str = "") -> list[Proposal]:
     """Draws such as "a3 b1": of type a with ln p = -3; templates such as "C0 A5": of types c and a,
     at distances 0 and 5."""
-    made = [(sample(word, -float(word[1:])), word[0]) for word in drawn.split()]
+
+    def sample(name: str, log_likelihood: float) -> Sample:
+        return Sample(0, 0, (1,), rock_salt(), log_likelihood, source=name)
+
+    made = [Proposal(sample(word, -float(word[1:])), (), word[0]) for word in drawn.split()]
     known = [
-        (sample(word, math.nan), word[0].lower(), float(word[1:])) for word in templates.split()
+        Proposal(sample(word, math.nan), (), word[0].lower(), float(word[1:]))
+        for word in templates.split()
     ]
-    return [found.source for found in ranked(made, known, n)]
+    return [*known, *made]
+
+
+def order(
+    drawn: str, templates: str = "", chances: dict[str, float] | None = None, n: int | None = None
+) -> list[str]:
+    log_p = None if chances is None else {kind: math.log(p) for kind, p in chances.items()}
+    return [found.source for found in ranked(proposals(drawn, templates), log_p, n)]
 
 
 def test_the_most_frequent_type_comes_first_with_its_likeliest() -> None:
@@ -29,24 +37,34 @@ def test_the_most_frequent_type_comes_first_with_its_likeliest() -> None:
     assert order("b1 a5 a3 c2 a4", n=1) == ["a3"]
 
 
-def test_every_draw_is_kept_once() -> None:
+def test_every_proposal_is_kept_once() -> None:
     drawn = "a1 a2 b1 c3 c1 c2 d4"
     assert sorted(order(drawn)) == sorted(drawn.split())
-
-
-def test_templates_come_first_of_their_type_and_vote_a_little() -> None:
-    """Of two types with as many draws the nearest template decides; of types with 60 and 40 % of
-    the draws it does not; types of templates alone come by their distances."""
-    assert order("a1 b1", "B0")[:2] == ["B0", "a1"]
-    assert order("a1 a2 a3 b1 b2", "B0")[:2] == ["a1", "B0"]
-    assert order("a1", "D0 C200 B1") == ["a1", "D0", "B1", "C200"]
-    assert order("a1 a2", "A9") == ["A9", "a1", "a2"]
-    assert order("", "B0 D1 B2") == ["B0", "D1", "B2"]
+    assert sorted(order(drawn, "A0 E1")) == sorted([*drawn.split(), "A0", "E1"])
     assert order("") == []
 
 
-def test_votes_by_hand() -> None:
-    """b: 2/5 and a template next to the nearest, a: 2/5 and one further off, c: 1/5."""
-    weights = {"b": 0.4 + 0.15, "a": 0.4 + 0.15 * math.exp(-10 / 30) / 2, "c": 0.2}
-    assert sorted(weights, key=lambda kind: -weights[kind]) == ["b", "a", "c"]
-    assert order("a1 a2 b1 b2 c1", "B7 A17") == ["B7", "A17", "c1", "b1", "a1", "b2", "a2"]
+def test_chances_that_are_known_count_instead_of_draws() -> None:
+    chances = {"a": 0.1, "b": 0.7, "c": 0.2}
+    assert order("a1 a2 a3 b1 c4", chances=chances) == ["b1", "c4", "a1", "a2", "a3"]
+    del chances["b"]  # of which nothing is known
+    assert order("a1 a2 a3 b1 c4", chances=chances) == ["c4", "a1", "b1", "a2", "a3"]
+
+
+def test_templates_come_first_of_their_type_the_nearest_first() -> None:
+    assert order("a1 a2", "A9") == ["A9", "a1", "a2"]
+    assert order("", "B0 D1 B2") == ["B0", "D1", "B2"]
+    assert order("a1 b1", "B0")[:2] == ["B0", "a1"]
+
+
+def test_scores_by_hand() -> None:
+    """Chances and votes pull in opposite directions; the odds at which they balance are known."""
+    far = math.exp(-30 / NEAR) / 2
+    balance = ((1 + FLOOR) / (far + FLOOR)) ** WEIGHT  # of a at 0 and b at 30
+    for odds, first in ((0.99 * balance, "A0"), (1.01 * balance, "B30")):
+        chances = {"a": 1 / (1 + odds), "b": odds / (1 + odds)}
+        assert order("", "A0 B30", chances)[0] == first
+    alone = ((1 + FLOOR) / FLOOR) ** WEIGHT  # of a template and a type that is drawn alone
+    for odds, first in ((0.99 * alone, "A0"), (1.01 * alone, "c1")):
+        chances = {"a": 1 / (1 + odds), "c": odds / (1 + odds)}
+        assert order("c1", "A0", chances)[0] == first

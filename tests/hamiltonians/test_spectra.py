@@ -96,12 +96,18 @@ def names(value: object) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("levels", [quspin_levels, netket_levels])
-@pytest.mark.parametrize(("H", "terms"), cases(), ids=names)
+@pytest.mark.parametrize(
+    ("levels", "H", "terms"),
+    [
+        *((quspin_levels, *case) for case in cases()),
+        *((netket_levels, *case) for case in cases()[::3]),  # each is compiled anew by JAX
+    ],
+    ids=names,
+)
 def test_lowest_levels(
+    levels: Callable[[int, list[Term]], np.ndarray],
     H: Hamiltonian,
     terms: list[Term],
-    levels: Callable[[int, list[Term]], np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(diagonalisation, "SMALL_SIZE", 16)  # Lanczos, not the dense solver

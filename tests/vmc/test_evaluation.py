@@ -111,7 +111,7 @@ def test_energy_variance_and_v_score_of_any_state(model: str, generator: torch.G
     assert result.v_score == pytest.approx(6 * result.variance / span**2, rel=1e-12)
 
 
-@pytest.mark.parametrize(("chunk", "n"), [(16_384, 300), (150, 100)])
+@pytest.mark.parametrize(("chunk", "n"), [(16_384, 200), (150, 50)])
 def test_error_bars_cover_the_scatter(chunk: int, n: int, generator: torch.Generator) -> None:
     """n evaluations of 500 draws: sum of z^2 ~ chi-square of n, energy and a density.
 

@@ -187,13 +187,18 @@ def check_requests(path: Path, found: FoundSamples, references: Sequence[Record]
 
 
 def compared_with(config: EvaluateConfig, run: Config) -> list[Record]:
-    """The crystals to compare with."""
-    name = config.against or ("test" if run.data.validation is None else "validation")
-    if name in NAMES:
-        return split(name, run.data, run.seed)
-    exists = Path(name).exists()
-    require(exists, "against", name, f"no such table; give a path or {', '.join(NAMES)}")
-    return records(name, run.data)
+    """The crystals to compare with. Raises InputError if there are none."""
+    names = ("test", "validation") if run.data.validation is None else ("validation",)
+    if config.against is not None:
+        names = (config.against,)
+    for name in names:
+        if name not in NAMES:
+            exists = Path(name).exists()
+            require(exists, "against", name, f"no such table; give a path or {', '.join(NAMES)}")
+        found = split(name, run.data, run.seed) if name in NAMES else records(name, run.data)
+        if found:
+            return found
+    raise InputError(f"against={shown(names[-1])}: holds no crystal; give another table")
 
 
 def after_templates(trained: Trained, crystals: list[Encoded]) -> tuple[float, float]:

@@ -228,7 +228,7 @@ def proposed(
         assert train is not None
         own = leave_out(config, trained.config, train, len(requests))
         source = TemplateSource(trained, train, requests, own)
-        templates = source.samples(max(config.n, TEMPLATES), config.min_distance)
+        templates = source.proposals(max(config.n, TEMPLATES), config.min_distance)
         shown = trained.config.data.templates if config.proposals == "both" else 0
         prompts = source.prompts(shown) if shown else [()] * len(requests)
         requests = [
@@ -237,10 +237,11 @@ def proposed(
         ]
     able = trained.tokeniser.keeps_apart or not config.steer
     require(able, "steer", "true", "needs a run with data.tokeniser=wyckoff")
-    apart = config.min_distance if config.steer else None
+    steer = trained.tokeniser.keeps_apart if config.steer is None else config.steer
+    apart = config.min_distance if steer else None
     to_draw = [dataclasses.replace(one, n=config.n_draws, apart=apart) for one in requests]
     samples = drawn(trained, to_draw, config) if config.n_draws else ()
-    return chosen(config, trained, len(requests), samples, templates)
+    return chosen(config, trained, to_draw, samples, templates)
 
 
 def leave_out(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import final
 
@@ -19,9 +20,10 @@ from nqs.crystal.datasets.loading import known_bodies
 from nqs.crystal.datasets.tables import Record
 from nqs.crystal.datasets.templates import Exchange, Templates, exchanged
 from nqs.crystal.model.generation import Request, Sample, apart
-from nqs.crystal.model.ranking import ranked
-from nqs.crystal.structures.structure import CrystalError
-from nqs.crystal.tokens.tokeniser import Conditions
+from nqs.crystal.model.ranking import Proposal, ranked
+from nqs.crystal.model.structure_types import Written, type_log_likelihoods
+from nqs.crystal.structures.structure import CrystalError, Structure
+from nqs.crystal.tokens.tokeniser import Conditions, Tokeniser
 from nqs.errors import InputError, require
 
 TEMPLATES = 20
@@ -56,7 +58,7 @@ class TemplateSource:
         place = {i: k for k, i in enumerate(fitting)}
         self._templates = Templates([record.structure for record in self._train])
         self._omitted = [None if i is None else place.get(i) for i in leave_out]
-        self._compositions, self._groups = [], []
+        self._conditions: list[Conditions] = []
         for request in requests:
             known = request.conditions or Conditions()
             formula = known.composition
@@ -67,15 +69,15 @@ class TemplateSource:
             whole = formula is not None and request.partial is None
             rule = "templates are of a whole formula: give formula=SrTiO3 or like=TABLE, no partial"
             require(whole, "proposals", "template", rule)
-            self._compositions.append(formula or {})
-            self._groups.append(known.space_group)
+            self._conditions.append(known)
         data = trained.config.data
         self._known = known_bodies(data.train, data, trained.tokeniser)
         self._bodies = functools.lru_cache(maxsize=None)(self._body)
 
     def exchanges(self, n: int) -> list[list[Exchange]]:
         """The n nearest of each request, fewer where there are not so many."""
-        return self._templates.nearest(self._compositions, n, self._omitted)
+        wanted = [known.composition or {} for known in self._conditions]
+        return self._templates.nearest(wanted, n, self._omitted)
 
     def prompts(self, n: int) -> list[tuple[tuple[int, ...], ...]]:
         """What shows the n nearest of each request to the model."""
@@ -83,15 +85,13 @@ class TemplateSource:
             tuple(filter(None, map(self._prompt, exchanges))) for exchanges in self.exchanges(n)
         ]
 
-    def samples(
-        self, n: int, min_distance: float | None
-    ) -> list[list[tuple[Sample, Hashable, float]]]:
-        """The n nearest of each request as crystals with their types and distances, but for those
-        with atoms closer than min_distance and those of another space group than is asked for."""
+    def proposals(self, n: int, min_distance: float | None) -> list[list[Proposal]]:
+        """The n nearest of each request, but for those with atoms closer than min_distance and
+        those of another space group than is asked for."""
         found = []
-        many = any(group is not None for group in self._groups)
+        many = any(known.space_group is not None for known in self._conditions)
         for request, exchanges in enumerate(self.exchanges(n * (TURNS if many else SPARE))):
-            row: list[tuple[Sample, Hashable, float]] = []
+            row: list[Proposal] = []
             for exchange in exchanges:
                 if len(row) == n:
                     break
@@ -99,11 +99,12 @@ class TemplateSource:
                 structure = exchanged(record.structure, exchange)
                 if min_distance is not None and not apart(structure, min_distance):
                     continue
-                kind, group = self._type(exchange), self._groups[request]
+                tokens, kind = self._written(exchange, structure, self._conditions[request])
+                group = self._conditions[request].space_group
                 if group is None or (isinstance(kind, tuple) and kind[0] == group):
                     source = f"template {record.name}"
                     sample = Sample(request, len(row), (), structure, math.nan, source=source)
-                    row.append((sample, kind, exchange.distance))
+                    row.append(Proposal(sample, tokens, kind, exchange.distance))
             found.append(row)
         return found
 
@@ -125,43 +126,80 @@ class TemplateSource:
         except CrystalError:
             return ()
 
-    def _type(self, exchange: Exchange) -> Hashable:
-        """That of the template's tokens; its own where it cannot be written."""
+    def _written(
+        self, exchange: Exchange, structure: Structure, conditions: Conditions
+    ) -> tuple[tuple[int, ...], Hashable]:
+        """The template's tokens, with the conditions, and its type; () and a type of its own where
+        it cannot be written."""
         body = self._bodies(exchange.index)
         try:
-            tokens = self._tokeniser.exchanged(body, exchange.elements, exchange.scale)
-            return self._tokeniser.structure_type(tokens)
+            plain = self._tokeniser.exchanged(body, exchange.elements, exchange.scale)
+            kind = self._tokeniser.structure_type(plain)
+            return tuple(self._tokeniser.conditioned(plain, structure, conditions)), kind
         except CrystalError:
-            return f"{exchange.index} {exchange.before}"
+            return (), f"{exchange.index} {exchange.before}"
 
 
 def chosen(
     config: GenerateConfig,
     trained: Trained,
-    n_requests: int,
+    requests: Sequence[Request],
     drawn: Iterable[Sample],
-    templates: Sequence[Sequence[tuple[Sample, Hashable, float]]] | None,
+    templates: Sequence[Sequence[Proposal]] | None,
 ) -> list[Sample]:
     """What is kept of draws and templates, request by request. Raises InputError for nothing."""
-    by_request: list[list[Sample]] = [[] for _ in range(n_requests)]
+    by_request: list[list[Sample]] = [[] for _ in requests]
     for sample in drawn:
         by_request[sample.request].append(sample)
-    kept: list[Sample] = []
-    for index, samples in enumerate(by_request):
+    for samples in by_request:
         samples.sort(key=lambda sample: sample.draw)
-        others = [] if templates is None else templates[index]
-        if config.proposals == "template":
-            kept += [sample for sample, *_ in others[: config.n]]
-        elif config.proposals == "both" or config.candidates is not None:
-            typed = [
-                (sample, trained.tokeniser.structure_type(sample.tokens)) for sample in samples
-            ]
-            kept += ranked(typed, others, config.n)
-        else:
-            kept += samples
+    if config.proposals == "template":
+        assert templates is not None
+        kept = [one.sample for row in templates for one in row[: config.n]]
+    elif config.proposals == "both" or config.candidates is not None:
+        kept = best(trained, requests, by_request, templates, config.n)
+    else:
+        kept = [sample for samples in by_request for sample in samples]
     if not kept:
         raise InputError(
             "proposals=template: no training crystal has the numbers of atoms and the space group "
             "that are asked for; use model or both"
         )
     return kept
+
+
+def best(
+    trained: Trained,
+    requests: Sequence[Request],
+    drawn: Sequence[Sequence[Sample]],
+    templates: Sequence[Sequence[Proposal]] | None,
+    n: int,
+) -> list[Sample]:
+    """The first n of each request, of draws and templates."""
+    tokeniser = trained.tokeniser
+    proposals: list[list[Proposal]] = []
+    for index, samples in enumerate(drawn):
+        row = [] if templates is None else [*templates[index]]
+        row += [Proposal(s, s.tokens, tokeniser.structure_type(s.tokens)) for s in samples]
+        proposals.append(row)
+    written = [written_types(tokeniser, row) for row in proposals]
+    exact = any(written)
+    likelihoods = type_log_likelihoods(trained.model, tokeniser, requests, written)
+    return [
+        sample
+        for row, found in zip(proposals, likelihoods, strict=True)
+        for sample in ranked(row, found if exact else None, n)
+    ]
+
+
+def written_types(
+    tokeniser: Tokeniser, proposals: Sequence[Proposal]
+) -> dict[Hashable, set[tuple[Written, int]]]:
+    """For each type the ways in which it is written, as `type_log_likelihoods` takes them; without
+    those that tokens do not say."""
+    found: dict[Hashable, set[tuple[Written, int]]] = defaultdict(set)
+    for one in proposals:
+        span = tokeniser.type_tokens(one.tokens) if one.tokens else None
+        if span is not None:
+            found[one.kind].add((one.tokens[: span[1]], span[0]))
+    return dict(found)

@@ -63,9 +63,10 @@ class GenerateConfig:
     min_distance: float | None = 0.5
     """Least distance of two atoms in Angstrom, images included, > 0: crystals with closer ones are
     drawn again, and counted; null keeps them."""
-    steer: bool = False
-    """Let the grammar keep atoms min_distance apart where it can (data.tokeniser=wyckoff): few
-    draws are thrown away, but their chances are no longer exactly the model's."""
+    steer: bool | None = None
+    """Whether the grammar keeps atoms min_distance apart where it can (data.tokeniser=wyckoff), so
+    that few draws are thrown away; null: where the tokeniser can. With false draws follow exactly
+    the model's chances, given that atoms are apart."""
     at_most: int = 1000
     """Crystals that are compared for the verdicts of samples.csv (unique, novel, matched), drawn
     from more, >= 0: with 0 the training table is not read."""
@@ -128,7 +129,7 @@ class EvaluateConfig:
 
     against: str | None = None
     """Crystals to compare with: train, validation or test of the run, or a table's path; null is
-    test, or validation where the run had separate tables."""
+    test, or validation where the run has no test crystals."""
     n: tuple[int, ...] = (1, 20)
     """Numbers of guesses a composition for which match rates are given, each >= 1."""
     at_most: int = 1000

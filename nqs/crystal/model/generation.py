@@ -148,15 +148,19 @@ def decode(
     log_likelihoods = torch.zeros(n_rows, dtype=torch.float64, device=device)
     while len(rows):
         allowed = grammar.allowed()[rows]
-        logits, plain = readers[0].logits, restrict(readers[0].logits, allowed)
+        columns = allowed.any(0).nonzero().squeeze(1)  # few of all tokens; CPU-GPU sync
+        allowed = allowed[:, columns]
+        logits = readers[0].logits[:, columns]
+        plain = restrict(logits, allowed)
         if n_readers > 1 and len(tokens) > n_conditions:
-            free = restrict(readers[1].logits, allowed)
+            free = restrict(readers[1].logits[:, columns], allowed)
             logits = torch.where(allowed, free + filters.guidance * (plain - free), 0.0)
         if filters == Filters():
-            drawn = draw_tokens(plain, generator)
+            chosen = draw_tokens(plain, generator)
         else:
-            drawn = draw_tokens(restrict(logits, allowed, **filters.of_tokens), generator)
-        log_likelihoods[rows] += plain.gather(1, drawn[:, None]).squeeze(1)
+            chosen = draw_tokens(restrict(logits, allowed, **filters.of_tokens), generator)
+        log_likelihoods[rows] += plain.gather(1, chosen[:, None]).squeeze(1)
+        drawn = columns[chosen]
         last = torch.full_like(last, tokeniser.pad)
         last[rows] = drawn
         grammar.advance(last)

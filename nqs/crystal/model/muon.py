@@ -3,7 +3,8 @@
 A matrix W (n, m) with gradient G moves along its momentum M with all singular values made about 1,
 
     M <- mu M + (1 - mu) G,    N = mu M + (1 - mu) G,
-    W <- (1 - lr lambda) W - lr sqrt(max(1, n / m)) O(N),    O(U S V^T) = U S' V^T,  S' in 0.7 .. 1.2,
+    W <- (1 - lr lambda) W - lr sqrt(max(1, n / m)) O(N),
+    O(U S V^T) = U S' V^T,  S' in 0.7 .. 1.2,
 
 O by STEPS steps of Newton and Schulz (K. Jordan, kellerjordan.github.io/posts/muon; Liu et al.,
 arXiv:2502.16982). `torch.optim.Muon` does the same in bfloat16, which a CPU without such units
@@ -28,8 +29,9 @@ COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 
 @final
 class MuonAdamW(torch.optim.AdamW):
-    """Parameters in groups; those of groups with "orthogonal": True are matrices for Muon. The other
-    arguments are AdamW's."""
+    """Parameters in groups; those of groups with "orthogonal": True are matrices for Muon.
+
+    The other arguments are AdamW's."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -176,6 +176,11 @@ class Tokeniser(ABC):
         structure, _ = self.decode(tokens)
         return structure_type(structure)
 
+    def type_tokens(self, tokens: Sequence[int]) -> tuple[int, int] | None:
+        """(start, stop) of the tokens of a crystal that say its structure type, where they stand
+        in a row after the conditions and the formula alone; else None."""
+        return None
+
     def exchanged(
         self, tokens: Sequence[int], elements: Mapping[int, int], volume: float = 1.0
     ) -> list[int]:

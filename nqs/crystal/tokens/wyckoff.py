@@ -172,6 +172,11 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         """See Tokeniser.structure_type; what the tokens say."""
         return canonical_of(self.description(tokens)).structure_type
 
+    def type_tokens(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """See Tokeniser.type_tokens: from the group to the last site."""
+        _, head, _ = self._read(tokens)
+        return 1 + len(head), next(i for i, t in enumerate(tokens) if t in self.fields.size)
+
     def exchanged(
         self, tokens: Sequence[int], elements: Mapping[int, int], volume: float = 1.0
     ) -> list[int]:
