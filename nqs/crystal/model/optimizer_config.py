@@ -12,7 +12,7 @@ class OptimizerConfig:
 
     learning_rate: Annotated[float, "1e-15 .. 1e6"] = 4e-3
     """Step size of AdamW at the top of the schedule, 1e-15 .. 1e6."""
-    muon: Annotated[float, "1e-15 .. 1e6"] | None = 0.02
+    muon: Annotated[float, "1e-15 .. 1e6"] | None = 0.01
     """Step size of Muon for the matrices between embedding and head at the top of the schedule,
     1e-15 .. 1e6; null: AdamW moves them too."""
     warmup_steps: Annotated[int, "0 .. 1000000000000"] = 50
