@@ -10,9 +10,9 @@ from typing import Annotated
 class OptimizerConfig:
     """Muon for the matrices of the layers, AdamW for all else, with a cosine schedule."""
 
-    learning_rate: Annotated[float, "1e-15 .. 1e6"] = 4e-3
+    learning_rate: Annotated[float, "1e-15 .. 1e6"] = 2e-3
     """Step size of AdamW at the top of the schedule, 1e-15 .. 1e6."""
-    muon: Annotated[float, "1e-15 .. 1e6"] | None = 0.01
+    muon: Annotated[float, "1e-15 .. 1e6"] | None = 0.02
     """Step size of Muon for the matrices between embedding and head at the top of the schedule,
     1e-15 .. 1e6; null: AdamW moves them too."""
     warmup_steps: Annotated[int, "0 .. 1000000000000"] = 50
