@@ -192,16 +192,30 @@ def _flats(rotations: Integers, translations: Integers) -> list[Flat]:
 
 def _images_on_grid(rotations: Integers, translations: Integers) -> NDArray[np.int16]:
     """(G, points): the row of the grid to which each operation takes each one."""
-    turned = rotations.reshape(-1, 3) @ grid_points().T.astype(np.float32)  # (3 G, points), exact
-    moved = (turned.astype(np.int16) + translations.reshape(-1, 1).astype(np.int16)) % UNIT
-    first, second, third = moved.reshape(-1, 3, UNIT**3).transpose(1, 0, 2)
-    return np.asarray((first * UNIT + second) * UNIT + third)
+    images = np.empty((len(rotations), UNIT**3), dtype=np.int16)
+    for image, rotation, translation in zip(images, rotations, translations.tolist(), strict=True):
+        first, second, third = (
+            _shifted_heights(row.tobytes(), shift)
+            for row, shift in zip(rotation, translation, strict=True)
+        )
+        np.multiply(first, UNIT, out=image)
+        image += second
+        image *= UNIT
+        image += third
+    return images
 
 
 @functools.cache
-def _heights(row: bytes) -> Integers:
+def _heights(row: bytes) -> NDArray[np.int16]:
     """(points,) row @ point, modulo UNIT."""
-    return np.asarray(grid_points() @ np.frombuffer(row, dtype=np.int64) % UNIT)
+    heights = grid_points() @ np.frombuffer(row, dtype=np.int64) % UNIT
+    return heights.astype(np.int16)
+
+
+@functools.cache
+def _shifted_heights(row: bytes, shift: int) -> NDArray[np.int16]:
+    """(points,) row @ point + shift, modulo UNIT; operations share their rows."""
+    return np.asarray((_heights(row) + np.int16(shift)) % UNIT)
 
 
 def fixed_frame(rotations: Integers) -> tuple[int, Integers]:
