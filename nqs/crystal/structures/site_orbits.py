@@ -69,7 +69,9 @@ class SiteOrbits:
     def points(self, position: int, free: Free) -> Integers:
         """(multiplicity or fewer, 3) points of the orbit in the conventional cell, in bins."""
         images = self.group.rotations @ self._point(position, free) + self._translations
-        return np.unique(images % self.bins, axis=0)
+        x, y, z = (images % self.bins).T
+        numbers = np.unique((x * self.bins + y) * self.bins + z)  # of points, in their order
+        return np.stack([*np.divmod(numbers // self.bins, self.bins), numbers % self.bins], axis=1)
 
     def allowed(self, position: int, prefix: Free) -> NDArray[np.bool_]:
         """(bins,): values of the next free coordinate after `prefix` that are not special."""
