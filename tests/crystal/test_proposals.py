@@ -177,7 +177,7 @@ def test_what_cannot_be_asked_for(
 def test_steered_draws(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of crystals with free sites far fewer are thrown away, which is the default where the
     tokeniser can."""
-    words = ["n=60", "seed=2", "min_distance=1.2", "formula=Na3Cl3", "space_group=1"]
+    words = ["n=25", "seed=2", "min_distance=1.2", "formula=Na3Cl3", "space_group=1"]
     if read_trained(trained).config.data.tokeniser != "wyckoff":
         assert crystal("generate", trained, *words, "steer=true") == 2
         assert "steer=true: needs a run with data.tokeniser=wyckoff" in capsys.readouterr().err
