@@ -44,20 +44,20 @@ class MuonAdamW(torch.optim.AdamW):
             if not group.get(ORTHOGONAL, False):
                 continue
             for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._move(matrix, group["lr"], group["weight_decay"])
+                if (gradient := matrix.grad) is not None:
+                    self._move(matrix, gradient, group["lr"], group["weight_decay"])
                     matrix.grad = None
         super().step()
         return loss
 
-    def _move(self, matrix: Tensor, rate: float, decay: float) -> None:
+    def _move(self, matrix: Tensor, gradient: Tensor, rate: float, decay: float) -> None:
         state = self.state[matrix]
         if not state:
             state["step"] = torch.zeros(())  # which AdamW asks of every state that it loads
             state["momentum"] = torch.zeros_like(matrix)
         state["step"] += 1
-        momentum = state["momentum"].lerp_(matrix.grad, 1 - MOMENTUM)
-        towards = orthogonalised(matrix.grad.lerp(momentum, MOMENTUM))
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        towards = orthogonalised(gradient.lerp(momentum, MOMENTUM))
         n_rows, n_columns = matrix.shape
         matrix.mul_(1 - rate * decay)
         matrix.add_(towards, alpha=-rate * max(1.0, n_rows / n_columns) ** 0.5)
