@@ -330,3 +330,20 @@ def test_bad_input(
         assert text in error
     assert [file.name for file in tmp_path.iterdir()] == ["letter.csv"]
     assert sorted(trained.rglob("*")) == before
+
+
+def test_samples_of_a_run_without_test_crystals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are compared with its validation crystals, unless the test crystals are asked for."""
+    words = [*TINY, "data.split=[0.8,0.2,0.0]", "train.steps=3", f"run.dir={tmp_path / 'run'}"]
+    assert crystal("train", *words) == 0
+    out = tmp_path / "out"
+    assert crystal("generate", tmp_path / "run", "n=2", "min_distance=null", f"out={out}") == 0
+    assert crystal("evaluate", out, "baselines=false") == 0
+    first = (out / "evaluation.json").read_text()
+    assert crystal("evaluate", out, "baselines=false", "against=validation") == 0
+    assert (out / "evaluation.json").read_text() == first
+    capsys.readouterr()
+    assert crystal("evaluate", out, "against=test") == 2
+    assert capsys.readouterr().err == "error: against=test: holds no crystal; give another table\n"
