@@ -49,8 +49,8 @@ class GenerateConfig:
     needs formula or like) or both (see candidates)."""
     candidates: int | None = None
     """Crystals drawn for each request, >= n, of which the n most typical are kept: the likeliest of
-    each structure type, the most frequent types first. null keeps the first n; both: 20, with 20
-    templates, which vote with little weight and come first of their type."""
+    each structure type, the likeliest types first. null keeps the first n; both: 20, with 20
+    templates, which count for more and come first of their type."""
     guidance: float = 1.0
     """How much conditions count for, >= 0: 1 as the model has learnt, above 1 more (two passes a
     token; data.tokeniser=coordinate or wyckoff)."""

@@ -28,7 +28,8 @@ from nqs.crystal.model.generation import Sample
 WEIGHT: Final = 2.0
 FLOOR: Final = 0.002
 NEAR: Final = 20.0
-"""Chosen on 300 crystals of MP-20 by what matches them (docs/crystals.md)."""
+"""Chosen on 300 crystals of MP-20 by what matches them, shown on no other table
+(docs/crystals.md)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Proposal:
 
     Attributes:
         sample: the crystal; its draw is its rank where it is a template.
-        tokens: its own, without conditions; () where it cannot be written.
+        tokens: its own, with the request's conditions; () where it cannot be written.
         kind: its structure type.
         distance: of a template; None of a draw.
     """
@@ -53,7 +54,7 @@ def ranked(
     likelihoods: Mapping[Hashable, float] | None = None,
     n: int | None = None,
 ) -> list[Sample]:
-    """The first n (None: all), draws and templates, the nearest first, in any order.
+    """The first n (None: all) of draws and templates, the latter the nearest first.
 
     likelihoods: ln p of types, those without come last; None: from the draws.
     """

@@ -5,7 +5,8 @@ Where tokens say the type right after the formula, its chance is a product of th
     p(type | request) = mean over the prompts that the request shows of
         sum over the ways in which the type is written of  prod p(token | all before it),
 
-exact where a share of draws is not: no numbers need to be drawn, and small chances are known well.
+known well where a share of draws is not, small ones too, and no numbers need to be drawn. Tokens
+are not renormalised over what the grammar allows, which a trained model hardly misses.
 """
 
 from __future__ import annotations
