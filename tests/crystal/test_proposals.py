@@ -269,6 +269,15 @@ def test_a_start_that_does_not_fit(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_start_may_learn_with_another_dropout(trained: Path, tmp_path: Path) -> None:
+    """Dropout has no parameters: a run without it may be fine-tuned with it."""
+    name, table = read_trained(trained).config.data.tokeniser, write_table(tmp_path / "mine.csv", 9)
+    words = [*TINY, *ASKED, f"data.train={table}", f"data.tokeniser={name}", "data.templates=1"]
+    words += ["train.steps=3", "model.dropout=0.3", f"train.start={trained}"]
+    assert crystal("train", *words, f"run.dir={tmp_path / 'new'}") == 0
+    assert read_trained(tmp_path / "new").config.model.get("dropout", None) == 0.3
+
+
 def test_a_start_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert crystal("train", *TINY, "train.steps=3", f"train.start={tmp_path / 'none'}") == 2
     error = capsys.readouterr().err

@@ -18,7 +18,7 @@ from nqs.crystal.datasets import inputs
 from nqs.crystal.datasets.data import longest_sequence
 from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.splits import build_tokeniser
-from nqs.crystal.model.cores import build_core
+from nqs.crystal.model.cores import OF_TRAINING, build_core
 from nqs.crystal.tokens.tokeniser import Tokeniser
 from nqs.errors import InputError, require, shown
 from nqs.runfolder import checkpoint, folder, history
@@ -127,7 +127,8 @@ def check_start(config: Config, tokeniser: Tokeniser) -> Config:
     saved = read_config(path)
     own, others = flatten(portable(config)), flatten(portable(saved))
     keys = [f"data.{name}" for name in ("tokeniser", "max_atoms", "features")]
-    for key in [*keys, *(key for key in {**own, **others} if key.startswith("model."))]:
+    keys += [key for key in {**own, **others} if key.startswith("model.")]
+    for key in (key for key in keys if key.removeprefix("model.") not in OF_TRAINING):
         rule = f"must be {shown(others.get(key))} as in train.start={shown(str(path))}"
         require(own.get(key) == others.get(key), key, own.get(key), rule)
     both = bool(config.data.templates) == bool(saved.data.templates)

@@ -36,6 +36,8 @@ WORDS: Final[dict[str, tuple[type[SequenceModel], dict[str, Any]]]] = {
 DEFAULTS: Final = {"d_model": 128, "n_layers": 4, "attention": "softmax", "residual": True}
 WIDTHS: Final = {"d_ff": 4, "d_state": 1}
 """Keys whose default, null, stands for so many times d_model."""
+OF_TRAINING: Final = frozenset({"dropout"})
+"""Keys that say how a core learns, and nothing of its parameters or what they stand for."""
 EARLIER: Final = frozenset({"n_heads", "d_ff", "d_state"})
 """Keys that earlier runs wrote for every core."""
 
