@@ -3,6 +3,7 @@ law, signals as a terminal leaves them, runs without pictures."""
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 
@@ -27,6 +28,14 @@ settings.load_profile("suite")
 # A background job or nohup has these ignored, and processes started by the tests inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
 
 FALSE_ALARM = 1e-6
 """Chance that a chi-square test below rejects a correct sampler, per test and choice of seed."""

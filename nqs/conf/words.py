@@ -25,12 +25,17 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
 
 
 def value_of(key: str, text: str) -> Any:
-    """What `text` stands for. Raises InputError naming the key."""
+    """What `text` stands for; NO, on and the like are text, not booleans. Raises InputError naming
+    the key."""
+    if not text.strip():
+        raise InputError(f"{key}=: no value is given; {key}=null is none")
     try:
         value = yaml.safe_load(text)
     except Exception:  # YAML's constructors raise almost anything
         rule = "not understood; quote brackets and colons"
         raise InputError(f"{key}={shown(text)}: {rule}") from None
+    if isinstance(value, bool) and text.strip().lower() not in ("true", "false"):
+        return text.strip()
     if isinstance(value, str):
         try:
             return float(value)  # YAML takes 1e-3 for text

@@ -72,7 +72,7 @@ class ResumableRun(ABC):
         result: the last summary.
     """
 
-    form: ClassVar[Form]
+    form: Form
     """How a step is written."""
     finite: ClassVar[Sequence[str]]
     """Numbers of a step that must be finite."""

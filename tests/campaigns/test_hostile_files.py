@@ -67,7 +67,7 @@ def campaign(n: int, seed: int, template: Path, place: Path, patch: pytest.Monke
 def test_some(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounded: None
 ) -> None:
-    campaign(20, 1, template, tmp_path, monkeypatch)
+    campaign(14, 1, template, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

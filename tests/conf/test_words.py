@@ -9,9 +9,9 @@ from nqs.errors import InputError
 
 
 def test_values() -> None:
-    words = ["a.b=500", "rate=1e-3", "on=true", "none=null", "l=[0.5,1]", "t=x=y", "e="]
+    words = ["a.b=500", "rate=1e-3", "on=true", "none=null", "l=[0.5,1]", "t=x=y", "n=NO"]
     assert parsed(words) == {
-        "a.b": 500, "rate": 1e-3, "on": True, "none": None, "l": [0.5, 1], "t": "x=y", "e": None,
+        "a.b": 500, "rate": 1e-3, "on": True, "none": None, "l": [0.5, 1], "t": "x=y", "n": "NO",
     }  # fmt: skip
     assert parsed([]) == {}
 
@@ -19,7 +19,7 @@ def test_values() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["seed"], "key=value"), (["=1"], "key=value"), (["a=1", "a=2"], "a: given twice"),
-     (["a=[1"], r"a=\[1: not understood")],
+     (["a=[1"], r"a=\[1: not understood"), (["a="], "a=: no value is given; a=null is none")],
 )  # fmt: skip
 def test_words_that_are_none(words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):

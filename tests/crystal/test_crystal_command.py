@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from nqs.cli.app import main
+from nqs.conf.words import value_of
 from nqs.core import SequenceModel, Transformer
 from nqs.crystal.commands.run_folder import read_trained
 from nqs.runfolder.history import TIME_COLUMNS
@@ -122,7 +123,7 @@ def test_generate(trained: Path, tmp_path: Path) -> None:
     table = (out / "samples.csv").read_text()
     assert table == (tmp_path / "again/samples.csv").read_text()
     lines = table.splitlines()
-    assert len(lines) == 5 and all("SrTiO3,SrTiO3" in line for line in lines[1:])
+    assert len(lines) == 5 and all("SrTiO3,,,,SrTiO3" in line for line in lines[1:])
     assert len(list((out / "cif").glob("*.cif"))) == 4
     assert not (out / "checkpoints").exists()
 
@@ -156,6 +157,39 @@ def test_what_is_thrown_away_is_counted(
     columns = json.loads((out / "evaluation.json").read_text())["columns"]
     assert columns["samples"]["kept"] == pytest.approx(2 / (2 + rejected))
     assert columns["samples"]["structural"] == 1 and columns["test set"]["kept"] is None
+
+
+def test_ranked_draws_that_were_left_out_are_counted_too(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 12 draws kept two by two or all, as many are thrown away; the evaluation says so."""
+    counts, shares = [], []
+    for words in ("n=12", "n=2 candidates=12"):
+        out = tmp_path / words
+        asked = ["formula=Na2Cl2", "min_distance=1.5", "at_most=0", *words.split()]
+        assert crystal("generate", trained, *asked, f"out={out}") == 0
+        counts.append(capsys.readouterr().out.rpartition("; ")[2])
+        assert crystal("evaluate", out, "baselines=false") == 0
+        columns = json.loads((out / "evaluation.json").read_text())["columns"]
+        shares.append(columns["samples"]["kept"])
+    assert counts[0] == counts[1] and " of 12 " not in counts[0] and shares[0] == shares[1] < 1
+
+
+def test_an_element_may_be_called_no() -> None:
+    """Nobelium, and nitrogen monoxide: YAML would read a boolean."""
+    assert value_of("formula", "No") == "No" and value_of("formula", "NO") == "NO"
+    assert value_of("steer", "true") is True and value_of("steer", "False") is False
+
+
+def test_generation_from_a_run_that_was_never_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = [*TINY, "train.steps=40", "train.max_seconds=1e-3", f"run.dir={run}"]
+    assert crystal("train", *words) == 0 and not read_trained(run).judged
+    capsys.readouterr()
+    assert crystal("generate", run, "n=1", "at_most=0", "min_distance=null") == 0
+    assert "has not been judged yet" in capsys.readouterr().out
 
 
 def content(path: Path) -> tuple[dict, dict]:
@@ -276,7 +310,11 @@ BAD = [
     ("train data.equivalents=true", ["data.equivalents=true", "no token", "coordinate"]),
     ("train data.split=[0.5,0.1,0.1]", ["data.split=[0.5,0.1,0.1]", "add up to 1"]),
     ("train data.conditions=[colour]", ["data.conditions=colour", "composition"]),
-    ("train data.conditions=[formation_energy]", ["formation_energy", "no crystal of examples"]),
+    (
+        "train data.conditions=[formation_energy]",
+        ["formation_energy", "no crystal of examples", "formation_energy_per_atom, heat_all"],
+    ),
+    ("train data.split=[0.999,0.001,0]", ["data.split=[0.999", "no crystal is left"]),
     ("train data.workers=0", ["data.workers=0", ">= 1"]),
     ("train data.infilling=1", ["data.infilling=1", "[0, 1)"]),
     ("train data.max_atoms=1", ["data.train", "no crystal is left"]),
@@ -299,8 +337,12 @@ BAD = [
     ("generate RUN space_group=5", ["space_group=5", "composition"]),
     ("generate RUN temperature=0", ["temperature=0", "> 0"]),
     ("generate RUN top_p=2", ["top_p=2", "<= 1"]),
-    ("generate RUN min_distance=0", ["min_distance=0", "> 0, or null"]),
+    ("generate RUN min_distance=0", ["min_distance=0", "> 0 and <= 20, or null"]),
     ("generate RUN min_distance=.inf", ["min_distance=inf", "finite"]),
+    ("generate RUN min_distance=1e300", ["min_distance=1e+300", "<= 20"]),
+    ("generate RUN formula=", ["formula=", "no value", "formula=null"]),
+    ("generate RUN formula=Na٣Cl", ["formula=Na", "symbols and numbers"]),
+    ("generate RUN proposals=both", ["proposals=both", "formula=SrTiO3"]),
     ("generate RUN like=nowhere.csv", ["like=nowhere.csv", "train, validation, test"]),
     ("generate RUN limit=5", ["limit=5", "like=TABLE"]),
     ("generate RUN out=RUN", ["out=", "not an empty folder"]),

@@ -18,6 +18,7 @@ from nqs.crystal.datasets.loading import add_prompts, load
 from nqs.crystal.datasets.splits import records, split
 from nqs.crystal.parallel import mapped
 from nqs.crystal.structures.cif import cif_text
+from nqs.crystal.structures.symmetry import space_group
 from nqs.crystal.tokens import TOKENISERS, make_tokeniser
 from nqs.crystal.tokens.coordinate import CoordinateTokeniser
 from nqs.errors import InputError
@@ -269,6 +270,20 @@ def test_processes_write_crystals_as_one_does(tmp_path: Path) -> None:
     few = make_tokeniser("wyckoff", 1)
     with pytest.raises(InputError, match="2 atoms: at most 1 are written"):
         load(DataConfig(**data), 0, few)
+
+
+def test_wyckoff_knows_the_space_group_that_a_table_does_not_say(tmp_path: Path) -> None:
+    path, tokeniser = table_of_examples(tmp_path), make_tokeniser("wyckoff", 20)
+    data = DataConfig(train=path, tokeniser="wyckoff", conditions=("space_group",))
+    loaded = load(data, 0, tokeniser)
+    groups = {r.name: space_group(r.structure) for r in records(path, data)}
+    assert {c.known.space_group for c in loaded.train} <= {*groups.values()}
+    for crystal in loaded.train:
+        assert crystal.known.space_group == space_group(crystal.structure)
+    with pytest.raises(InputError, match=r"spacegroup\.number"):
+        load(
+            DataConfig(train=path, conditions=("space_group",)), 0, make_tokeniser("coordinate", 20)
+        )
 
 
 def test_a_process_that_ends_is_named() -> None:

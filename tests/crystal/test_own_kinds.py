@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,23 +72,8 @@ class Backwards(Tokeniser):
     def element_spans(self, tokens):
         return self.inner.element_spans(self.turned(tokens))
 '''
-CORE = """
-import torch
-from torch import nn
-from nqs.core.head import Head
-from nqs.core.initialise import initialise
-from nqs.core.sequence import UncachedModel
-
-class Mean(UncachedModel):
-    def __init__(self, n_tokens, n_outputs, length, *, width: int = 16, generator):
-        super().__init__(n_tokens, n_outputs, length)
-        self.embedding, self.head = nn.Embedding(n_tokens, width), Head(width, n_outputs)
-        initialise(self, generator)
-
-    def logits(self, tokens):
-        seen = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)[:, None]
-        return self.head(self.embedding(tokens).cumsum(1) / seen)
-"""
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/crystals.md"
+(CORE,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 WORDS = [
     "data.tokeniser=own_crystals:Backwards", "model.core=own_core:Mean", "model.width=8",
     "data.max_atoms=4", "data.canonical=false", "optimizer.warmup_steps=1",

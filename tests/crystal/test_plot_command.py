@@ -109,7 +109,10 @@ def test_a_sheet_has_every_cell_with_its_caption() -> None:
     assert len(drawn) == 7
     for axes, structure in zip(drawn, crystals, strict=True):
         assert len(axes.patches) >= structure.n_atoms
-    assert {f"caption {i} $x_{i}" for i in range(7)} <= {*words_of(figure)}
+    captions = {f"caption {i} $x_{i}\n{s.density:.2f} g/cm³" for i, s in enumerate(crystals)}
+    assert captions <= {*words_of(figure)}
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["O", "Na", "Cl", "Ti", "Sr"]
 
 
 def test_a_curve_ends_at_the_match_rate() -> None:
@@ -117,8 +120,9 @@ def test_a_curve_ends_at_the_match_rate() -> None:
     rows += [{"column": "nearest template, n=1", "rmse": "0.3"}] * 2
     figure = match_curve(rows, "title")
     (ours, theirs) = figure.axes[0].lines
-    np.testing.assert_allclose(ours.get_xdata(), [0, 0.1, 0.2])
-    np.testing.assert_allclose(ours.get_ydata(), [0, 0.25, 0.5])
+    np.testing.assert_allclose(ours.get_xdata(), [0, 0.1, 0.2, 0.5])
+    np.testing.assert_allclose(ours.get_ydata(), [0, 0.25, 0.5, 0.5])
+    assert figure.axes[0].get_xlim()[0] < 0  # what is matched at once is seen beside the axis
     np.testing.assert_allclose(theirs.get_ydata()[-1], 1)
     assert {"guesses, n=1: 50.0 %", "nearest template, n=1: 100.0 %"} <= {*words_of(figure)}
 

@@ -278,6 +278,18 @@ def test_a_start_may_learn_with_another_dropout(trained: Path, tmp_path: Path) -
     assert read_trained(tmp_path / "new").config.model.get("dropout", None) == 0.3
 
 
+def test_what_is_not_said_is_as_in_the_start(trained: Path, tmp_path: Path) -> None:
+    """Tokeniser, sizes, templates and network of the other run need not be written again."""
+    table = write_table(tmp_path / "mine.csv", 9)
+    words = [f"data.train={table}", "train.steps=3", f"train.start={trained}"]
+    assert crystal("train", *words, f"run.dir={tmp_path / 'new'}") == 0
+    one, other = (read_trained(path).config for path in (trained, tmp_path / "new"))
+    assert one.model == other.model
+    for name in ("tokeniser", "max_atoms", "features", "templates"):
+        assert getattr(one.data, name) == getattr(other.data, name)
+    assert other.data.batch_tokens != one.data.batch_tokens  # this is no part of the model
+
+
 def test_a_start_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert crystal("train", *TINY, "train.steps=3", f"train.start={tmp_path / 'none'}") == 2
     error = capsys.readouterr().err

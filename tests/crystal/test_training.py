@@ -103,6 +103,11 @@ def test_quality_is_that_of_whole_crystals() -> None:
     assert found.perplexity == pytest.approx(math.exp(sum(alone) / n_tokens), rel=1e-5)
 
 
+def test_the_warm_up_fits_the_run() -> None:
+    assert [OptimizerConfig().warmup(n) for n in (1, 9, 100, 500, 10**6)] == [0, 0, 10, 50, 50]
+    assert OptimizerConfig(warmup_steps=7).warmup(3) == 7  # refused where the run is configured
+
+
 def test_schedule() -> None:
     config = OptimizerConfig(warmup_steps=4, final_fraction=0.1)
     factors = [build_schedule(config, 104)(step) for step in range(104)]

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from prototypes import caesium_chloride, cubic, rock_salt, rock_salt_primitive
@@ -55,6 +56,11 @@ def test_by_hand() -> None:
     assert [row.unique for row in rows] == [True, None, None, None, None, False, True, True]
     assert [row.novel for row in rows] == [True, None, None, None, None, True, False, True]
     assert [row.nearest for row in rows] == [0, None, None, None, None, 0, 0, 1]
+    ratios = [row.volume_ratio for row in rows if row.nearest is not None]
+    given = [samples[i] for i in (0, 5, 6, 7)]
+    sizes = [3.6**3 / 2, 3.6**3 / 2, 3.6**3 / 2, 6.4**3 / 8]
+    expected = [s.volume / s.n_atoms / size for s, size in zip(given, sizes, strict=True)]
+    np.testing.assert_allclose(ratios, expected)
     assert [row.matched for row in rows] == [True, None, None, None, None, True, False, False]
     assert [row.reference for row in rows] == [0, None, None, None, None, 0, None, None]
     found = totals(rows)

@@ -97,7 +97,7 @@ def train_command(
         Path | None, typer.Option(help="YAML file of keys; KEY=VALUE goes before it.")
     ] = None,
 ) -> int:
-    from nqs.crystal.commands.run_folder import resumed_config
+    from nqs.crystal.commands.run_folder import resumed_config, with_start
     from nqs.crystal.commands.training_run import run
     from nqs.runfolder.folder import holds_nothing
 
@@ -113,7 +113,7 @@ def train_command(
     mapping = merged({} if config is None else read_yaml(config), given)
     model = mapping.get("model")
     check_known(given, known_keys(model.get("core") if isinstance(model, dict) else None))
-    return run(Config.from_dict(mapping), words)
+    return run(Config.from_dict(with_start(mapping)), words)
 
 
 @app.command("generate", help=GENERATE)

@@ -51,7 +51,7 @@ class TrainConfig:
     """Steps between checkpoints, >= 1 (and never more than five minutes apart)."""
     start: str | None = None
     """Folder of a run whose best parameters are the first ones (fine-tuning); null begins at
-    random. Tokens, max_atoms, features, templates and the model must be that run's."""
+    random. Tokeniser, max_atoms, features, templates and the model are that run's."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Numbers in which products are computed: float32 or bfloat16 (torch's autocast)."""
 
@@ -68,7 +68,8 @@ class RunConfig(run_config.RunConfig):
     dir: str | None = None
     """Folder of the run; null makes a numbered one under runs/. Never overwritten."""
     resume: bool = False
-    """Continue the run in run.dir from its newest checkpoint; start it if there is none."""
+    """Continue the run in run.dir from its newest checkpoint; with keys of more than the section
+    run, start it if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be >= 0 and < 2^63")
-        warmup, steps = self.optimizer.warmup_steps, self.train.steps
+        warmup, steps = self.optimizer.warmup(self.train.steps), self.train.steps
         rule = f"must be less than train.steps={steps}; shorten the warm-up or lengthen the run"
         require(warmup < steps, "optimizer.warmup_steps", warmup, rule)
 

@@ -46,14 +46,16 @@ def distributions(sets: Sets, title: str, workers: int = 1) -> Figure:
 
 
 def _densities(axes: Axes, sets: Sets) -> None:
-    """Histograms; the densest crystals of all, beyond DENSEST, are left out."""
+    """Histograms; the densest crystals of all, beyond DENSEST, are left out, and counted."""
     values = {name: [s.density for s in found] for name, found in sets.items()}
     whole = np.concatenate([*values.values()])
     edges = np.linspace(0, np.quantile(whole, DENSEST), BINS + 1)
     for k, (name, found) in enumerate(values.items()):
         share = np.histogram(found, edges)[0] / len(found)
-        axes.stairs(share, edges, label=f"{name} ({len(found)})", color=f"C{k}", lw=1.2,
-                    fill=k > 0, alpha=1 if k == 0 else 0.4)  # fmt: skip
+        beyond = int(np.sum(np.asarray(found) > edges[-1]))
+        label = f"{name} ({len(found)}{f', {beyond} beyond' if beyond else ''})"
+        axes.stairs(share, edges, label=label, color=f"C{k}", lw=1.6 if k == 0 else 0,
+                    fill=k > 0, alpha=1 if k == 0 else 0.4, zorder=3 if k == 0 else 2)  # fmt: skip
     axes.set_xlabel("density (g/cm$^3$)")
     axes.set_ylabel("share of crystals")
     axes.legend(frameon=False, fontsize="small")

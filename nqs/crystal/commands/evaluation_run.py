@@ -24,6 +24,7 @@ from nqs.crystal.commands.config import Config
 from nqs.crystal.commands.generation_run import crystals_of, remarks_on
 from nqs.crystal.commands.run_folder import Trained, read_config, read_trained
 from nqs.crystal.commands.samples_folder import (
+    DRAWS,
     REFERENCES,
     TABLE,
     VERDICTS,
@@ -94,7 +95,8 @@ def judged_samples(path: Path, config: EvaluateConfig) -> tuple[Report, dict[str
     """The report on a folder of samples, and the tables of its rows by their names."""
     asked = folder.saved_mapping(path)
     source = Path(str(asked.pop("run", "")))
-    asked.pop("step", None)
+    for name in ("step", *DRAWS):
+        asked.pop(name, None)
     trained_on = with_workers(read_config(source), config.workers)
     found = read_samples(path)
     inputs.check(source, trained_on.data)

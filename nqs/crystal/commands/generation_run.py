@@ -28,7 +28,7 @@ from nqs.conf.sections import to_mapping
 from nqs.crystal.commands.config import Config
 from nqs.crystal.commands.proposals import TEMPLATES, TemplateSource, chosen
 from nqs.crystal.commands.run_folder import Trained, read_trained
-from nqs.crystal.commands.samples_folder import MOST_SAMPLES, TABLE, write_checksums
+from nqs.crystal.commands.samples_folder import DRAWS, MOST_SAMPLES, TABLE, write_checksums
 from nqs.crystal.commands.task_config import GenerateConfig
 from nqs.crystal.commands.verdict_tables import VERDICT, Names, encodable, verdict_cells
 from nqs.crystal.datasets import inputs
@@ -48,9 +48,12 @@ from nqs.runfolder.atomic import write_text
 from nqs.runfolder.folder import make
 from nqs.runfolder.machine import build_generator
 
+ASKED: Final = ("space_group", "formation_energy", "energy_above_hull")
+"""What can be asked for besides a formula."""
 COLUMNS: Final = (
-    *("file", "request", "source", "asked_formula", "formula", "space_group", "n_atoms", "volume"),
-    *("log_likelihood", "n_tokens", "n_rejected"),
+    *("file", "request", "source", "asked_formula", "asked_space_group"),
+    *("asked_formation_energy", "asked_energy_above_hull", "formula", "space_group", "n_atoms"),
+    *("volume", "density", "log_likelihood", "n_tokens", "n_rejected"),
     *VERDICT,
 )
 
@@ -61,6 +64,8 @@ def run(path: Path, config: GenerateConfig) -> int:
     Raises InputError for a run or a request that cannot be used.
     """
     trained = read_trained(path, config.device)
+    if not trained.judged:
+        print(f"note: {path} has not been judged yet: these are its last parameters, not its best")
     if config.like in NAMES or config.proposals != "model":
         inputs.check(path, trained.config.data)
     requests = requested(config, trained)
@@ -79,7 +84,8 @@ def run(path: Path, config: GenerateConfig) -> int:
         train = split("train", trained.config.data, trained.config.seed)
     elif config.at_most:
         train = known_crystals(path, trained.config)
-    samples = proposed(trained, requests, config, train)
+    tally = Tally()
+    samples = proposed(trained, requests, config, train, tally)
     if not config.at_most:
         train = None
     references = None if config.like is None else crystals_of(config, trained.config)
@@ -88,6 +94,7 @@ def run(path: Path, config: GenerateConfig) -> int:
 
     def fill(folder: Path) -> None:
         description = to_mapping(config) | {"run": str(path.resolve()), "step": trained.step}
+        description |= dict(zip(DRAWS, (tally.n_apart, tally.n_rejected), strict=True))
         write_text(folder / "config.yaml", yaml.safe_dump(description, sort_keys=False))
         write_samples(folder, samples, requests, verdicts, names)
         write_checksums(folder)
@@ -96,18 +103,34 @@ def run(path: Path, config: GenerateConfig) -> int:
         make(given, "", fill)
     except InputError as error:
         raise InputError(str(error).replace("run.dir=", "out=")) from None
-    print(f"{len(samples)} crystals in {given}{thrown_away(samples, config)}")
+    print(
+        f"{len(samples)} crystals in {given}{origins(samples, config)}{thrown_away(tally, config)}"
+    )
     return 0
 
 
-def thrown_away(samples: Sequence[Sample], config: GenerateConfig) -> str:
-    """How many draws were not kept, and why."""
-    drawn = [sample for sample in samples if sample.tokens]
-    if config.min_distance is None or not drawn:
+def origins(samples: Sequence[Sample], config: GenerateConfig) -> str:
+    """How many of those that are kept are templates, and how many are the model's."""
+    if config.proposals != "both":
         return ""
-    n_rejected = sum(sample.n_rejected for sample in drawn)
+    n_drawn = sum(bool(sample.tokens) for sample in samples)
+    return f" ({len(samples) - n_drawn} templates, {n_drawn} draws)"
+
+
+@dataclasses.dataclass
+class Tally:
+    """How many draws had atoms apart, and how many had not."""
+
+    n_apart: int = 0
+    n_rejected: int = 0
+
+
+def thrown_away(tally: Tally, config: GenerateConfig) -> str:
+    """How many draws were not kept, and why."""
+    if config.min_distance is None or not tally.n_apart:
+        return ""
     return (
-        f"; {n_rejected} of {len(drawn) + n_rejected} draws had atoms closer than "
+        f"; {tally.n_rejected} of {tally.n_apart + tally.n_rejected} draws had atoms closer than "
         f"{config.min_distance:g} Angstrom and were thrown away"
     )
 
@@ -120,11 +143,7 @@ def numbered(path: Path) -> str:
 
 def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
     """The requests of a configuration. Raises InputError for what the model was not trained on."""
-    others = {
-        name: getattr(config, name)
-        for name in ("space_group", "formation_energy", "energy_above_hull")
-        if getattr(config, name) is not None
-    }
+    others = {name: getattr(config, name) for name in ASKED if getattr(config, name) is not None}
     for name, value in others.items():
         known = trained.config.data.conditions
         rule = f"the run was trained with the conditions {', '.join(known) or 'none'} alone"
@@ -177,7 +196,7 @@ def remarks_on(config: GenerateConfig, run: Config) -> list[str]:
 
 def read_formula(text: str) -> dict[int, int]:
     """Atomic number -> number of atoms, of SrTiO3 or Sr2Ti2O6. Raises InputError for other text."""
-    parts = re.findall(r"([A-Z][a-z]?)(\d*)", text)
+    parts = re.findall(r"([A-Z][a-z]?)([0-9]*)", text)
     rule = "write symbols and numbers of atoms in the cell, e.g. SrTiO3 or Sr2Ti2O6"
     require("".join(a + b for a, b in parts) == text and bool(parts), "formula", text, rule)
     composition: dict[int, int] = {}
@@ -189,7 +208,7 @@ def read_formula(text: str) -> dict[int, int]:
 
 
 def drawn(
-    trained: Trained, requests: Sequence[Request], config: GenerateConfig
+    trained: Trained, requests: Sequence[Request], config: GenerateConfig, tally: Tally
 ) -> Iterator[Sample]:
     """The samples, with a bar on a terminal."""
     filters = Filters(config.temperature, config.top_k, config.top_p, config.guidance)
@@ -212,6 +231,8 @@ def drawn(
             generator=generator,
             min_distance=config.min_distance,
         ):
+            tally.n_apart += len(batch)
+            tally.n_rejected += sum(sample.n_rejected for sample in batch)
             yield from batch
             bar.advance(task, len(batch))
 
@@ -221,13 +242,14 @@ def proposed(
     requests: Sequence[Request],
     config: GenerateConfig,
     train: Sequence[Record] | None,
+    tally: Tally,
 ) -> list[Sample]:
-    """The samples that are kept, in the order of the requests."""
+    """The samples that are kept, in the order of the requests; the tally counts all draws."""
     templates = None
     if config.proposals != "model":
         assert train is not None
         own = leave_out(config, trained.config, train, len(requests))
-        source = TemplateSource(trained, train, requests, own)
+        source = TemplateSource(trained, train, requests, own, config.proposals)
         templates = source.proposals(max(config.n, TEMPLATES), config.min_distance)
         shown = trained.config.data.templates if config.proposals == "both" else 0
         prompts = source.prompts(shown) if shown else [()] * len(requests)
@@ -240,7 +262,7 @@ def proposed(
     steer = trained.tokeniser.keeps_apart if config.steer is None else config.steer
     apart = config.min_distance if steer else None
     to_draw = [dataclasses.replace(one, n=config.n_draws, apart=apart) for one in requests]
-    samples = drawn(trained, to_draw, config) if config.n_draws else ()
+    samples = drawn(trained, to_draw, config, tally) if config.n_draws else ()
     return chosen(config, trained, to_draw, samples, templates)
 
 
@@ -302,17 +324,24 @@ def write_samples(
 
 
 def entry(name: str, sample: Sample, request: Request) -> dict[str, Any]:
-    """One line of samples.csv; asked_formula is empty where none was asked for."""
+    """One line of samples.csv; what was not asked for is empty. Volume of the cell in Angstrom^3,
+    density in g/cm^3."""
     structure, asked = sample.structure, request.conditions or Conditions()
     return {
         "file": name,
         "request": sample.request,
         "source": printable(sample.source),
         "asked_formula": formula_of(dict(asked.formula)),
+        **{f"asked_{name}": _given(getattr(asked, name)) for name in ASKED},
         "formula": structure.formula,
         "n_atoms": structure.n_atoms,
         "volume": f"{structure.volume:.3f}",
+        "density": f"{structure.density:.3f}",
         "log_likelihood": "" if not sample.tokens else f"{sample.log_likelihood:.4f}",
         "n_tokens": len(sample.tokens),
         "n_rejected": sample.n_rejected,
     }
+
+
+def _given(value: float | None) -> Any:
+    return "" if value is None else value

@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 
 from nqs.errors import shown
 
+FURTHEST = 0.5
+"""The matcher's tolerance: no displacement is larger."""
+
 
 def match_curve(rows: Sequence[Mapping[str, str]], title: str) -> Figure:
     """Share of references whose nearest guess made for them is within d, against d, a curve for
@@ -26,11 +29,12 @@ def match_curve(rows: Sequence[Mapping[str, str]], title: str) -> Figure:
         shares = np.arange(1, len(matched) + 1) / len(values)
         rate = f"{100 * len(matched) / len(values):.1f} %"
         style = "-" if name.startswith("guesses") else "--"
-        axes.step([0, *matched], [0, *shares], style, where="post", label=f"{shown(name)}: {rate}")
+        axes.step([0, *matched, FURTHEST], [0, *shares, shares[-1] if len(shares) else 0], style,
+                  where="post", label=f"{shown(name)}: {rate}")  # fmt: skip
     axes.set_xlabel("displacement d, in (V / A)$^{1/3}$")
     axes.set_ylabel("references matched within d")
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, 1)
+    axes.set_xlim(-0.01 * FURTHEST, FURTHEST)  # curves that rise at once are seen beside the axis
+    axes.set_ylim(0, 1.02)
     axes.set_title(title, fontsize="medium", parse_math=False)
     axes.legend(frameon=False, fontsize="small")
     return figure

@@ -40,6 +40,7 @@ class TemplateSource:
     Args:
         train: the run's training crystals.
         leave_out: of each request, the training crystal that it was made of, if it was.
+        proposals: the key's value, for messages.
 
     Raises InputError for a request without a formula, with a partial structure or an energy.
     """
@@ -50,6 +51,7 @@ class TemplateSource:
         train: Sequence[Record],
         requests: Sequence[Request],
         leave_out: Sequence[int | None],
+        proposals: str = "template",
     ) -> None:
         self._trained, self._tokeniser = trained, trained.tokeniser
         most = trained.config.data.max_atoms
@@ -68,7 +70,7 @@ class TemplateSource:
                 require(value is None, name, value, rule)
             whole = formula is not None and request.partial is None
             rule = "templates are of a whole formula: give formula=SrTiO3 or like=TABLE, no partial"
-            require(whole, "proposals", "template", rule)
+            require(whole, "proposals", proposals, rule)
             self._conditions.append(known)
         data = trained.config.data
         self._known = known_bodies(data.train, data, trained.tokeniser)
@@ -163,7 +165,8 @@ def chosen(
     if not kept:
         raise InputError(
             "proposals=template: no training crystal has the numbers of atoms and the space group "
-            "that are asked for; use model or both"
+            f"that are asked for and atoms min_distance={config.min_distance or 0:g} Angstrom "
+            "apart; use model or both"
         )
     return kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -87,15 +87,21 @@ def separators(data: DataConfig, tokeniser: Tokeniser) -> tuple[int, ...]:
     return (tokeniser.bos, tokeniser.eos) if data.templates else ()
 
 
+OF_TOKENS: Final = ("tokeniser", "max_atoms", "features", "templates")
+"""Keys of the section data that decide of the model's parameters."""
+
+
 @dataclass(frozen=True)
 class Trained:
-    """A model ready for use: the best parameters of a run."""
+    """A model ready for use: the best parameters of a run; judged: they are the best ones, not just
+    the last (of a run that has not looked at its validation crystals yet)."""
 
     config: Config
     tokeniser: Tokeniser
     model: SequenceModel
     device: torch.device
     step: int
+    judged: bool = True
 
 
 def read_trained(path: Path, device: str = "auto") -> Trained:
@@ -115,9 +121,23 @@ def read_trained(path: Path, device: str = "auto") -> Trained:
         token_features(config.data, tokeniser),
         separators(config.data, tokeniser),
     ).to(where)
-    step = restore_best(path, config, core)
+    step, judged = restore_best(path, config, core)
     fold_features(core)
-    return Trained(config, tokeniser, core.eval().requires_grad_(False), where, step)
+    return Trained(config, tokeniser, core.eval().requires_grad_(False), where, step, judged)
+
+
+def with_start(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a new run, and those that must be as in the run `train.start` where they are not
+    given. Raises InputError for a start that is no run."""
+    train = mapping.get("train")
+    start = train.get("start") if isinstance(train, Mapping) else None
+    if not isinstance(start, str):
+        return dict(mapping)
+    given, saved = flatten(mapping), flatten(saved_mapping(Path(start)))
+    keys = [f"data.{name}" for name in OF_TOKENS]
+    if given.get("model.core", saved.get("model.core")) == saved.get("model.core"):
+        keys += [key for key in saved if key.startswith("model.")]
+    return merged(mapping, {key: saved[key] for key in keys if key in saved and key not in given})
 
 
 def check_start(config: Config, tokeniser: Tokeniser) -> Config:
@@ -126,7 +146,7 @@ def check_start(config: Config, tokeniser: Tokeniser) -> Config:
     path = Path(str(config.train.start))
     saved = read_config(path)
     own, others = flatten(portable(config)), flatten(portable(saved))
-    keys = [f"data.{name}" for name in ("tokeniser", "max_atoms", "features")]
+    keys = [f"data.{name}" for name in OF_TOKENS if name != "templates"]
     keys += [key for key in {**own, **others} if key.startswith("model.")]
     for key in (key for key in keys if key.removeprefix("model.") not in OF_TRAINING):
         rule = f"must be {shown(others.get(key))} as in train.start={shown(str(path))}"
@@ -138,8 +158,9 @@ def check_start(config: Config, tokeniser: Tokeniser) -> Config:
     return saved
 
 
-def restore_best(path: Path, config: Config, core: SequenceModel) -> int:
-    """Gives the core the best parameters of the run in folder `path`; the step of its checkpoint.
+def restore_best(path: Path, config: Config, core: SequenceModel) -> tuple[int, bool]:
+    """Gives the core the best parameters of the run in folder `path`, the last ones where it has
+    not looked at its validation crystals; the step of its checkpoint, and whether it has.
 
     Raises InputError for a folder without a readable one.
     """
@@ -157,6 +178,7 @@ def restore_best(path: Path, config: Config, core: SequenceModel) -> int:
     if saved is None:
         raise InputError(f"{path}: holds no checkpoint yet; resume the run first")
     checkpoint.restore(core, saved)
-    if saved["optimizer"]["best"]:
+    judged = bool(saved["optimizer"]["best"])
+    if judged:
         core.load_state_dict(saved["optimizer"]["best"])
-    return int(saved["step"])
+    return int(saved["step"]), judged

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from nqs.crystal.structures.cif import structure_from_cif
 from nqs.crystal.structures.cif.blocks import LONGEST_TEXT
 from nqs.crystal.structures.structure import Structure
@@ -26,6 +28,9 @@ from nqs.runfolder import text_file
 from nqs.runfolder.atomic import write_text
 
 TABLE: Final = "samples.csv"
+DRAWS: Final = ("draws_apart", "draws_thrown_away")
+"""Keys of config.yaml: how many draws had atoms apart and how many had not, those that were ranked
+and left out among them."""
 CHECKSUMS: Final = "SHA256SUMS"
 VERDICTS: Final = "verdicts.csv"
 REFERENCES: Final = "references.csv"
@@ -54,7 +59,7 @@ class FoundSamples:
 
     Attributes:
         samples: in the order of samples.csv.
-        kept: share of draws that was kept, NaN where all were.
+        kept: share of draws with atoms apart, NaN where all had.
     """
 
     samples: list[FoundSample]
@@ -112,8 +117,20 @@ def read_samples(folder: Path) -> FoundSamples:
         samples.append(FoundSample(line["file"], request, asked, structure, reason))
     if all(sample.structure is None for sample in samples):
         raise InputError(f"{folder}: not one file holds a crystal ({samples[0].reason})")
-    share = len(lines) / (len(lines) + n_rejected) if n_rejected else math.nan
+    n_kept, n_rejected = _draws(folder) or (len(lines), n_rejected)
+    share = n_kept / (n_kept + n_rejected) if n_rejected else math.nan
     return FoundSamples(samples, share)
+
+
+def _draws(folder: Path) -> tuple[int, int] | None:
+    """DRAWS; None where the folder does not say."""
+    try:
+        said = yaml.safe_load(text_file.read_text(folder / "config.yaml", LARGEST))
+        counts = (said[DRAWS[0]], said[DRAWS[1]])
+    except Exception:  # YAML's constructors raise almost anything; a folder of somebody else's
+        return None
+    valid = all(type(count) is int and count >= 0 for count in counts) and counts[0] > 0
+    return counts if valid else None
 
 
 def read_lines(path: Path, needed: Collection[str] = ("file", "request")) -> list[dict[str, str]]:

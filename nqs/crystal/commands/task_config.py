@@ -19,6 +19,8 @@ CANDIDATES: Final = 20
 """Draws for each request with proposals=both."""
 STRONGEST: Final = 100.0
 """Guidance beyond it leaves one token."""
+FURTHEST_APART: Final = 20.0
+"""Angstrom; no crystal has its atoms further apart."""
 HOTTEST, COLDEST = 1e6, 1e-6
 """Temperatures beyond them are an even draw or the likeliest token."""
 
@@ -38,7 +40,8 @@ class GenerateConfig:
     energy_above_hull: float | None = None
     """eV per atom that is asked for, >= 0 (a model trained with this condition)."""
     partial: str | None = None
-    """CIF file of a cell and atoms that every crystal starts with."""
+    """CIF file of a cell and atoms that every crystal starts with; formula says what is missing.
+    The cell is rounded to the tokeniser's grid (wyckoff: volume to 1.5 %)."""
     like: str | None = None
     """One request for each crystal of a table, for its composition: a table's path, or train,
     validation or test for the run's own."""
@@ -61,8 +64,8 @@ class GenerateConfig:
     top_p: float | None = None
     """Only the likeliest tokens that make up this chance are drawn, in (0, 1]."""
     min_distance: float | None = 0.5
-    """Least distance of two atoms in Angstrom, images included, > 0: crystals with closer ones are
-    drawn again, and counted; null keeps them."""
+    """Least distance of two atoms in Angstrom, images included, in (0, 20]: crystals with closer
+    ones are drawn again, and counted; null keeps them."""
     steer: bool | None = None
     """Whether the grammar keeps atoms min_distance apart where it can (data.tokeniser=wyckoff), so
     that few draws are thrown away; null: where the tokeniser can. With false draws follow exactly
@@ -85,8 +88,9 @@ class GenerateConfig:
             rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
             require(value is None or 1 <= value <= (most or value), key, value, rule)
         require(self.at_most >= 0, "at_most", self.at_most, "must be a whole number >= 0")
-        apart = self.min_distance is None or self.min_distance > 0
-        require(apart, "min_distance", self.min_distance, "must be a number > 0, or null")
+        apart = self.min_distance is None or 0 < self.min_distance <= FURTHEST_APART
+        rule = f"must be a number > 0 and <= {FURTHEST_APART:g}, or null"
+        require(apart, "min_distance", self.min_distance, rule)
         steered = not self.steer or self.min_distance is not None
         require(steered, "steer", "true", "keeps atoms min_distance apart, which is null")
         warm = COLDEST <= self.temperature <= HOTTEST

@@ -149,14 +149,25 @@ def open_folder(session: TrainingRun, command: Sequence[str]) -> Path:
     return path
 
 
-def row(record: Record, seconds_per_step: float, remaining: float) -> str:
-    """The plain line of a step, aligned with HEADER."""
-    perplexity = record["perplexity"]
-    looked = f"{perplexity:11.4f}" if math.isfinite(perplexity) else " " * 11
-    return (
-        f"{record['step']:9.0f} {record['epoch']:6.0f} {record['loss']:9.4f} {looked} "
-        f"{seconds_per_step:9.4f} {duration(remaining):>9}"
-    )
+class Rows:
+    """The plain lines of steps, aligned with HEADER: `perplexity` of the last look so far."""
+
+    def __init__(self) -> None:
+        self._perplexity = math.nan
+
+    def note(self, record: Record) -> None:
+        """Every step, whether it has a line or not."""
+        if math.isfinite(record["perplexity"]):
+            self._perplexity = record["perplexity"]
+
+    def __call__(self, record: Record, seconds_per_step: float, remaining: float) -> str:
+        """The line of a step."""
+        known = math.isfinite(self._perplexity)
+        looked = f"{self._perplexity:11.4f}" if known else " " * 11
+        return (
+            f"{record['step']:9.0f} {record['epoch']:6.0f} {record['loss']:9.4f} {looked} "
+            f"{seconds_per_step:9.4f} {duration(remaining):>9}"
+        )
 
 
 def brief(record: Record) -> str:
@@ -168,10 +179,10 @@ def brief(record: Record) -> str:
 class TrainingRun(ResumableRun):
     """The training of a crystal language model in its folder; job: what is trained."""
 
-    form = Form(HEADER, row, brief)
     finite = ("loss", "gradient_norm")
     required = tuple(column.name for column in COLUMNS)
     resumable = RESUMABLE
+    advice = "Try a smaller optimizer.learning_rate or optimizer.muon"
 
     def __init__(self, job: Job) -> None:
         limits = job.config.train
@@ -182,6 +193,8 @@ class TrainingRun(ResumableRun):
             PROGRAM,
         )
         self.job = job
+        self.rows = Rows()
+        self.form = Form(HEADER, self.rows, brief)
 
     @property
     def model(self) -> SequenceModel:
@@ -230,8 +243,12 @@ class TrainingRun(ResumableRun):
             n_steps=config.train.steps,
             validate_every=config.train.validate_every,
             precision=config.train.precision,
-            after_step=lambda record: after_step(record.row()),
+            after_step=lambda record: self._after(record.row(), after_step),
         )
+
+    def _after(self, record: Record, after_step: Callable[[Record], bool]) -> bool:
+        self.rows.note(record)
+        return after_step(record)
 
     def converged(self) -> bool:
         patience = self.job.config.train.patience
@@ -253,10 +270,13 @@ class TrainingRun(ResumableRun):
         best = job.training.best_perplexity
         at = columns["perplexity"].index(best) if best in columns["perplexity"] else None
         n_refused = sum(row.kind == NO_CRYSTAL for row in job.left_out)
+        after = job.training.best_after_template
+        shown = {"nats_after_template": after} if math.isfinite(after) else {}
         return {
             "status": f"{status} ({STATUSES[status]})",
             "perplexity": best if math.isfinite(best) else None,
             "nats_per_crystal": None if at is None else columns["validation"][at],
+            **shown,
             "best_step": None if at is None else int(columns["step"][at]),
             "n_crystals": len(job.crystals),
             "n_validation": len(job.validation),

@@ -5,7 +5,7 @@ nothing where it was not looked at or does not exist.
 
     valid_structure, valid_composition, valid   and `reason`, what is wrong where one is 0
     unique, same_as        same_as: the first file of the same crystal
-    novel, nearest, nearest_formula, element_distance, displacement
+    novel, nearest, nearest_formula, element_distance, displacement, volume_ratio
                            the training crystal nearest to it, and how far it is
                            (nqs.crystal.metrics.nearest)
     matched, reference, rmse
@@ -33,7 +33,7 @@ from nqs.errors import printable
 
 VERDICT: Final = (
     *("valid_structure", "valid_composition", "valid", "reason", "unique", "same_as"),
-    *("novel", "nearest", "nearest_formula", "element_distance", "displacement"),
+    *("novel", "nearest", "nearest_formula", "element_distance", "displacement", "volume_ratio"),
     *("matched", "reference", "rmse"),
 )
 
@@ -72,7 +72,8 @@ def verdict_cells(verdict: Verdict, names: Names) -> dict[str, Any]:
         "nearest": "" if known is None else printable(known.name),
         "nearest_formula": "" if known is None else known.structure.formula,
         "element_distance": _cell(verdict.element_distance),
-        "displacement": _cell(verdict.displacement),
+        "displacement": _cell(_rounded(verdict.displacement)),
+        "volume_ratio": _cell(_rounded(verdict.volume_ratio)),
         "matched": _cell(verdict.matched),
         "reference": "" if wanted is None else printable(wanted.name),
         "rmse": _cell(verdict.rmse),
@@ -98,6 +99,11 @@ def references_table(rows: Sequence[ReferenceRow], names: Names) -> str:
         name = printable(names.references[row.reference].name)
         lines.append(cells | {"reference": name})
     return _table(fields, lines)
+
+
+def _rounded(value: float) -> float:
+    """Without the digits that say nothing."""
+    return value if math.isnan(value) else round(value, 6)
 
 
 def _cell(value: Any) -> Any:

@@ -53,14 +53,16 @@ def load(data: DataConfig, seed: int, tokeniser: Tokeniser) -> Loaded:
         table = read(path, data)
         left_out += [LeftOut(path, r.name, NO_CRYSTAL, r.reason) for r in table.refusals]
         notes += remarks(path, data)
-    check_known(split("train", data, seed), data)
+    check_known(split("train", data, seed), data, tokeniser)
     parts: dict[str, list[Encoded]] = {}
     for name in NAMES[:2]:
         parts[name], unwritten = encoded_part(name, data, seed, tokeniser)
         n_chosen = len(parts[name]) + len(unwritten)
         if not parts[name]:
             why = unwritten[0].reason if unwritten else "it is empty"
-            raise InputError(f"data.{name}: no crystal is left to use ({why})")
+            own = name == "train" or data.validation is not None
+            where = f"data.{name}" if own else f"data.split={list(data.split)}, validation"
+            raise InputError(f"{where}: no crystal is left to use ({why})")
         title = f"{name}: {len(unwritten)} of {n_chosen} crystals cannot be written"
         notes += listed(title, [(one.name, one.reason) for one in unwritten])
         left_out += unwritten
@@ -103,8 +105,12 @@ def _written(
     """The crystal as tokens, or why there are none; `body`: its own, if it has been written."""
     if isinstance(body, str):
         return body
+    known = record.conditions
     try:
-        return encode_one(tokeniser, record.structure, record.conditions, conditions, body)
+        body = tuple(tokeniser.encode(record.structure)) if body is None else body
+        if tokeniser.writes_group and known.space_group is None:
+            known = dataclasses.replace(known, space_group=tokeniser.group_of(body))
+        return encode_one(tokeniser, record.structure, known, conditions, body)
     except CrystalError as error:
         return str(error)
 

@@ -21,7 +21,7 @@ import torch
 from nqs.crystal.datasets.canonical_table import canonical_table
 from nqs.crystal.datasets.data_config import EXAMPLES, DataConfig
 from nqs.crystal.datasets.examples import examples
-from nqs.crystal.datasets.tables import Record, Table, read_table
+from nqs.crystal.datasets.tables import CONDITION_COLUMNS, Record, Table, read_table
 from nqs.crystal.tokens import Tokeniser, make_tokeniser
 from nqs.errors import InputError, require, shown
 from nqs.runfolder.machine import build_generator
@@ -134,9 +134,11 @@ def _read(path: str, reduce: bool, workers: int) -> Table:
     return Table(examples()) if path == EXAMPLES else read_table(path)
 
 
-def check_known(found: Sequence[Record], data: DataConfig) -> None:
-    """Raises InputError if a condition is known of no crystal."""
+def check_known(found: Sequence[Record], data: DataConfig, tokeniser: Tokeniser) -> None:
+    """Raises InputError if a condition is known of no crystal, and not from its tokens."""
     for name in data.conditions:
         known = any(getattr(record.conditions, name) is not None for record in found)
-        rule = f"no crystal of {data.train} says it; leave it out"
+        known |= name == "space_group" and tokeniser.writes_group
+        columns = CONDITION_COLUMNS.get(name, "")
+        rule = f"no crystal of {data.train} says it (columns {columns}); leave it out"
         require(known, "data.conditions", name, rule)

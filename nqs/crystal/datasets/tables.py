@@ -37,6 +37,12 @@ MOST_ROWS: Final = 2_000_000
 """Rows of a table, or files of a folder."""
 SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
+CONDITION_COLUMNS: Final = {
+    "formation_energy": "formation_energy_per_atom, heat_all",
+    "energy_above_hull": "e_above_hull",
+    "space_group": "spacegroup.number, space_group, or the group of a symmetric CIF",
+}
+"""Where a condition stands in a table, in words."""
 _NAMES = ("material_id", "name", "id", "")
 _GROUPS = ("spacegroup.number", "space_group")
 _TABLES, _CIFS = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), (".cif", ".cif.gz")

@@ -41,6 +41,7 @@ class Verdict:
         novel: whether it is the same as no training crystal.
         nearest: the training crystal nearest to it.
         element_distance, displacement: how far that is, see nqs.crystal.metrics.nearest.
+        volume_ratio: its volume an atom over that of the nearest: displacements know no scale.
         matched: whether it matches a reference: the one it was made for, or any of the test set.
         reference: that one, or the one it was made for.
         rmse: root mean square displacement from it in (V / A)^(1/3).
@@ -57,6 +58,7 @@ class Verdict:
     nearest: int | None = None
     element_distance: float = NAN
     displacement: float = NAN
+    volume_ratio: float = NAN
     matched: bool | None = None
     reference: int | None = None
     rmse: float = NAN
@@ -107,13 +109,17 @@ class Judge:
         for i, first in zip(chosen, first_alike(cells, self.matcher).tolist(), strict=True):
             found[i] = replace(found[i], same_as=chosen[first], unique=chosen[first] == i)
         if train:
-            for i, known in zip(chosen, nearest(crystals, cells, train, self.matcher), strict=True):
+            for crystal, i, known in zip(
+                crystals, chosen, nearest(crystals, cells, train, self.matcher), strict=True
+            ):
+                other = train[known.index]
                 found[i] = replace(
                     found[i],
                     novel=not known.same,
                     nearest=known.index,
                     element_distance=known.element_distance,
                     displacement=known.displacement,
+                    volume_ratio=crystal.volume / crystal.n_atoms / (other.volume / other.n_atoms),
                 )
         if test:
             for i, known in zip(chosen, nearest(crystals, cells, test, self.matcher), strict=True):

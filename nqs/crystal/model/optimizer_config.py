@@ -15,8 +15,9 @@ class OptimizerConfig:
     muon: Annotated[float, "1e-15 .. 1e6"] | None = 0.02
     """Step size of Muon for the matrices between embedding and head at the top of the schedule,
     1e-15 .. 1e6; null: AdamW moves them too."""
-    warmup_steps: Annotated[int, "0 .. 1000000000000"] = 50
-    """Steps over which it first rises from 0, >= 0 and < train.steps."""
+    warmup_steps: Annotated[int, "0 .. 1000000000000"] | None = None
+    """Steps over which step sizes first rise from 0, >= 0 and < train.steps; null: 50, or a tenth
+    of a shorter run."""
     final_fraction: Annotated[float, "1e-9 .. 1"] = 0.02
     """Step sizes at the last step as a fraction of those at the top, 1e-9 .. 1."""
     weight_decay: Annotated[float, "0 .. 1e6"] = 0.1
@@ -27,3 +28,7 @@ class OptimizerConfig:
     """Decay of the mean squared gradient, 0 .. 0.999999."""
     clip_norm: Annotated[float, "1e-12 .. 1e12"] = 1.0
     """Longest gradient that is applied unscaled, 1e-12 .. 1e12."""
+
+    def warmup(self, n_steps: int) -> int:
+        """The steps of the warm-up of a run of n_steps."""
+        return min(50, n_steps // 10) if self.warmup_steps is None else self.warmup_steps

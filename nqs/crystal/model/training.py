@@ -36,12 +36,19 @@ COLUMNS: Final = (
     Column("epoch", "1", "pass over the training crystals, from 1"),
     Column("loss", "nats", "- ln p a token that counts, mean over the step's batch"),
     Column("validation", "nats", "- ln p of a validation crystal, mean; NaN: not looked"),
-    Column("perplexity", "1", "exp of the same a token; NaN: not looked"),
+    Column(
+        "perplexity",
+        "1",
+        "exp of the same a token, with templates the geometric mean of without "
+        "and with one; NaN: not looked",
+    ),
     Column("gradient_norm", "nats", "norm of the gradient before clipping"),
     Column("learning_rate", "1", "step size of AdamW"),
     SECONDS,
 )
 """What is recorded of each step."""
+COUNTED: Final = ("epoch", "batches_done", "best_perplexity", "looks_without_gain")
+"""Numbers of a training that its checkpoints hold."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,12 @@ class Quality:
     Attributes:
         nats: - ln p(crystal), mean over crystals; its exponential is the perplexity per crystal.
         perplexity: exp of the same, summed, per token.
+        after_template: nats after a template of those that have one; NaN without templates.
     """
 
     nats: float
     perplexity: float
+    after_template: float = math.nan
 
 
 @dataclass
@@ -84,7 +93,7 @@ class Training:
         generator: draws what the next epoch is.
         epoch, batches_done: number of the current epoch, from 1, and how far it has gone.
         epoch_state: of the generator before the current epoch was drawn.
-        best: perplexity per token and parameters of the best look so far.
+        best: perplexity per token, nats after a template and parameters of the best look so far.
         looks_without_gain: looks at the validation crystals since the best one.
     """
 
@@ -96,19 +105,21 @@ class Training:
     batches_done: int = 0
     epoch_state: Tensor | None = None
     best_perplexity: float = math.inf
+    best_after_template: float = math.nan
     best_parameters: dict[str, Tensor] = field(default_factory=dict)
     looks_without_gain: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model's parameters and the generator, as a checkpoint holds it."""
-        names = ("epoch", "batches_done", "best_perplexity", "looks_without_gain", "epoch_state")
+        names = (*COUNTED, "best_after_template", "epoch_state")
         state: dict[str, Any] = {name: getattr(self, name) for name in names}
         return state | {"adamw": self.optimizer.state_dict(), "best": self.best_parameters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from state_dict()."""
-        for name in ("epoch", "batches_done", "best_perplexity", "looks_without_gain"):
+        for name in COUNTED:
             setattr(self, name, state[name])
+        self.best_after_template = state.get("best_after_template", math.nan)  # of older runs
         self.epoch_state = state["epoch_state"].cpu()
         self.optimizer.load_state_dict(state["adamw"])
         self.best_parameters = dict(state["best"])
@@ -245,7 +256,8 @@ def judged(
     look = quality(model, tokeniser, crystals, batch_tokens, precision)
     if any(crystal.prompts for crystal in crystals):
         other = quality_after_templates(model, tokeniser, crystals, batch_tokens, precision)
-        look = Quality(look.nats, math.sqrt(look.perplexity) * math.sqrt(other.perplexity))
+        both = math.sqrt(look.perplexity) * math.sqrt(other.perplexity)
+        look = Quality(look.nats, both, other.nats)
     model.train()
     return look
 
@@ -274,13 +286,14 @@ def keep_best(training: Training, look: Quality) -> None:
     if look.perplexity < training.best_perplexity:
         training.looks_without_gain = 0
         training.best_perplexity = look.perplexity
+        training.best_after_template = look.after_template
         training.best_parameters = copy.deepcopy(training.model.state_dict())
 
 
 def build_schedule(config: OptimizerConfig, n_steps: int) -> Schedule:
     """Factor of the learning rate: linear warm-up, then half a cosine, to its end at the last step
     of n_steps."""
-    warmup = config.warmup_steps
+    warmup = config.warmup(n_steps)
     return Schedule(
         "cosine",
         warmup_steps=warmup,

@@ -93,6 +93,7 @@ class Tokeniser(ABC):
         name: the kind, or the class' name.
         canonical: whether tokens depend on the crystal alone, not on where it stands in its cell
             nor on the order of its atoms; what freedom they have is in `equivalents`.
+        writes_group: whether tokens say the space group, see `group_of`.
         keeps_apart: whether `grammar` takes `apart`, a distance in Angstrom that it then keeps
             atoms from each other where it can.
         vocabulary: what each token stands for, readable and unique.
@@ -106,6 +107,7 @@ class Tokeniser(ABC):
     name: ClassVar[str]
     canonical: ClassVar[bool] = False
     keeps_apart: ClassVar[bool] = False
+    writes_group: ClassVar[bool] = False
     vocabulary: tuple[str, ...]
     pad: int
     bos: int
@@ -175,6 +177,10 @@ class Tokeniser(ABC):
         each orbit; what spglib finds of them within TYPE_TOLERANCE."""
         structure, _ = self.decode(tokens)
         return structure_type(structure)
+
+    def group_of(self, tokens: Sequence[int]) -> int | None:
+        """The space group that the tokens say, with `writes_group`; else None."""
+        return None
 
     def type_tokens(self, tokens: Sequence[int]) -> tuple[int, int] | None:
         """(start, stop) of the tokens of a crystal that say its structure type, where they stand

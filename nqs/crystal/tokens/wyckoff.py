@@ -85,6 +85,7 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
     pad, bos, eos, mask = PAD, BOS, EOS, MASK
     canonical = True
     keeps_apart = True
+    writes_group = True
 
     def __init__(self, max_atoms: int = 80) -> None:
         require(1 <= max_atoms <= 1000, "max_atoms", max_atoms, "must be within 1..1000")
@@ -171,6 +172,10 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
     def structure_type(self, tokens: Sequence[int]) -> Hashable:
         """See Tokeniser.structure_type; what the tokens say."""
         return canonical_of(self.description(tokens)).structure_type
+
+    def group_of(self, tokens: Sequence[int]) -> int:
+        """See Tokeniser.group_of."""
+        return self.description(tokens).group
 
     def type_tokens(self, tokens: Sequence[int]) -> tuple[int, int]:
         """See Tokeniser.type_tokens: from the group to the last site."""
