@@ -45,7 +45,7 @@ def core(name: str = "transformer", seed: int = 0) -> torch.nn.Module:
 
 def training(seed: int = 0) -> Training:
     model = core(seed=seed)
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, OptimizerConfig(), 8)
     return Training(model, optimizer, torch.Generator().manual_seed(seed + 1))
 
 
@@ -108,6 +108,13 @@ def test_the_warm_up_fits_the_run() -> None:
     assert OptimizerConfig(warmup_steps=7).warmup(3) == 7  # refused where the run is configured
 
 
+def test_muon_is_for_short_runs() -> None:
+    rates = [OptimizerConfig().muon_rate(n) for n in (1, 1000, 1001, 10**6)]
+    assert rates == [0.02, 0.02, None, None]
+    assert OptimizerConfig(muon=0.1).muon_rate(10**6) == 0.1
+    assert OptimizerConfig(muon=None).muon_rate(1) is None
+
+
 def test_schedule() -> None:
     config = OptimizerConfig(warmup_steps=4, final_fraction=0.1)
     factors = [build_schedule(config, 104)(step) for step in range(104)]
@@ -119,7 +126,7 @@ def test_schedule() -> None:
 def test_only_matrices_decay() -> None:
     model = core()
     config = OptimizerConfig(weight_decay=0.3, muon=None)
-    decaying, others = build_optimizer(model, config).param_groups
+    decaying, others = build_optimizer(model, config, 8).param_groups
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     assert all(p.ndim == 2 for p in decaying["params"])
     ids = {id(p) for p in others["params"]}
@@ -130,7 +137,7 @@ def test_only_matrices_decay() -> None:
 @pytest.mark.parametrize("name", ["transformer", "gru", "linear_attention"])
 def test_muon_moves_the_matrices_between_embedding_and_head(name: str) -> None:
     model = core(name)
-    groups = build_optimizer(model, OptimizerConfig(weight_decay=0.3)).param_groups
+    groups = build_optimizer(model, OptimizerConfig(weight_decay=0.3), 8).param_groups
     everything = [id(p) for group in groups for p in group["params"]]
     assert sorted(everything) == sorted(id(p) for p in model.parameters())
     *_, muon = groups

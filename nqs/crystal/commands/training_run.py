@@ -117,7 +117,7 @@ def build(config: Config) -> Job:
         tokeniser,
         loaded.train,
         loaded.validation,
-        Training(core, build_optimizer(core, config.optimizer), generator),
+        Training(core, build_optimizer(core, config.optimizer, config.train.steps), generator),
         device,
         inputs.describe(config.data, tokeniser),
         loaded.left_out,

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final, Literal
+
+MUON: Final = 0.02
+"""Its step size in short runs; measured in docs/crystals.md, with what it does in long ones."""
+SHORT: Final = 1000
+"""Steps of the longest run that is short."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Muon for the matrices of the layers, AdamW for all else, with a cosine schedule."""
+    """AdamW, in short runs Muon for the matrices of the layers, with a cosine schedule."""
 
     learning_rate: Annotated[float, "1e-15 .. 1e6"] = 2e-3
     """Step size of AdamW at the top of the schedule, 1e-15 .. 1e6."""
-    muon: Annotated[float, "1e-15 .. 1e6"] | None = 0.02
+    muon: Annotated[float, "1e-15 .. 1e6"] | Literal["auto"] | None = "auto"
     """Step size of Muon for the matrices between embedding and head at the top of the schedule,
-    1e-15 .. 1e6; null: AdamW moves them too."""
+    1e-15 .. 1e6; null: AdamW moves them too; auto: 0.02 in runs of at most 1000 steps, null in
+    longer ones."""
     warmup_steps: Annotated[int, "0 .. 1000000000000"] | None = None
     """Steps over which step sizes first rise from 0, >= 0 and < train.steps; null: 50, or a tenth
     of a shorter run."""
@@ -32,3 +38,9 @@ class OptimizerConfig:
     def warmup(self, n_steps: int) -> int:
         """The steps of the warm-up of a run of n_steps."""
         return min(50, n_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    def muon_rate(self, n_steps: int) -> float | None:
+        """The step size of Muon in a run of n_steps; None: AdamW moves all."""
+        if self.muon == "auto":
+            return MUON if n_steps <= SHORT else None
+        return self.muon

@@ -2,9 +2,9 @@
 
     loss = - mean over the tokens that count of  ln p(token | all before it)
 
-minimised with Muon (nqs.crystal.model.muon) for the matrices of the layers and AdamW (Loshchilov &
-Hutter, arXiv:1711.05101) for all else, under a cosine schedule with warm-up; the parameters that
-judged best on the validation crystals are kept.
+minimised with AdamW (Loshchilov & Hutter, arXiv:1711.05101), in short runs with Muon
+(nqs.crystal.model.muon) for the matrices of the layers, under a cosine schedule with warm-up; the
+parameters that judged best on the validation crystals are kept.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def train(
         started = time.perf_counter()
         factor = schedule(training.step)
         for group in optimizer.param_groups:
-            group["lr"] = factor * top_rate(config, group)
+            group["lr"] = factor * top_rate(config, group, n_steps)
         torch.manual_seed(training.step)  # of dropout: a resumed run goes on with the same masks
         with autocast(device, precision), parametrize.cached():
             loss = mean_loss(model, next(batches).to(device))
@@ -303,14 +303,14 @@ def build_schedule(config: OptimizerConfig, n_steps: int) -> Schedule:
     )
 
 
-def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> MuonAdamW:
-    """Muon for the matrices of linear layers but the head, AdamW for all else (and, without
-    config.muon, for those). Only matrices of linear layers decay, not embeddings, positions, norms
-    or biases; of tables that share features (nqs.core.features) what each token has of its own."""
+def build_optimizer(model: SequenceModel, config: OptimizerConfig, n_steps: int) -> MuonAdamW:
+    """Muon, in a run of n_steps that has it, for the matrices of linear layers but the head, AdamW
+    for all else. Only matrices of linear layers decay, not embeddings, positions, norms or biases;
+    of tables that share features (nqs.core.features) what each token has of its own."""
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     own = {id(p) for name, p in model.named_parameters() if name.endswith("weight.original")}
     last = {id(p) for p in model.head.parameters()}
-    inner = linear - last if config.muon is not None else set()
+    inner = linear - last if config.muon_rate(n_steps) is not None else set()
     decays, every = config.weight_decay, [*model.parameters()]
     groups: list[dict[str, Any]] = [
         {
@@ -326,9 +326,10 @@ def build_optimizer(model: SequenceModel, config: OptimizerConfig) -> MuonAdamW:
     return MuonAdamW(groups, lr=config.learning_rate, betas=betas)
 
 
-def top_rate(config: OptimizerConfig, group: Mapping[str, Any]) -> float:
-    """The step size of a group of parameters at the top of the schedule."""
-    rate = config.muon if group.get(ORTHOGONAL, False) else config.learning_rate
+def top_rate(config: OptimizerConfig, group: Mapping[str, Any], n_steps: int) -> float:
+    """The step size of a group of parameters at the top of the schedule of n_steps."""
+    muon = group.get(ORTHOGONAL, False)
+    rate = config.muon_rate(n_steps) if muon else config.learning_rate
     assert rate is not None
     return rate
 
