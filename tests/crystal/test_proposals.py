@@ -190,6 +190,31 @@ def test_steered_draws(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert rejected["null"] == rejected["true"] < 0.5 * rejected["false"]
 
 
+def test_a_formula_is_held_to_a_space_group_without_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """wyckoff says the group after the formula: the grammar can ask for it, free draws cannot."""
+    table = write_table(tmp_path / "mine.csv", 9)
+    words = [*TINY, f"data.train={table}", "data.tokeniser=wyckoff", "data.templates=1"]
+    run = tmp_path / "run"
+    assert crystal("train", *words, "train.steps=3", f"run.dir={run}") == 0
+    for source in ("model", "both"):
+        asked = ["n=4", "formula=Na2Cl2", "space_group=8", f"proposals={source}", "at_most=0"]
+        out = tmp_path / source
+        assert crystal("generate", run, *asked, f"out={out}") == 0
+        drawn = [row for row in rows_of(out) if row["source"] == "model"]
+        assert drawn and all(row["asked_space_group"] == "8" for row in drawn)
+        tokeniser = read_trained(run).tokeniser
+        found = [tokeniser.group_of(tokeniser.encode(read_cif(out / r["file"]))) for r in drawn]
+        assert found.count(8) >= len(found) - 1  # one may be rounded to a higher group
+    capsys.readouterr()
+    for asked in (["space_group=8"], ["formula=NaCl", "space_group=8", "guidance=2"],
+                  ["formula=NaCl", "space_group=0"]):  # fmt: skip
+        assert crystal("generate", run, *asked) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and re.search("space_group=|guidance=", error), error
+
+
 def test_guided_generation(trained: Path, tmp_path: Path) -> None:
     """Strength 1 gives the files of no guidance; another strength others, in the group asked for
     where the tokeniser holds to it."""

@@ -144,22 +144,33 @@ def numbered(path: Path) -> str:
 def requested(config: GenerateConfig, trained: Trained) -> list[Request]:
     """The requests of a configuration. Raises InputError for what the model was not trained on."""
     others = {name: getattr(config, name) for name in ASKED if getattr(config, name) is not None}
+    known, group = trained.config.data.conditions, None
+    whole = config.formula is not None or config.like is not None
+    if "space_group" not in known and trained.tokeniser.writes_group and whole:
+        group = others.pop("space_group", None)  # by the grammar: it comes after the formula
     for name, value in others.items():
-        known = trained.config.data.conditions
         rule = f"the run was trained with the conditions {', '.join(known) or 'none'} alone"
-        require(name in known, name, value, rule)
+        also = "; with a formula it can be held to a space group"
+        can = name == "space_group" and trained.tokeniser.writes_group
+        require(name in known, name, value, rule + (also if can else ""))
+    rule = "counts for conditions that the run was trained with, and none is given"
+    require(config.guidance == 1 or bool(others), "guidance", config.guidance, rule)
     if config.like is not None:
         records_asked_for = crystals_of(config, trained.config)
         for line in remarks_on(config, trained.config):
             print(line)
         return [
-            Request(config.n, Conditions(composition=record.structure.composition, **others))
+            Request(
+                config.n,
+                Conditions(composition=record.structure.composition, **others),
+                group=group,
+            )
             for record in records_asked_for
         ]
     composition = None if config.formula is None else read_formula(config.formula)
     partial = None if config.partial is None else read_cif(Path(config.partial))
     conditions = Conditions(composition=composition, **others)
-    return [Request(config.n, conditions, partial)]
+    return [Request(config.n, conditions, partial, group=group)]
 
 
 def crystals_of(config: GenerateConfig, run: Config) -> list[Record]:
@@ -333,6 +344,7 @@ def entry(name: str, sample: Sample, request: Request) -> dict[str, Any]:
         "source": printable(sample.source),
         "asked_formula": formula_of(dict(asked.formula)),
         **{f"asked_{name}": _given(getattr(asked, name)) for name in ASKED},
+        "asked_space_group": _given(request.space_group),
         "formula": structure.formula,
         "n_atoms": structure.n_atoms,
         "volume": f"{structure.volume:.3f}",

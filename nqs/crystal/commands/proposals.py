@@ -61,6 +61,7 @@ class TemplateSource:
         self._templates = Templates([record.structure for record in self._train])
         self._omitted = [None if i is None else place.get(i) for i in leave_out]
         self._conditions: list[Conditions] = []
+        self._groups = [request.space_group for request in requests]
         for request in requests:
             known = request.conditions or Conditions()
             formula = known.composition
@@ -91,7 +92,7 @@ class TemplateSource:
         """The n nearest of each request, but for those with atoms closer than min_distance and
         those of another space group than is asked for."""
         found = []
-        many = any(known.space_group is not None for known in self._conditions)
+        many = any(group is not None for group in self._groups)
         for request, exchanges in enumerate(self.exchanges(n * (TURNS if many else SPARE))):
             row: list[Proposal] = []
             for exchange in exchanges:
@@ -102,7 +103,7 @@ class TemplateSource:
                 if min_distance is not None and not apart(structure, min_distance):
                     continue
                 tokens, kind = self._written(exchange, structure, self._conditions[request])
-                group = self._conditions[request].space_group
+                group = self._groups[request]
                 if group is None or (isinstance(kind, tuple) and kind[0] == group):
                     source = f"template {record.name}"
                     sample = Sample(request, len(row), (), structure, math.nan, source=source)

@@ -34,7 +34,8 @@ class GenerateConfig:
     formula: str | None = None
     """Composition of the whole cell, met exactly, e.g. Sr1Ti1O3."""
     space_group: int | None = None
-    """Number that is asked for, 1..230 (a model trained with this condition)."""
+    """Number that is asked for, 1..230 (a model trained with this condition, or one of
+    data.tokeniser=wyckoff where a formula is given)."""
     formation_energy: float | None = None
     """eV per atom that is asked for (a model trained with this condition)."""
     energy_above_hull: float | None = None
@@ -87,6 +88,8 @@ class GenerateConfig:
             value, most = getattr(self, key), MOST.get(key)
             rule = "must be a whole number >= 1" + (f" and <= {most}" if most else "")
             require(value is None or 1 <= value <= (most or value), key, value, rule)
+        group = self.space_group
+        require(group is None or 1 <= group <= 230, "space_group", group, "must be within 1..230")
         require(self.at_most >= 0, "at_most", self.at_most, "must be a whole number >= 0")
         apart = self.min_distance is None or 0 < self.min_distance <= FURTHEST_APART
         rule = f"must be a number > 0 and <= {FURTHEST_APART:g}, or null"

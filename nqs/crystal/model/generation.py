@@ -48,6 +48,8 @@ class Request:
         conditions: what they must be; None leaves all open.
         partial: a cell and atoms that they must have.
         apart: Angstrom by which the grammar keeps atoms apart where it can, for tokenisers that do.
+        group: the space group that the grammar holds to where it is no condition, for tokenisers
+            that write it.
         prompts: what is shown before them, draw g the prompt g modulo their number.
     """
 
@@ -55,7 +57,14 @@ class Request:
     conditions: Conditions | None = None
     partial: Structure | None = None
     apart: float | None = None
+    group: int | None = None
     prompts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def space_group(self) -> int | None:
+        """The one that is asked for, as a condition or of the grammar alone."""
+        known = None if self.conditions is None else self.conditions.space_group
+        return self.group if known is None else known
 
     def prompt(self, draw: int) -> tuple[int, ...]:
         """What is shown before a draw."""
@@ -264,7 +273,8 @@ def draw_crystals(
     parts = []
     for index, group in itertools.groupby(places, key=lambda place: place[0]):
         request, n_rows = requests[index], len(list(group))
-        steer = {} if request.apart is None else {"apart": request.apart}
+        held = {"apart": request.apart, "group": request.group}
+        steer = {name: value for name, value in held.items() if value is not None}
         grammar = tokeniser.grammar(
             n_rows, request.conditions, partial=request.partial, device=device, **steer
         )

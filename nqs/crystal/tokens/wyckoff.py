@@ -103,7 +103,7 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         check_agreement(structure, conditions)
         formula = formula_tokens(self.fields, structure.composition)
         description = _described(structure)
-        _check_group(description.group, conditions)
+        _check_group(description.group, _stated_group(conditions))
         head = condition_tokens(self.fields, conditions)
         return [BOS, *head, *formula, *description_tokens(self.fields, description), EOS]
 
@@ -112,7 +112,7 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
     ) -> list[int]:
         """See Tokeniser.conditioned; symmetry is not searched again."""
         check_agreement(structure, conditions)
-        _check_group(self.description(body).group, conditions)
+        _check_group(self.description(body).group, _stated_group(conditions))
         return [BOS, *condition_tokens(self.fields, conditions), *body[1:]]
 
     def decode(self, tokens: Sequence[int]) -> tuple[Structure, Conditions]:
@@ -130,19 +130,22 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         *,
         partial: Structure | None = None,
         apart: float | None = None,
+        group: int | None = None,
         device: torch.device | str = "cpu",
     ) -> WyckoffGrammar:
         """See Tokeniser.grammar. A partial structure keeps its symmetry: what is added to it are
         whole orbits of its space group, or single atoms where the group 1 is asked for.
 
         apart: Angstrom by which the last coordinate of each orbit keeps atoms apart, if it can.
+        group: the space group, where it is no condition.
         """
         remaining = remaining_atoms(conditions, partial, self.max_atoms)
         given = conditions or Conditions()
-        group, start = given.space_group, None
+        group = group if given.space_group is None else given.space_group
+        start = None
         if partial is not None:
             start = described_without_symmetry(partial) if group == 1 else describe(partial)
-            _check_group(start.group, conditions)
+            _check_group(start.group, group)
             group = start.group
         if remaining is not None and group is not None:
             used = [] if start is None else [orbit.position for orbit in start.orbits]
@@ -233,7 +236,7 @@ class WyckoffTokeniser(Tokeniser, kind="wyckoff"):
         content = self.content(tokens)
         conditions, rest = read_conditions(self.fields, content)
         description = self._read_description(rest)
-        _check_group(description.group, conditions)
+        _check_group(description.group, conditions.space_group)
         return conditions, content[: len(content) - len(rest)], description
 
     def _read_description(self, tokens: list[int]) -> Description:
@@ -286,8 +289,11 @@ def _described(structure: Structure) -> Description:
     return describe(structure)
 
 
-def _check_group(group: int, conditions: Conditions | None) -> None:
-    """Raises CrystalError unless it is the one of the conditions."""
-    stated = None if conditions is None else conditions.space_group
+def _stated_group(conditions: Conditions | None) -> int | None:
+    return None if conditions is None else conditions.space_group
+
+
+def _check_group(group: int, stated: int | None) -> None:
+    """Raises CrystalError unless it is the one that is asked for, if any is."""
     if stated not in (None, group):
         raise CrystalError(f"it has space group {group}, its condition says {stated}")
