@@ -19,9 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/python train.py
 
-# Two processes of one thread each: most tests are many small steps, or wait for a program.
+# Two processes of one thread each: most tests are many small steps, or wait for a program. Bytecode
+# is written even where the environment forbids it: a hundred programs would compile it all again.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Against exact diagonalisation, twice the default steps;
 # BENCHMARK="--instances rydberg-4x4 --models rnn" chooses.

@@ -320,27 +320,33 @@ LAUNCHERS = {
 }
 
 
-def test_launchers_give_the_same_numbers(one_thread: None) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "repeat", "seeds"),
+    [
+        ("joblib", "false", "0,1"),
+        pytest.param("submitit", "true", "0", marks=pytest.mark.slow),
+    ],
+)
+def test_launchers_give_the_same_numbers(
+    launcher: str, repeat: str, seeds: str, one_thread: None
+) -> None:
     """The launching process is a fresh one: submitit forks, which this one must not once another
     test has imported JAX."""
-    for launcher, repeat, seeds in (("joblib", "false", "0,1"), ("submitit", "true", "0")):
-        pytest.importorskip(launcher)
-        grid = ["hamiltonian.delta=0,0.5", f"seed={seeds}", "scan.warm_start=hamiltonian.delta"]
-        n_points = 2 * len(seeds.split(","))
-        here = f"here-{launcher}"
-        assert scan(*grid, f"scan.dir={here}", f"scan.repeat={repeat}") == 0
-        words = [f"scan.dir={launcher}", f"scan.repeat={repeat}", *LAUNCHERS[launcher]]
-        words = tiny(*grid, *words)
-        command = [sys.executable, str(ROOT / "train.py"), "-m", *words]
-        launched = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert launched.returncode == 0, launched.stderr
-        output = launched.stdout
-        assert output.count("E = ") >= n_points
-        assert f"{n_points} of {n_points} points finished" in output
-        assert numbers(launcher) == numbers(here)
-        folders = [{path.name for path in Path(name).glob("*=*")} for name in (here, launcher)]
-        assert folders[0] == folders[1]
-        assert any("~" in name for name in folders[0]) == (repeat == "true")
+    pytest.importorskip(launcher)
+    grid = ["hamiltonian.delta=0,0.5", f"seed={seeds}", "scan.warm_start=hamiltonian.delta"]
+    n_points = 2 * len(seeds.split(","))
+    assert scan(*grid, "scan.dir=here", f"scan.repeat={repeat}") == 0
+    words = tiny(*grid, "scan.dir=there", f"scan.repeat={repeat}", *LAUNCHERS[launcher])
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *words]
+    launched = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert launched.returncode == 0, launched.stderr
+    output = launched.stdout
+    assert output.count("E = ") >= n_points
+    assert f"{n_points} of {n_points} points finished" in output
+    assert numbers("there") == numbers("here")
+    folders = [{path.name for path in Path(name).glob("*=*")} for name in ("here", "there")]
+    assert folders[0] == folders[1]
+    assert any("~" in name for name in folders[0]) == (repeat == "true")
 
 
 REFUSED = [

@@ -22,7 +22,6 @@ TINY = ("lattice.Lx=2", "lattice.Ly=2", "train.steps=2", "train.eval_samples=50"
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
-        (("train", *TINY, "run.dir=run"), 0, ""),
         (("scan", *TINY, "hamiltonian.delta=0,1", "scan.dir=scan"), 0, ""),
         (("crystal", "train"), 2, "error: crystal: needs the package gemmi; pip install"),
         (("collect", "scan"), 2, "error: collect: needs the package h5netcdf; pip install"),

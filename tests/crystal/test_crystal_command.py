@@ -143,15 +143,15 @@ def test_evaluate(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_what_is_thrown_away_is_counted(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two sodium and two chlorine atoms at least 2 Angstrom apart: few draws are."""
+    """Two sodium and two chlorine atoms at least 1.5 Angstrom apart: not all draws are."""
     out = tmp_path / "out"
-    words = ("n=2", "formula=Na2Cl2", "min_distance=2", f"out={out}")
+    words = ("n=2", "formula=Na2Cl2", "min_distance=1.5", f"out={out}")
     assert crystal("generate", trained, *words) == 0
     said = capsys.readouterr().out
     with (out / "samples.csv").open(newline="") as file:
         rejected = sum(int(line["n_rejected"]) for line in csv.DictReader(file))
     assert rejected > 0
-    assert f"; {rejected} of {2 + rejected} draws had atoms closer than 2 Angstrom" in said
+    assert f"; {rejected} of {2 + rejected} draws had atoms closer than 1.5 Angstrom" in said
     assert crystal("evaluate", out) == 0
     capsys.readouterr()
     columns = json.loads((out / "evaluation.json").read_text())["columns"]

@@ -105,7 +105,7 @@ def test_an_exact_energy_of_zero(tmp_path: Path) -> None:
         assert nqs(["plot", str(tmp_path / "run")]) == 0
 
 
-@pytest.mark.parametrize("name", ["$x$", "$", "a\nb", "\x1b[31m", "\udc80", "水" * 80, "x" * 250])
+@pytest.mark.parametrize("name", ["$x$", "$\x1b[31m\nb", "\udc80", "水" * 80])
 def test_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
     with with_pictures():
         assert run(tmp_path / name, train__steps=2) == 0
