@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from nqs.crystal.datasets.splits import NAMES, records, remarks, split
 from nqs.crystal.datasets.tables import Record
 from nqs.crystal.metrics.matching import Matcher
 from nqs.crystal.metrics.validity import compositionally_valid
-from nqs.crystal.metrics.verdicts import Judge, Verdict
+from nqs.crystal.metrics.verdicts import Judge, Verdict, totals
 from nqs.crystal.model import memory
 from nqs.crystal.model.generation import Filters, Request, Sample, generate
 from nqs.crystal.structures.cif import cif_text, read_cif
@@ -106,7 +107,19 @@ def run(path: Path, config: GenerateConfig) -> int:
     print(
         f"{len(samples)} crystals in {given}{origins(samples, config)}{thrown_away(tally, config)}"
     )
+    print(judged_in_words(verdicts))
     return 0
+
+
+def judged_in_words(verdicts: Sequence[Verdict]) -> str:
+    """How many are valid, and how many of those that were compared are unique and novel."""
+    found = totals(verdicts)
+    words = f"{100 * found['valid']:.1f} % are valid"
+    if found["n_compared"]:
+        words += f"; of {found['n_compared']:.0f} compared {100 * found['unique']:.1f} % are unique"
+        if not math.isnan(found["novel"]):
+            words += f", {100 * found['novel']:.1f} % novel"
+    return words
 
 
 def origins(samples: Sequence[Sample], config: GenerateConfig) -> str:
