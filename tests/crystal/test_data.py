@@ -252,24 +252,21 @@ def table_of_examples(folder: Path) -> str:
     return str(path)
 
 
-def test_processes_read_a_table_as_one_does(tmp_path: Path) -> None:
-    path = table_of_examples(tmp_path)
-    one, two = (records(path, DataConfig(workers=workers)) for workers in (1, 2))
+def test_processes_read_and_write_a_table_as_one_does(tmp_path: Path) -> None:
+    """Crystals, what is known of them, their tokens, and why there are none."""
+    path, tokeniser = table_of_examples(tmp_path), make_tokeniser("wyckoff", 20)
+    data = {"train": path, "tokeniser": "wyckoff", "conditions": ()}
+    alone, shared = (DataConfig(workers=n, **data) for n in (1, 2))
+    one, two = records(path, alone), records(path, shared)
     assert [r.name for r in one] == [r.name for r in two] and len(one) == 12
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a.structure.positions, b.structure.positions)
         assert a.conditions == b.conditions
-
-
-def test_processes_write_crystals_as_one_does(tmp_path: Path) -> None:
-    """Their tokens, and why there are none."""
-    path, tokeniser = table_of_examples(tmp_path), make_tokeniser("wyckoff", 20)
-    data = {"train": path, "tokeniser": "wyckoff", "conditions": ()}
-    one, two = (load(DataConfig(workers=n, **data), 0, tokeniser) for n in (1, 2))
-    assert [c.body for c in one.train] == [c.body for c in two.train] and len(one.train) == 10
+    ours, theirs = load(alone, 0, tokeniser), load(shared, 0, tokeniser)
+    assert [c.body for c in ours.train] == [c.body for c in theirs.train] and len(ours.train) == 10
     few = make_tokeniser("wyckoff", 1)
     with pytest.raises(InputError, match="2 atoms: at most 1 are written"):
-        load(DataConfig(**data), 0, few)
+        load(alone, 0, few)
 
 
 def test_wyckoff_knows_the_space_group_that_a_table_does_not_say(tmp_path: Path) -> None:
